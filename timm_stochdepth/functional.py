@@ -1,0 +1,88 @@
+"""The maths of stochastic depth: draws and residual additions, on tensors alone.
+
+Paper: Deep Networks with Stochastic Depth (https://arxiv.org/abs/1603.09382), its equations in brackets below.
+"""
+from typing import Any, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+__all__ = ['add_branch', 'add_masked_branch', 'draw_keep_block', 'draw_keep_samples', 'skip_branch']
+
+
+def draw_keep_samples(x: Tensor, drop_prob: float, scale_by_keep: bool = False) -> Tensor:
+    """Draw which samples of a batch keep their branch, one independent Bernoulli variable each.
+
+    Args:
+        x: Tensor with the batch in its first dimension, gives batch size, dtype and device.
+        drop_prob: Probability that a sample is dropped, in [0, 1].
+        scale_by_keep: Divide what is kept by its probability, so that the expectation is 1.
+
+    Returns:
+        keep_N, shape (N,): 0 where a sample is dropped, elsewhere 1, or 1 / (1 - drop_prob) with scale_by_keep.
+    """
+    keep_prob = 1. - drop_prob
+    keep_N = x.new_empty((x.shape[0],)).bernoulli_(keep_prob)
+    if scale_by_keep and keep_prob > 0.:
+        keep_N = keep_N.div_(keep_prob)
+    return keep_N
+
+
+def draw_keep_block(drop_prob: float) -> bool:
+    """Draw whether a block keeps its branch for the whole batch.
+
+    Drawn from the CPU's default generator: nothing is read back from a device, and gradient checkpointing, which
+    restores that generator, repeats the decision.
+
+    Args:
+        drop_prob: Probability that the block is dropped, in [0, 1].
+    """
+    # in double precision a u in [0, 1) is below 0 never and below 1 always
+    return float(torch.rand((1,), dtype=torch.float64, device='cpu')) >= drop_prob
+
+
+def add_branch(shortcut: Tensor, branch: Tensor, scale: float) -> Tensor:
+    """`shortcut + scale * branch` [paper, eq. 5], the scale at no cost of its own."""
+    return torch.add(shortcut, branch, alpha=scale)
+
+
+def add_masked_branch(shortcut: Tensor, branch: Tensor, keep_N: Tensor) -> Tensor:
+    """`shortcut + keep_N * branch` [paper, eq. 2], in one pass over memory, forward and backward.
+
+    Args:
+        shortcut: Shape (N, ...).
+        branch: Shape (N, ...).
+        keep_N: Shape (N,), the factor of each sample's branch.
+    """
+    return torch.addcmul(shortcut, branch, keep_N.view([-1] + [1] * (branch.ndim - 1)))
+
+
+class _SkipBranch(torch.autograd.Function):
+    """Identity on the shortcut, with a gradient of zero for the parameters of the branch that did not run."""
+
+    @staticmethod
+    def forward(ctx: Any, shortcut: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.parameters = parameters
+        # a copy, since an activation in place may follow and the shortcut may be the block's own input
+        return shortcut.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tuple[Optional[Tensor], ...]:
+        needed = ctx.needs_input_grad[1:]
+        return (*grad_outputs, *(torch.zeros_like(p) if n else None for p, n in zip(ctx.parameters, needed)))
+
+
+def skip_branch(shortcut: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """`shortcut + 0 * branch`, without the branch: its parameters get the gradient that the formula gives, zero.
+
+    DistributedDataParallel waits for a gradient of every parameter (https://github.com/pytorch/pytorch/issues/90171),
+    and momentum and weight decay go on for a dropped block as they do in the paper.
+
+    Args:
+        shortcut: Shape (N, ...).
+        parameters: Those of the branch alone.
+
+    Returns:
+        A tensor of its own memory, equal to shortcut.
+    """
+    return _SkipBranch.apply(shortcut, *parameters)

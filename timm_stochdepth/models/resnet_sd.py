@@ -1,0 +1,114 @@
+"""ResNets with stochastic depth: timm's own networks, their blocks made stochastic.
+
+Methods and default rates are those of the method cards of Composer's StochasticDepth
+(https://github.com/mosaicml/composer/tree/main/composer/algorithms/stochastic_depth).
+"""
+from dataclasses import replace
+from functools import partial
+from typing import Any, Dict, List, Optional
+
+from timm.models import DefaultCfg, build_model_with_cfg, register_model
+from timm.models.resnet import Bottleneck, ResNet
+from timm.models.resnet import default_cfgs as _timm_default_cfgs
+
+from ..rates import check_flag
+from ..surgery import apply_stochastic_depth
+from .pretrained import checkpoint_filter_fn
+
+__all__: List[str] = []  # model_registry will add each entrypoint fn to this
+
+
+def _build_resnet_sd(
+        plain_architecture: str,
+        stochastic_method: str,
+        drop_path_rate: float,
+        drop_distribution: str = 'linear',
+        drop_warmup: float = 0.,
+        use_same_gpu_seed: bool = True,
+        scale_by_keep: bool = False,
+        **kwargs: Any,
+) -> ResNet:
+    model = ResNet(block=Bottleneck, **kwargs)
+    model.plain_architecture = plain_architecture
+    apply_stochastic_depth(
+        model,
+        stochastic_method,
+        'ResNetBottleneck',
+        drop_path_rate,
+        drop_distribution,
+        use_same_gpu_seed,
+        drop_warmup=drop_warmup,
+        scale_by_keep=scale_by_keep,
+    )
+    return model
+
+
+def _create_resnet_sd(
+        plain_architecture: str,
+        stochastic_method: str,
+        pretrained: bool = False,
+        fold_pretrained: Optional[bool] = None,
+        **kwargs: Any,
+) -> ResNet:
+    """Create a ResNet with stochastic depth.
+
+    Args:
+        plain_architecture: Name of timm's model without stochastic depth.
+        stochastic_method: `'sample'` or `'block'`.
+        pretrained: Load pretrained weights.
+        fold_pretrained: Whether those are a plain network's, to be folded, see `models.pretrained`. None: as found.
+        **kwargs: `drop_path_rate` (the rate of stochastic depth), `drop_distribution`, `drop_warmup`,
+            `use_same_gpu_seed` and `scale_by_keep` as in `apply_stochastic_depth`, and all arguments of timm's ResNet.
+    """
+    if fold_pretrained is not None:
+        check_flag('fold_pretrained', fold_pretrained)
+    return build_model_with_cfg(
+        partial(_build_resnet_sd, plain_architecture, stochastic_method),
+        f'{plain_architecture}_sd_{stochastic_method}',
+        pretrained,
+        pretrained_filter_fn=partial(checkpoint_filter_fn, fold_pretrained=fold_pretrained),
+        **kwargs,
+    )
+
+
+def _cfgs(plain_architecture: str) -> DefaultCfg:
+    """timm's pretrained tags of a plain ResNet, its weights' place on the Hub spelled out."""
+    plain = _timm_default_cfgs[plain_architecture]
+    cfgs = {tag: replace(cfg, hf_hub_id=f'timm/{plain_architecture}.{tag}') for tag, cfg in plain.cfgs.items()}
+    return DefaultCfg(tags=plain.tags.copy(), cfgs=cfgs, is_pretrained=plain.is_pretrained)
+
+
+default_cfgs: Dict[str, DefaultCfg] = {
+    'resnet50_sd_sample': _cfgs('resnet50'),
+    'resnet50_sd_block': _cfgs('resnet50'),
+    'resnet101_sd_sample': _cfgs('resnet101'),
+    'resnet101_sd_block': _cfgs('resnet101'),
+}
+
+
+@register_model
+def resnet50_sd_sample(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """ResNet-50, sample-wise stochastic depth."""
+    model_args = dict(layers=(3, 4, 6, 3), drop_path_rate=0.1)
+    return _create_resnet_sd('resnet50', 'sample', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def resnet50_sd_block(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """ResNet-50, block-wise stochastic depth."""
+    model_args = dict(layers=(3, 4, 6, 3), drop_path_rate=0.2)
+    return _create_resnet_sd('resnet50', 'block', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def resnet101_sd_sample(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """ResNet-101, sample-wise stochastic depth."""
+    model_args = dict(layers=(3, 4, 23, 3), drop_path_rate=0.1)
+    return _create_resnet_sd('resnet101', 'sample', pretrained, **dict(model_args, **kwargs))
+
+
+@register_model
+def resnet101_sd_block(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """ResNet-101, block-wise stochastic depth."""
+    model_args = dict(layers=(3, 4, 23, 3), drop_path_rate=0.4)
+    return _create_resnet_sd('resnet101', 'block', pretrained, **dict(model_args, **kwargs))
