@@ -5,7 +5,7 @@ nothing else: parameters, buffers and their names stay those of the plain block,
 `StochasticBlock` draws and combines; a block family below it says what its shortcut, branch, activation and last
 norm are.
 """
-from typing import Dict, List, Tuple, Type
+from typing import TYPE_CHECKING, Any, Dict, List, Tuple, Type
 
 import timm.models.resnet as timm_resnet
 import torch
@@ -16,7 +16,12 @@ from .functional import add_branch, add_masked_branch, draw_keep_block, draw_kee
 from .rates import DISTRIBUTIONS, check_choice, check_flag, check_fraction, warmup_scale
 
 __all__ = [
-    'STOCHASTIC_LAYER_MAPPING', 'ResNetBlock', 'StochasticBlock', 'TimmBasicBlock', 'TimmBottleneck', 'TorchvisionBasicBlock',
+    'STOCHASTIC_LAYER_MAPPING',
+    'ResNetBlock',
+    'StochasticBlock',
+    'TimmBasicBlock',
+    'TimmBottleneck',
+    'TorchvisionBasicBlock',
     'TorchvisionBottleneck',
 ]
 
@@ -49,6 +54,9 @@ class StochasticBlock(nn.Module):
     use_same_gpu_seed: bool
     scale_by_keep: bool
     drop_prob: float
+
+    if TYPE_CHECKING:
+        def __getattr__(self, name: str) -> Any: ...  # children are found by name
 
     def configure(
             self,
@@ -92,7 +100,8 @@ class StochasticBlock(nn.Module):
         for name in list(vars(self)):
             if name in StochasticBlock.__annotations__:
                 delattr(self, name)
-        self.__class__ = next(c for c in type(self).__mro__ if not issubclass(c, StochasticBlock))
+        plain_class: Any = next(c for c in type(self).__mro__ if not issubclass(c, StochasticBlock))
+        self.__class__ = plain_class
 
     def shortcut(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -102,6 +111,14 @@ class StochasticBlock(nn.Module):
 
     def activation(self, x: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def draw_samples(self, x: Tensor) -> Tensor:
+        """Draw keep_N, the factor of each sample's branch in a batch like x."""
+        return draw_keep_samples(x, self.drop_prob, self.scale_by_keep)
+
+    def draw_block(self) -> bool:
+        """Draw whether the whole batch keeps its branch."""
+        return draw_keep_block(self.drop_prob)
 
     @torch.jit.unused
     def branch_parameters(self) -> List[nn.Parameter]:
@@ -120,7 +137,7 @@ class StochasticBlock(nn.Module):
         shortcut = self.shortcut(x)
         branch = self.branch(x)
         if self.training:
-            y = add_masked_branch(shortcut, branch, draw_keep_samples(branch, self.drop_prob, self.scale_by_keep))
+            y = add_masked_branch(shortcut, branch, self.draw_samples(branch))
         else:
             y = add_branch(shortcut, branch, 1. - self.drop_prob)
         return self.activation(y)
@@ -134,7 +151,7 @@ class StochasticBlock(nn.Module):
     def _forward_block(self, x: Tensor) -> Tensor:
         if self.drop_prob == 0.:
             return self._forward_plain(x)
-        if draw_keep_block(self.drop_prob):
+        if self.draw_block():
             if not self.scale_by_keep:
                 return self._forward_plain(x)
             return self.activation(add_branch(self.shortcut(x), self.branch(x), 1. / (1. - self.drop_prob)))
@@ -169,7 +186,7 @@ class TimmBasicBlock(ResNetBlock, timm_resnet.BasicBlock):
         x = self.conv2(x)
         x = self.bn2(x)
         if self.se is not None:
-            x = self.se(x)
+            x = self.se(x)  # type: ignore[misc]
         return x
 
     def activation(self, x: Tensor) -> Tensor:
@@ -192,7 +209,7 @@ class TimmBottleneck(ResNetBlock, timm_resnet.Bottleneck):
         x = self.conv3(x)
         x = self.bn3(x)
         if self.se is not None:
-            x = self.se(x)
+            x = self.se(x)  # type: ignore[misc]
         return x
 
     def activation(self, x: Tensor) -> Tensor:

@@ -80,8 +80,9 @@ def fold_stochastic_depth(model: nn.Module) -> nn.Module:
     for _, block in list(stochastic_blocks(folded)):
         block.restore_plain_class()
     plain_architecture = getattr(folded, 'plain_architecture', None)
-    if plain_architecture:  # a registered model: what is saved from now on names timm's model
-        folded.pretrained_cfg = folded.default_cfg = {**folded.pretrained_cfg, 'architecture': plain_architecture}
+    if isinstance(plain_architecture, str):  # a registered model: what is saved from now on names timm's model
+        for cfg in ('pretrained_cfg', 'default_cfg'):
+            setattr(folded, cfg, {**getattr(folded, cfg), 'architecture': plain_architecture})
     return folded
 
 

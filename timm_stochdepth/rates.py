@@ -1,9 +1,8 @@
 """Drop rates: how one rate is spread over the depth of a network, and how it rises over its training."""
-import math
 from numbers import Real
 from typing import Any, List, Sequence
 
-__all__ = ['check_choice', 'check_fraction', 'depth_scales', 'warmup_scale']
+__all__ = ['DISTRIBUTIONS', 'check_choice', 'check_flag', 'check_fraction', 'depth_scales', 'warmup_scale']
 
 DISTRIBUTIONS = ('linear', 'uniform')
 
@@ -17,7 +16,7 @@ def check_fraction(name: str, value: Any) -> float:
     """
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f'{name} must be a real number in [0, 1], but got {value!r} ({type(value).__name__}).')
-    if math.isnan(value) or not 0. <= value <= 1.:
+    if not 0. <= float(value) <= 1.:  # NaN is in no range
         raise ValueError(f'{name} must be in [0, 1], but got {value!r}.')
     return float(value)
 

@@ -1,6 +1,6 @@
 """Stochastic depth for a model that exists: apply it, look at it, change its rate."""
 import warnings
-from typing import Any, Dict, Iterator, Tuple
+from typing import Any, Dict, Iterator, Sequence, Tuple
 
 import timm.layers
 import torchvision.ops
@@ -17,14 +17,17 @@ def stochastic_blocks(model: nn.Module) -> Iterator[Tuple[str, StochasticBlock]]
     return ((name, m) for name, m in model.named_modules() if isinstance(m, StochasticBlock))
 
 
-def _remove_drop_path(name: str, block: nn.Module) -> None:
+def _replace_drop_path(blocks: Sequence[Tuple[str, nn.Module]]) -> None:
     peers = (timm.layers.DropPath, torchvision.ops.StochasticDepth)
-    for child_name, child in list(block.named_modules()):
-        if isinstance(child, peers):
-            warnings.warn(
-                f'{name}.{child_name}, a {type(child).__name__}, is replaced: a block is not given two kinds of'
-                f' stochastic depth.', stacklevel=3)
-            block.set_submodule(child_name, nn.Identity())
+    replaced = []
+    for name, block in blocks:
+        for child_name, child in list(block.named_modules()):
+            if isinstance(child, peers):
+                block.set_submodule(child_name, nn.Identity())
+                replaced.append(f'{name}.{child_name} ({type(child).__name__})')
+    if replaced:
+        warnings.warn(
+            f'A block is not given stochastic depth twice, these are replaced: {", ".join(replaced)}.', stacklevel=3)
 
 
 def apply_stochastic_depth(
@@ -83,15 +86,15 @@ def apply_stochastic_depth(
             "use_same_gpu_seed=False has no effect with stochastic_method='sample': every sample has a draw of its"
             " own.", stacklevel=2)
 
-    settings = dict(
+    settings: Dict[str, Any] = dict(
         drop_distribution=drop_distribution,
         drop_warmup=drop_warmup,
         use_same_gpu_seed=use_same_gpu_seed,
         scale_by_keep=scale_by_keep,
     )
     StochasticBlock().configure(stochastic_method, drop_rate, 1., **settings)  # all is checked before any change
-    for (name, block), scale in zip(blocks, scales):
-        _remove_drop_path(name, block)
+    _replace_drop_path(blocks)
+    for (_, block), scale in zip(blocks, scales):
         block.__class__ = stochastic_classes.get(type(block), type(block))
         block.configure(stochastic_method, drop_rate, scale, **settings)
 

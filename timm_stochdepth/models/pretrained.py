@@ -12,7 +12,7 @@ What decides, the first rule that holds:
 `checkpoint_path` and `load_state_dict` load what they are given as it is: they resume what a stochastic model wrote.
 """
 import warnings
-from typing import Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional
 
 from torch import Tensor, nn
 
@@ -27,22 +27,23 @@ def checkpoint_filter_fn(
         fold_pretrained: Optional[bool] = None,
 ) -> Mapping[str, Tensor]:
     """Fold pretrained weights into model where they were made for a plain network; see the module's rules."""
-    pretrained_cfg = model.pretrained_cfg
+    pretrained_cfg: Any = model.pretrained_cfg
+    plain_architecture: Any = model.plain_architecture
     if fold_pretrained is None and pretrained_cfg.get('source') in ('hf-hub', 'local-dir'):
         fold_pretrained = False
     if fold_pretrained is False:
         return state_dict
 
     folded = fold_plain_weights(state_dict, model)
-    if fold_pretrained is None and not _is_timm_tag(pretrained_cfg, model.plain_architecture):
-        if any(folded[key] is not state_dict[key] for key in folded):
-            warnings.warn(
-                'The pretrained weights do not say whether they were trained with stochastic depth. It is assumed that'
-                ' they were not, and they are folded. Pass fold_pretrained=False to load them as they are, or'
-                ' fold_pretrained=True to confirm.')
+    changed = any(folded[key] is not state_dict[key] for key in folded)
+    if changed and fold_pretrained is None and not _is_timm_tag(pretrained_cfg, plain_architecture):
+        warnings.warn(
+            'The pretrained weights do not say whether they were trained with stochastic depth. It is assumed that they'
+            ' were not, and they are folded. Pass fold_pretrained=False to load them as they are, or'
+            ' fold_pretrained=True to confirm.', stacklevel=2)
     return folded
 
 
-def _is_timm_tag(pretrained_cfg: Dict, plain_architecture: str) -> bool:
+def _is_timm_tag(pretrained_cfg: Dict[str, Any], plain_architecture: str) -> bool:
     overridden = pretrained_cfg.get('file') or pretrained_cfg.get('state_dict')
     return not overridden and (pretrained_cfg.get('hf_hub_id') or '').startswith(f'timm/{plain_architecture}.')

@@ -28,7 +28,8 @@ def _build_resnet_sd(
         scale_by_keep: bool = False,
         **kwargs: Any,
 ) -> ResNet:
-    model = ResNet(block=Bottleneck, **kwargs)
+    block: Any = Bottleneck
+    model: Any = ResNet(block=block, **kwargs)
     model.plain_architecture = plain_architecture
     apply_stochastic_depth(
         model,

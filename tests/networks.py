@@ -1,0 +1,57 @@
+"""Small real networks, whose every layer matters to the output."""
+
+import timm
+import torch
+import torchvision
+from timm.models.resnet import BasicBlock, Bottleneck
+from torch import nn
+
+FAMILIES = {
+    'timm_basic': (BasicBlock, 'ResNetBasicBlock', 16),
+    'timm_bottleneck': (Bottleneck, 'ResNetBottleneck', 4),
+    'torchvision_basic': (torchvision.models.resnet.BasicBlock, 'ResNetBasicBlock', 16),
+    'torchvision_bottleneck': (torchvision.models.resnet.Bottleneck, 'ResNetBottleneck', 4),
+}
+ZOO = ['resnet50_sd_sample', 'resnet50_sd_block', 'resnet101_sd_sample', 'resnet101_sd_block']
+
+
+def randomize(model):
+    """Give norms, which start as the identity or as zero, random weights and statistics."""
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)) and module.weight is not None:
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model
+
+
+def stack(family, num_blocks=3):
+    """Residual blocks with identity shortcuts on 16 channels, and the name of their target layer."""
+    block, target_layer_name, planes = FAMILIES[family]
+    return randomize(nn.Sequential(*[block(16, planes) for _ in range(num_blocks)])), target_layer_name
+
+
+def plain_name(name):
+    return name.split('_sd_')[0]
+
+
+def same_weights(model, name, **kwargs):
+    """timm's or torchvision's plain model of that name, with the weights of model."""
+    if name.startswith('torchvision.'):
+        plain = torchvision.models.get_model(name.removeprefix('torchvision.'), weights=None, **kwargs)
+    else:
+        plain = timm.create_model(name, **kwargs)
+    plain.load_state_dict(model.state_dict(), strict=True)
+    return plain.train(model.training)
+
+
+def assert_same_output(y, y_reference):
+    """Equal to 1e-4 of the largest value: float32 rounding through a deep network, where single values cancel."""
+    assert y.shape == y_reference.shape
+    assert (y - y_reference).abs().max() <= 1e-4 * y_reference.abs().max()
+
+
+def images(batch_size=4, size=64):
+    return torch.randn(batch_size, 3, size, size)

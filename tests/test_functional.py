@@ -1,0 +1,69 @@
+import math
+
+import pytest
+import torch
+
+from timm_stochdepth import functional as F
+
+
+@pytest.mark.parametrize('drop_prob', [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_sample_draws_have_the_right_frequency(drop_prob):
+    num_draws = 40_000
+    keep_N = F.draw_keep_samples(torch.empty(num_draws, 1, 1, 1), drop_prob)
+    assert set(keep_N.tolist()) <= {0.0, 1.0}
+    # five standard deviations of the mean of independent Bernoulli variables
+    bound = 5 * math.sqrt(drop_prob * (1 - drop_prob) / num_draws)
+    assert abs(keep_N.mean().item() - (1 - drop_prob)) <= bound
+
+
+@pytest.mark.parametrize('drop_prob', [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_block_draws_have_the_right_frequency(drop_prob):
+    num_draws = 10_000
+    frequency = sum(F.draw_keep_block(drop_prob) for _ in range(num_draws)) / num_draws
+    assert abs(frequency - (1 - drop_prob)) <= 5 * math.sqrt(drop_prob * (1 - drop_prob) / num_draws)
+
+
+def test_scale_by_keep_divides_what_is_kept():
+    keep_N = F.draw_keep_samples(torch.empty(1000, 2), 0.2, scale_by_keep=True)
+    assert set(keep_N.tolist()) == {0.0, torch.tensor(1 / 0.8).item()}
+
+
+def test_scale_by_keep_at_rate_one_drops_all_and_divides_by_nothing():
+    assert F.draw_keep_samples(torch.empty(100, 2), 1.0, scale_by_keep=True).tolist() == [0.0] * 100
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_draws_follow_the_dtype(dtype):
+    assert F.draw_keep_samples(torch.empty(3, 2, dtype=dtype), 0.5).dtype == dtype
+
+
+def test_additions_equal_their_formula():
+    shortcut, branch = torch.randn(2, 5, 3, 4, 4).unbind(0)
+    keep_N = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])
+    torch.testing.assert_close(F.add_branch(shortcut, branch, 0.7), shortcut + 0.7 * branch)
+    torch.testing.assert_close(
+        F.add_masked_branch(shortcut, branch, keep_N), shortcut + keep_N[:, None, None, None] * branch
+    )
+
+
+def test_masked_addition_keeps_channels_last():
+    shortcut, branch = (t.to(memory_format=torch.channels_last) for t in torch.randn(2, 5, 3, 4, 4).unbind(0))
+    y = F.add_masked_branch(shortcut, branch, torch.ones(5))
+    assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_skipped_branch_has_zero_gradients_and_passes_the_shortcut_on():
+    shortcut = torch.randn(2, 3, requires_grad=True)
+    weight, frozen = torch.randn(4, requires_grad=True), torch.randn(4)
+    y = F.skip_branch(shortcut, [weight, frozen])
+    assert torch.equal(y, shortcut) and y.data_ptr() != shortcut.data_ptr()
+    grads = torch.autograd.grad((2 * y).sum(), [shortcut, weight])
+    assert torch.equal(grads[0], torch.full_like(shortcut, 2))
+    assert torch.equal(grads[1], torch.zeros_like(weight))
+
+
+def test_skipped_branch_adds_nothing_to_accumulated_gradients():
+    weight = torch.randn(4, requires_grad=True)
+    weight.grad = torch.ones(4)
+    F.skip_branch(torch.randn(2, 3, requires_grad=True), [weight]).sum().backward()
+    assert torch.equal(weight.grad, torch.ones(4))

@@ -1,0 +1,48 @@
+import pytest
+
+from timm_stochdepth.rates import check_fraction, depth_scales, warmup_scale
+
+
+def test_linear_scales_rise_from_zero_to_one():
+    assert depth_scales(5) == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+def test_one_block_alone_never_drops():
+    assert depth_scales(1) == [0.0]
+    assert depth_scales(0) == []
+
+
+def test_uniform_scales_are_all_one():
+    assert depth_scales(3, 'uniform') == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    'progress, drop_warmup, scale',
+    [(0.0, 0.2, 0.0), (0.1, 0.2, 0.5), (0.2, 0.2, 1.0), (0.9, 0.2, 1.0), (0.3, 1.0, 0.3), (0.0, 0.0, 1.0)],
+)
+def test_warmup_is_linear_and_then_full(progress, drop_warmup, scale):
+    assert warmup_scale(progress, drop_warmup) == pytest.approx(scale)
+
+
+@pytest.mark.parametrize('value', [0, 1, 0.0, 0.3, 1.0])
+def test_fractions_pass(value):
+    assert check_fraction('drop_rate', value) == value
+
+
+@pytest.mark.parametrize(
+    'value, error',
+    [
+        (-0.1, ValueError),
+        (1.1, ValueError),
+        (float('nan'), ValueError),
+        (float('inf'), ValueError),
+        ('0.1', TypeError),
+        (None, TypeError),
+        (True, TypeError),
+        (1j, TypeError),
+    ],
+)
+def test_wrong_fractions_are_named(value, error):
+    with pytest.raises(error, match=r'drop_rate must be .*\[0, 1\]') as info:
+        check_fraction('drop_rate', value)
+    assert repr(value) in str(info.value)

@@ -1,0 +1,26 @@
+"""List the models: names, methods, default rates and pretrained tags."""
+import argparse
+import textwrap
+
+import timm
+import torch
+
+from ..surgery import stochastic_blocks
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('filter', nargs='?', default='*', help="Wildcard filter on the name, as in 'resnet101*'.")
+
+
+def run(args: argparse.Namespace) -> None:
+    names = [n for n in timm.list_models(args.filter) if timm.models.is_model_in_modules(n, ['resnet_sd'])]
+    if not names:
+        raise ValueError(f'filter must match one of {", ".join(timm.list_models(module="resnet_sd"))},'
+                         f' but got {args.filter!r}.')
+    for name in names:
+        with torch.device('meta'):
+            _, block = next(stochastic_blocks(timm.create_model(name)))
+        tags = [str(cfg.tag) for cfg in timm.models.get_arch_pretrained_cfgs(name).values()]
+        print(f'{name}: method {block.stochastic_method}, rate {block.drop_rate} {block.drop_distribution}')
+        tags_line = f'{len(tags)} pretrained tags, first the default: {", ".join(tags)}'
+        print(textwrap.fill(tags_line, width=100, initial_indent='    ', subsequent_indent='    '))
