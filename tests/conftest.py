@@ -1,7 +1,27 @@
+import os
+
 import pytest
+import timm
 import torch
+from networks import randomize
+from safetensors.torch import save_file
 
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def hub_cache(tmp_path_factory):
+    """An environment whose Hub cache, without a network, holds the repository timm/resnet50.a1_in1k."""
+    torch.manual_seed(0)
+    cache = tmp_path_factory.mktemp('hub')
+    revision = '0' * 40
+    repository = cache / 'models--timm--resnet50.a1_in1k'
+    snapshot = repository / 'snapshots' / revision
+    snapshot.mkdir(parents=True)
+    (repository / 'refs').mkdir()
+    (repository / 'refs' / 'main').write_text(revision)
+    save_file(randomize(timm.create_model('resnet50')).state_dict(), snapshot / 'model.safetensors')
+    return {**os.environ, 'HF_HUB_CACHE': str(cache), 'HF_HUB_OFFLINE': '1'}

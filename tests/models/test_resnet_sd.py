@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -109,6 +111,18 @@ def test_own_checkpoints_are_loaded_as_they_are(name, tmp_path):
     assert torch.equal(loaded(x), model(x))
 
 
+def test_a_fold_that_timm_recorded_is_not_repeated(tmp_path, plain_checkpoint):
+    plain, path = plain_checkpoint('resnet50')
+    model = timm.create_model(
+        'resnet50_sd_block', pretrained=True, pretrained_cfg_overlay=dict(file=path), fold_pretrained=True
+    )
+    timm.models.save_for_hf(model, str(tmp_path / 'saved'), safe_serialization=True)
+    loaded = timm.create_model(f'local-dir:{tmp_path / "saved"}', pretrained=True).eval()
+    x = images(2)
+    with torch.no_grad():
+        assert_same_output(loaded(x), plain(x))
+
+
 def test_a_folded_model_is_saved_as_timms_own(tmp_path):
     model = randomize(timm.create_model('resnet50_sd_sample', num_classes=10)).eval()
     timm.models.save_for_hf(ts.fold_stochastic_depth(model), str(tmp_path), safe_serialization=True)
@@ -201,3 +215,25 @@ def test_gradients_are_the_same_with_checkpointing(name):
 def test_bad_arguments_are_named(kwargs, error, message):
     with pytest.raises(error, match=message):
         timm.create_model('resnet50_sd_block', **kwargs)
+
+
+def test_weights_of_a_tag_are_folded_without_a_word(hub_cache):
+    """The Hub's client reads its environment once, and so does a process of its own."""
+    script = """
+import subprocess
+import sys
+import warnings
+import timm, torch
+import timm_stochdepth
+warnings.simplefilter('error')
+x = torch.randn(2, 3, 64, 64)
+plain = timm.create_model('resnet50.a1_in1k', pretrained=True).eval()
+with torch.no_grad():
+    y = plain(x)
+    for name in ('resnet50_sd_sample.a1_in1k', 'resnet50_sd_block.a1_in1k', 'resnet50_sd_block'):
+        for drop_path_rate in (None, 0.6):
+            model = timm.create_model(name, pretrained=True, drop_path_rate=drop_path_rate).eval()
+            assert max(timm_stochdepth.drop_rates(model).values()) >= 0.1
+            assert (model(x) - y).abs().max() <= 1e-4 * y.abs().max()
+"""
+    subprocess.run([sys.executable, '-c', script], env=hub_cache, check=True)

@@ -41,7 +41,8 @@ def plot_results(results: Sequence[Result], path: Path) -> None:
                 names, list(r.drop_frequencies.values()), 'o', color=f'C{idx}', label=f'{r.model_name}: dropped')
     loss_axes.set(title='Training loss', xlabel='epoch', ylabel='cross-entropy, smoothing 0.1')
     top1_axes.set(title='Held-out digits', xlabel='epoch', ylabel='top-1 in %')
-    drop_axes.set(title='Drop rate of each block, and how often it was dropped', ylabel='fraction')
+    drop_axes.set(title='Drop rate, and how often dropped', ylabel='fraction')
+    drop_axes.set_ylim(top=1.4 * drop_axes.get_ylim()[1])  # room for the legend
     drop_axes.tick_params(axis='x', labelrotation=90)
     for axes in (loss_axes, top1_axes, drop_axes) if stochastic else (loss_axes, top1_axes):
         axes.legend()

@@ -63,6 +63,9 @@ def _create_resnet_sd(
     """
     if fold_pretrained is not None:
         check_flag('fold_pretrained', fold_pretrained)
+        if fold_pretrained == (kwargs.get('pretrained_model_args') or {}).get('fold_pretrained'):
+            # timm records every argument in config.json: this one was about an earlier load, and other weights
+            fold_pretrained = None
     return build_model_with_cfg(
         partial(_build_resnet_sd, plain_architecture, stochastic_method),
         f'{plain_architecture}_sd_{stochastic_method}',

@@ -1,0 +1,69 @@
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import timm
+import torch
+
+from timm_stochdepth.cli.main import main
+from timm_stochdepth.demo.digits import write_digits
+from timm_stochdepth.demo.drops import DropCounter
+from timm_stochdepth.demo.report import format_results
+from timm_stochdepth.demo.train import Result
+
+
+@pytest.fixture(scope='session')
+def digits(tmp_path_factory):
+    return write_digits(tmp_path_factory.mktemp('demo') / 'digits')
+
+
+def test_digits_are_an_image_folder_that_timm_reads(digits):
+    train = timm.data.create_dataset('', root=str(digits), split='train')
+    validation = timm.data.create_dataset('', root=str(digits), split='validation')
+    assert (len(train), len(validation)) == (1437, 360)
+    image, target = validation[0]
+    assert image.size == (32, 32) and image.mode == 'RGB' and target in range(10)
+
+
+def test_demo_trains_saves_and_reloads(tmp_path, capsys):
+    assert main(['demo', '--models', 'resnet50', 'resnet50_sd_block', '--epochs', '1', '--out', str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    rows = [line.split() for line in out.splitlines() if line.startswith('resnet50')]
+    assert [row[0] for row in rows] == ['resnet50', 'resnet50_sd_block']
+    assert all(row[1] == row[2] for row in rows)
+    assert rows[0][4] == '1.000'
+    assert 'every model scores the same' in out
+    assert (tmp_path / 'demo.png').read_bytes().startswith(b'\x89PNG')
+    assert (tmp_path / 'resnet50_sd_block' / 'model.safetensors').exists()
+    assert {p.name for p in tmp_path.iterdir()} == {'digits', 'resnet50', 'resnet50_sd_block', 'demo.png'}
+
+
+def test_interrupt_leaves_nothing_half_written(tmp_path):
+    command = [sys.executable, '-m', 'timm_stochdepth', 'demo', '--models', 'resnet50_sd_sample', '--out', tmp_path]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / 'digits').exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert 'interrupted' in err and 'Traceback' not in err
+    assert [p.name for p in tmp_path.iterdir()] == ['digits']
+
+
+def test_drops_are_counted_as_they_happen():
+    model = timm.create_model('resnet50_sd_block', drop_path_rate=1.0, drop_distribution='uniform', num_classes=10)
+    with DropCounter(model) as drops:
+        for _ in range(3):
+            model(torch.randn(2, 3, 32, 32))
+    assert set(drops.frequencies().values()) == {1.0}
+    assert set(drops.drawn.values()) == {3}
+    model(torch.randn(2, 3, 32, 32))
+    assert set(drops.drawn.values()) == {3}
+
+
+def test_the_table_has_no_ratio_without_the_plain_network():
+    result = Result('resnet50_sd_block', top1s=[91.0], epoch_seconds=[2.0], drop_rates={'layer1.0': 0.1})
+    assert format_results([result]).splitlines()[1].split()[-1] == '-'
