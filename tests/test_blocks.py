@@ -26,10 +26,14 @@ class OperationCounter(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.convolutions = 0
+        self.operations = []
+
+    @property
+    def convolutions(self):
+        return self.operations.count(torch.ops.aten.convolution.default)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.convolutions += func is torch.ops.aten.convolution.default
+        self.operations.append(func)
         return func(*args, **(kwargs or {}))
 
 
@@ -53,8 +57,12 @@ def test_rate_zero_equals_the_plain_block_bit_for_bit(family, method, training):
     with pytest.warns(UserWarning, match='drop_rate is 0'):
         ts.apply_stochastic_depth(model, method, target_layer_name, 0.0)
     x = torch.randn(4, 16, 8, 8)
-    y, y_plain = model(x.clone()), plain(x.clone())
+    with OperationCounter() as counter:
+        y = model(x)
+    with OperationCounter() as counter_plain:
+        y_plain = plain(x)
     assert torch.equal(y, y_plain)
+    assert counter.operations == counter_plain.operations  # no draw, no mask, no scale
     y.square().sum().backward()
     y_plain.square().sum().backward()
     for (name, p), p_plain in zip(model.named_parameters(), plain.parameters()):
@@ -284,6 +292,12 @@ def test_shortcut_parameters_learn_when_the_branch_is_dropped():
     model(images(2)).square().sum().backward()
     assert model.layer2[0].downsample[0].weight.grad.any()
     assert not model.layer2[0].conv1.weight.grad.any()
+
+
+def test_only_parameters_of_the_branch_get_zeros():
+    block = timm.create_model('resnet50_sd_block').layer2[0]
+    names = {n for n, p in block.named_parameters() if any(p is q for q in block.branch_parameters())}
+    assert names == {n for n, _ in block.named_parameters() if 'downsample' not in n}
 
 
 def test_frozen_parameters_get_no_gradient():
