@@ -5,15 +5,25 @@ nothing else: parameters, buffers and their names stay those of the plain block,
 `StochasticBlock` draws and combines; a block family below it says what its shortcut, branch, activation and last
 norm are.
 """
-from typing import TYPE_CHECKING, Any, Dict, List, Tuple, Type
+import warnings
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple, Type
 
 import timm.models.resnet as timm_resnet
 import torch
 import torchvision.models.resnet as tv_resnet
 from torch import Tensor, fx, nn
 
-from .functional import add_branch, add_masked_branch, draw_keep_block, draw_keep_samples, skip_branch
+from .functional import (
+    add_branch,
+    add_masked_branch,
+    draw_keep_block,
+    draw_keep_samples,
+    draw_keep_samples_at,
+    skip_branch,
+)
+from .progress import TrainingProgress
 from .rates import DISTRIBUTIONS, check_choice, check_flag, check_fraction, warmup_scale
+from .shared_draws import SharedDraws, has_ranks
 
 __all__ = [
     'STOCHASTIC_LAYER_MAPPING',
@@ -37,6 +47,7 @@ class StochasticBlock(nn.Module):
 
     Attributes:
         drop_prob: The probability in force, that the branch of a sample (or of the batch) is dropped.
+        full_drop_prob: The same at the end of the warm-up.
     """
     # child whose weight and bias scale the branch, fold_stochastic_depth puts the rate there
     last_norm: str
@@ -45,15 +56,20 @@ class StochasticBlock(nn.Module):
     # children of the shortcut, all others are the branch's or have no parameters
     shortcut_modules: Tuple[str, ...] = ()
 
+    __jit_ignored_attributes__ = ['progress', 'shared_draws']
+
     stochastic_method: str
     drop_distribution: str
     drop_rate: float
     depth_scale: float
     drop_warmup: float
-    progress: float
     use_same_gpu_seed: bool
     scale_by_keep: bool
+    full_drop_prob: float
     drop_prob: float
+    keep_prob: Tensor
+    progress: TrainingProgress
+    shared_draws: SharedDraws
 
     if TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any: ...  # children are found by name
@@ -67,6 +83,8 @@ class StochasticBlock(nn.Module):
             drop_warmup: float = 0.,
             use_same_gpu_seed: bool = True,
             scale_by_keep: bool = False,
+            block_idx: int = 0,
+            progress: Optional[TrainingProgress] = None,
     ) -> None:
         """Set how this block drops its branch.
 
@@ -78,6 +96,8 @@ class StochasticBlock(nn.Module):
             drop_warmup: Fraction of training over which the rate rises from 0, in [0, 1].
             use_same_gpu_seed: Whether all ranks drop the same blocks.
             scale_by_keep: Divide by the keep probability in training, instead of scaling by it at inference.
+            block_idx: Place of this block in the network.
+            progress: How far the network's training is; at its end if None.
         """
         self.stochastic_method = check_choice('stochastic_method', stochastic_method, METHODS)
         self.drop_distribution = check_choice('drop_distribution', drop_distribution, DISTRIBUTIONS)
@@ -85,23 +105,50 @@ class StochasticBlock(nn.Module):
         self.use_same_gpu_seed = check_flag('use_same_gpu_seed', use_same_gpu_seed)
         self.scale_by_keep = check_flag('scale_by_keep', scale_by_keep)
         self.depth_scale = depth_scale
-        self.set_rate(drop_rate, progress=1.)
+        self.shared_draws = SharedDraws(block_idx)
+        self.keep_prob = torch.empty((), device='cpu')
+        if hasattr(self, 'progress'):
+            self.progress.remove(self)
+        self.progress = progress or TrainingProgress()
+        self.progress.add(self)
+        self.set_drop_rate(drop_rate)
 
     @torch.jit.unused
-    def set_rate(self, drop_rate: float, progress: float) -> None:
-        """Set the drop rate of the whole network, and how far training is; both in [0, 1]."""
+    def set_drop_rate(self, drop_rate: float) -> None:
+        """Set the drop rate of the whole network, in [0, 1]."""
         self.drop_rate = check_fraction('drop_rate', drop_rate)
-        self.progress = check_fraction('progress', progress)
-        self.drop_prob = self.drop_rate * self.depth_scale * warmup_scale(self.progress, self.drop_warmup)
+        self.full_drop_prob = self.drop_rate * self.depth_scale
+        self.update_drop_prob()
+
+    @torch.jit.unused
+    def update_drop_prob(self) -> None:
+        """Take over the rate that the progress of training asks for."""
+        self.drop_prob = self.full_drop_prob * warmup_scale(self.progress.fraction, self.drop_warmup)
+        self.keep_prob.fill_(1. - self.drop_prob)
 
     @torch.jit.unused
     def restore_plain_class(self) -> None:
         """Become the plain block again, settings forgotten, weights as they are."""
+        self.progress.remove(self)
         for name in list(vars(self)):
             if name in StochasticBlock.__annotations__:
                 delattr(self, name)
         plain_class: Any = next(c for c in type(self).__mro__ if not issubclass(c, StochasticBlock))
         self.__class__ = plain_class
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.progress.add(self)
+
+    def train(self, mode: bool = True) -> 'StochasticBlock':
+        if mode and self.drop_warmup > 0. and not self.progress.is_told:
+            self.progress.is_told = True  # one warning a model
+            warnings.warn(
+                f'drop_warmup={self.drop_warmup} has no effect until the model is told how far training is: run the'
+                ' script with `timm-stochdepth run SCRIPT ...`, or call start_warmup(model) once and'
+                ' set_training_progress(model, fraction) at every step. Until then every rate is the full one.',
+                stacklevel=2)
+        return super().train(mode)
 
     def shortcut(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -112,18 +159,38 @@ class StochasticBlock(nn.Module):
     def activation(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def draw_samples(self, x: Tensor) -> Tensor:
-        """Draw keep_N, the factor of each sample's branch in a batch like x."""
-        return draw_keep_samples(x, self.drop_prob, self.scale_by_keep)
-
-    def draw_block(self) -> bool:
-        """Draw whether the whole batch keeps its branch."""
-        return draw_keep_block(self.drop_prob)
-
     @torch.jit.unused
     def branch_parameters(self) -> List[nn.Parameter]:
         """Parameters that only the branch uses."""
         return [p for n, p in self.named_parameters() if n.split('.')[0] not in self.shortcut_modules]
+
+    def draw_samples(self, x: Tensor) -> Tensor:
+        """Draw keep_N, the factor of each sample's branch in a batch like x."""
+        if self._rate_is_graph_input():
+            return draw_keep_samples_at(x, self.keep_prob, self.scale_by_keep)
+        return draw_keep_samples(x, self.drop_prob, self.scale_by_keep)
+
+    @torch.compiler.disable
+    def draw_block(self) -> bool:
+        """Draw whether the whole batch keeps its branch."""
+        if not torch.jit.is_scripting():
+            if has_ranks():
+                if self.use_same_gpu_seed:
+                    return self.shared_draws.draw_keep_block(self.drop_prob)
+                if any(isinstance(m, nn.SyncBatchNorm) for m in self.modules()):
+                    raise ValueError(
+                        'use_same_gpu_seed must be True with SyncBatchNorm, but got False: a rank that keeps a block'
+                        ' would wait for ever for the statistics of one that skips it.')
+        return draw_keep_block(self.drop_prob)
+
+    def _rate_is_graph_input(self) -> bool:
+        """Whether a graph is being compiled that has to outlive a change of the rate: a number would be part of it."""
+        if torch.jit.is_scripting():
+            return False
+        return self.drop_warmup > 0. and torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+    def _never_drops(self) -> bool:
+        return self.full_drop_prob == 0. if self._rate_is_graph_input() else self.drop_prob == 0.
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():
@@ -132,12 +199,14 @@ class StochasticBlock(nn.Module):
                 return x.tracer.create_proxy('call_module', x.tracer.path_of_module(self), (x,), {})
         if self.training and self.stochastic_method == 'block':
             return self._forward_block(x)
-        if self.drop_prob == 0. or (self.scale_by_keep and not self.training):
+        if self._never_drops() or (self.scale_by_keep and not self.training):
             return self._forward_plain(x)
         shortcut = self.shortcut(x)
         branch = self.branch(x)
         if self.training:
             y = add_masked_branch(shortcut, branch, self.draw_samples(branch))
+        elif self._rate_is_graph_input():
+            y = add_masked_branch(shortcut, branch, self.keep_prob.to(branch.device, branch.dtype, non_blocking=True))
         else:
             y = add_branch(shortcut, branch, 1. - self.drop_prob)
         return self.activation(y)
@@ -148,13 +217,23 @@ class StochasticBlock(nn.Module):
         else:
             return super().forward(x)
 
+    # the decision stays outside of compiled code, what it decides on is compiled by itself
+    @torch.compiler.disable(recursive=False)
     def _forward_block(self, x: Tensor) -> Tensor:
         if self.drop_prob == 0.:
             return self._forward_plain(x)
-        if self.draw_block():
-            if not self.scale_by_keep:
-                return self._forward_plain(x)
-            return self.activation(add_branch(self.shortcut(x), self.branch(x), 1. / (1. - self.drop_prob)))
+        if not self.draw_block():
+            return self._forward_skipped(x)
+        if self.scale_by_keep:
+            return self._forward_scaled(x, x.new_full((1,), 1. / (1. - self.drop_prob)))
+        return self._forward_plain(x)
+
+    def _forward_scaled(self, x: Tensor, scale: Tensor) -> Tensor:
+        branch = self.branch(x)
+        return self.activation(add_masked_branch(self.shortcut(x), branch, scale.to(branch.dtype)))
+
+    @torch.compiler.disable
+    def _forward_skipped(self, x: Tensor) -> Tensor:
         shortcut = self.shortcut(x)
         if torch.jit.is_scripting():
             return self.activation(shortcut.clone())
@@ -182,11 +261,11 @@ class TimmBasicBlock(ResNetBlock, timm_resnet.BasicBlock):
         x = self.bn1(x)
         x = self.drop_block(x)
         x = self.act1(x)
-        x = self.aa(x)
+        x = self.aa(x)  # type: ignore[misc]
         x = self.conv2(x)
         x = self.bn2(x)
         if self.se is not None:
-            x = self.se(x)  # type: ignore[misc]
+            x = self.se(x)
         return x
 
     def activation(self, x: Tensor) -> Tensor:
@@ -205,11 +284,11 @@ class TimmBottleneck(ResNetBlock, timm_resnet.Bottleneck):
         x = self.bn2(x)
         x = self.drop_block(x)
         x = self.act2(x)
-        x = self.aa(x)
+        x = self.aa(x)  # type: ignore[misc]
         x = self.conv3(x)
         x = self.bn3(x)
         if self.se is not None:
-            x = self.se(x)  # type: ignore[misc]
+            x = self.se(x)
         return x
 
     def activation(self, x: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ import timm.layers
 from torch import Tensor, nn
 
 from .blocks import StochasticBlock
-from .surgery import stochastic_blocks
+from .surgery import set_training_progress, stochastic_blocks
 
-__all__ = ['fold_plain_weights', 'fold_stochastic_depth']
+__all__ = ['fold_plain_weights', 'fold_stochastic_depth', 'start_warmup']
 
 # attention layers that multiply their input with a gate, and the first layer of that gate, linear in the input
 _GATE_INPUT_LAYERS = {
@@ -104,3 +104,16 @@ def fold_plain_weights(state_dict: Mapping[str, Tensor], model: nn.Module) -> Di
                 f' probability {block.drop_prob}: use a lower rate, or scale_by_keep=True.')
         return 1. / scale
     return _scale_branches(state_dict, model, factor)
+
+
+def start_warmup(model: nn.Module) -> None:
+    """Set the progress of training to 0, and the weights so that the model computes at inference what it computed.
+
+    To be called once, after weights are loaded and before a training run with `drop_warmup`. Without it, weights that
+    were right at the full rate would be scaled by the rate at the start, which is 0. Drop rates without a warm-up and
+    their weights stay as they are.
+    """
+    scales = {name: _inference_scale(block) for name, block in stochastic_blocks(model)}
+    set_training_progress(model, 0.)
+    model.load_state_dict(
+        _scale_branches(model.state_dict(), model, lambda name, block: scales[name] / _inference_scale(block)))

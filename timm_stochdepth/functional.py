@@ -7,11 +7,20 @@ from typing import Any, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-__all__ = ['add_branch', 'add_masked_branch', 'draw_keep_block', 'draw_keep_samples', 'skip_branch']
+__all__ = [
+    'add_branch',
+    'add_masked_branch',
+    'draw_keep_block',
+    'draw_keep_samples',
+    'draw_keep_samples_at',
+    'skip_branch',
+]
 
 
 def draw_keep_samples(x: Tensor, drop_prob: float, scale_by_keep: bool = False) -> Tensor:
     """Draw which samples of a batch keep their branch, one independent Bernoulli variable each.
+
+    The draws are those that timm's DropPath takes at the same state of the generator.
 
     Args:
         x: Tensor with the batch in its first dimension, gives batch size, dtype and device.
@@ -26,6 +35,21 @@ def draw_keep_samples(x: Tensor, drop_prob: float, scale_by_keep: bool = False) 
     if scale_by_keep and keep_prob > 0.:
         keep_N = keep_N.div_(keep_prob)
     return keep_N
+
+
+def draw_keep_samples_at(x: Tensor, keep_prob: Tensor, scale_by_keep: bool = False) -> Tensor:
+    """As `draw_keep_samples`, with the probability in a tensor, whose value may change without a new compilation.
+
+    Args:
+        x: Tensor with the batch in its first dimension, gives batch size, dtype and device.
+        keep_prob: Probability that a sample is kept, shape (), on any device.
+        scale_by_keep: Divide what is kept by its probability.
+    """
+    keep_prob = keep_prob.to(x.device, non_blocking=True)
+    keep_N = torch.rand((x.shape[0],), device=x.device) < keep_prob
+    if scale_by_keep:
+        return torch.where(keep_N, keep_prob.reciprocal(), 0.).to(x.dtype)
+    return keep_N.to(x.dtype)
 
 
 def draw_keep_block(drop_prob: float) -> bool:
@@ -52,7 +76,7 @@ def add_masked_branch(shortcut: Tensor, branch: Tensor, keep_N: Tensor) -> Tenso
     Args:
         shortcut: Shape (N, ...).
         branch: Shape (N, ...).
-        keep_N: Shape (N,), the factor of each sample's branch.
+        keep_N: Shape (N,), the factor of each sample's branch, or shape () or (1,), one for all.
     """
     return torch.addcmul(shortcut, branch, keep_N.view([-1] + [1] * (branch.ndim - 1)))
 

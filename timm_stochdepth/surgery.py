@@ -6,7 +6,8 @@ import timm.layers
 import torchvision.ops
 from torch import nn
 
-from .blocks import METHODS, STOCHASTIC_LAYER_MAPPING, StochasticBlock
+from .blocks import STOCHASTIC_LAYER_MAPPING, StochasticBlock
+from .progress import TrainingProgress
 from .rates import check_choice, check_fraction, depth_scales
 
 __all__ = ['apply_stochastic_depth', 'drop_rates', 'set_drop_rate', 'set_training_progress', 'stochastic_depth_args']
@@ -15,6 +16,12 @@ __all__ = ['apply_stochastic_depth', 'drop_rates', 'set_drop_rate', 'set_trainin
 def stochastic_blocks(model: nn.Module) -> Iterator[Tuple[str, StochasticBlock]]:
     """Names and stochastic blocks of a model, in the order that they were registered in: forward order for a ResNet."""
     return ((name, m) for name, m in model.named_modules() if isinstance(m, StochasticBlock))
+
+
+def check_arguments(stochastic_method: str, target_layer_name: str, drop_rate: float, **settings: Any) -> None:
+    """Check what `apply_stochastic_depth` takes, without a model; it raises what that raises."""
+    check_choice('target_layer_name', target_layer_name, tuple(STOCHASTIC_LAYER_MAPPING))
+    StochasticBlock().configure(stochastic_method, drop_rate, depth_scale=1., **settings)
 
 
 def _replace_drop_path(blocks: Sequence[Tuple[str, nn.Module]]) -> None:
@@ -69,9 +76,13 @@ def apply_stochastic_depth(
         >>> drop_rates(model)['layer1.1']
         0.05
     """
-    check_choice('stochastic_method', stochastic_method, METHODS)
-    check_choice('target_layer_name', target_layer_name, tuple(STOCHASTIC_LAYER_MAPPING))
-    drop_rate = check_fraction('drop_rate', drop_rate)
+    settings: Dict[str, Any] = dict(
+        drop_distribution=drop_distribution,
+        drop_warmup=drop_warmup,
+        use_same_gpu_seed=use_same_gpu_seed,
+        scale_by_keep=scale_by_keep,
+    )
+    check_arguments(stochastic_method, target_layer_name, drop_rate, **settings)  # before any change
     stochastic_classes = STOCHASTIC_LAYER_MAPPING[target_layer_name]
     ours = tuple(stochastic_classes.values())
     blocks = [(n, m) for n, m in model.named_modules() if type(m) in stochastic_classes or type(m) in ours]
@@ -81,22 +92,16 @@ def apply_stochastic_depth(
         warnings.warn(f'No {target_layer_name} found in {type(model).__name__}: nothing is dropped.', stacklevel=2)
     if drop_rate == 0.:
         warnings.warn('drop_rate is 0: stochastic depth has no effect.', stacklevel=2)
-    if stochastic_method == 'sample' and use_same_gpu_seed is False:
+    if stochastic_method == 'sample' and not use_same_gpu_seed:
         warnings.warn(
             "use_same_gpu_seed=False has no effect with stochastic_method='sample': every sample has a draw of its"
             " own.", stacklevel=2)
 
-    settings: Dict[str, Any] = dict(
-        drop_distribution=drop_distribution,
-        drop_warmup=drop_warmup,
-        use_same_gpu_seed=use_same_gpu_seed,
-        scale_by_keep=scale_by_keep,
-    )
-    StochasticBlock().configure(stochastic_method, drop_rate, 1., **settings)  # all is checked before any change
     _replace_drop_path(blocks)
-    for (_, block), scale in zip(blocks, scales):
+    progress = TrainingProgress()
+    for block_idx, ((_, block), scale) in enumerate(zip(blocks, scales)):
         block.__class__ = stochastic_classes.get(type(block), type(block))
-        block.configure(stochastic_method, drop_rate, scale, **settings)
+        block.configure(stochastic_method, drop_rate, scale, **settings, block_idx=block_idx, progress=progress)
 
 
 def drop_rates(model: nn.Module) -> Dict[str, float]:
@@ -113,21 +118,22 @@ def set_drop_rate(model: nn.Module, drop_rate: float) -> None:
     """
     drop_rate = check_fraction('drop_rate', drop_rate)
     for _, block in stochastic_blocks(model):
-        block.set_rate(drop_rate, block.progress)
+        block.set_drop_rate(drop_rate)
 
 
 def set_training_progress(model: nn.Module, fraction: float) -> None:
     """Say how far training is, from 0 at its start to 1 at its end: this drives `drop_warmup`.
 
-    A model that nobody tells stands at 1, where every rate is the full one.
+    A model that nobody tells stands at 1, where every rate is the full one. Copies made by deepcopy, an EMA's for
+    instance, follow. Weights stay as they are: `start_warmup` begins a training run that is given weights.
 
     Raises:
         TypeError: fraction is not a number.
         ValueError: fraction is outside [0, 1].
     """
     fraction = check_fraction('fraction', fraction)
-    for _, block in stochastic_blocks(model):
-        block.set_rate(block.drop_rate, fraction)
+    for progress in {block.progress for _, block in stochastic_blocks(model)}:
+        progress.tell(fraction)
 
 
 def stochastic_depth_args(model: nn.Module) -> Dict[str, Any]:

@@ -4,7 +4,7 @@ import sys
 from typing import List, Optional
 
 from .. import __version__
-from . import demo, list_models, show
+from . import demo, list_models, run, show
 
 __all__ = ['main']
 
@@ -12,6 +12,7 @@ _COMMANDS = {
     'demo': demo,
     'list': list_models,
     'show': show,
+    'run': run,
 }
 
 

@@ -1,0 +1,137 @@
+"""torch.compile: one graph in sample mode; in block mode a graph for each block shape, and a branch really skipped."""
+
+import copy
+
+import pytest
+import torch
+import torch._inductor.config
+from networks import images, randomize
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.profiler import ProfilerActivity, profile
+
+import timm
+import timm_stochdepth as ts
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def small_network(method, drop_rate=0.5, **kwargs):
+    model = randomize(
+        timm.models.ResNet(timm.models.resnet.Bottleneck, (2, 1, 1, 1), num_classes=10, channels=(8, 8, 16, 16))
+    )
+    ts.apply_stochastic_depth(model, method, 'ResNetBottleneck', drop_rate, 'uniform', **kwargs)
+    return model
+
+
+def train_losses(model, run, num_steps, progress=False):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    torch.manual_seed(1)
+    losses = []
+    for step in range(num_steps):
+        if progress:
+            ts.set_training_progress(model, step / num_steps)
+        x, target = images(4, 32).double(), torch.randint(10, (4,))
+        loss = torch.nn.functional.cross_entropy(run(x), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize('backend, scale_by_keep', [('inductor', False), ('aot_eager', True)])
+@pytest.mark.parametrize('method', ['sample', 'block'])
+def test_compiled_losses_equal_eager_losses(method, backend, scale_by_keep):
+    # in double precision, since training magnifies the rounding of single precision
+    model = small_network(method, scale_by_keep=scale_by_keep).double()
+    eager = copy.deepcopy(model)
+    # inductor's own random numbers are others than eager's: with the same, the decisions are the same
+    with torch._inductor.config.patch(fallback_random=True):
+        compiled = torch.compile(model, backend=backend, fullgraph=method == 'sample')
+        losses = train_losses(model, compiled, 6)
+    assert losses == pytest.approx(train_losses(eager, eager, 6), rel=1e-6)
+    for (name, p), q in zip(model.state_dict().items(), eager.state_dict().values()):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize('scale_by_keep', [False, True])
+def test_sample_mode_is_one_graph_through_a_whole_warmup(scale_by_keep):
+    model = small_network('sample', drop_warmup=1.0, scale_by_keep=scale_by_keep)
+    ts.start_warmup(model)
+    counter = CompileCounterWithBackend('aot_eager')
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    for step in range(12):
+        ts.set_training_progress(model, step / 12)
+        model.train()
+        compiled(images(4, 32)).sum().backward()
+        model.eval()
+        with torch.no_grad():
+            x = images(4, 32)
+            torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
+    assert counter.frame_count == 2  # one for training, one for inference
+
+
+def test_compiled_warmup_draws_at_the_rate_in_force():
+    block = torch.nn.Sequential(timm.models.resnet.Bottleneck(16, 4))
+    ts.apply_stochastic_depth(randomize(block), 'sample', 'ResNetBottleneck', 0.8, 'uniform', drop_warmup=1.0)
+    compiled = torch.compile(block, backend='inductor', fullgraph=True)
+    for progress in (0.0, 0.25, 0.5, 1.0):
+        ts.set_training_progress(block, progress)
+        x = torch.rand(4000, 16, 2, 2)
+        with torch.no_grad():
+            frequency = (compiled(x) == x).flatten(1).all(1).double().mean().item()
+        rate = 0.8 * progress
+        assert abs(frequency - rate) <= 5 * (rate * (1 - rate) / 4000) ** 0.5
+
+
+def count_convolutions(run, x):
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        run(x)
+    return sum(e.count for e in profiler.key_averages() if e.key == 'aten::mkldnn_convolution')
+
+
+def test_a_compiled_branch_is_really_skipped():
+    model = small_network('block')
+    compiled = torch.compile(model, backend='inductor')
+    plain_count = count_convolutions(lambda x: ts.fold_stochastic_depth(model).train()(x), images(4, 32))
+    kept = []
+    for block in model.modules():
+        if isinstance(block, ts.StochasticBlock):
+            draw = block.draw_block
+            block.draw_block = lambda draw=draw: kept.append(draw()) or kept[-1]
+    counts = set()
+    for _ in range(10):
+        kept.clear()
+        tracked = [m.num_batches_tracked.item() for m in model.modules() if hasattr(m, 'num_batches_tracked')]
+        counts.add(count_convolutions(compiled, images(4, 32)))
+        num_dropped = kept.count(False)
+        assert len(kept) == 5
+        after = [m.num_batches_tracked.item() for m in model.modules() if hasattr(m, 'num_batches_tracked')]
+        # three norms of a dropped branch do not see the batch
+        assert sum(a - t for a, t in zip(after, tracked)) == len(after) - 3 * num_dropped
+    assert min(counts) < max(counts) <= plain_count
+    assert all((plain_count - c) % 3 == 0 for c in counts)
+
+
+def test_resnet50_compiles_a_graph_for_each_block_shape_and_then_no_more():
+    model = timm.create_model('resnet50_sd_block', num_classes=10, drop_path_rate=0.5)
+    counter = CompileCounterWithBackend('inductor')
+    compiled = torch.compile(model, backend=counter)
+    patterns = []
+    frames = []
+    for _ in range(40):
+        norms = [block.bn3.num_batches_tracked.item() for s in range(1, 5) for block in getattr(model, f'layer{s}')]
+        compiled(images(2, 32)).sum().backward()
+        after = [block.bn3.num_batches_tracked.item() for s in range(1, 5) for block in getattr(model, f'layer{s}')]
+        patterns.append(tuple(a - n for a, n in zip(after, norms)))
+        frames.append(counter.frame_count)
+    assert len(set(patterns)) == 40
+    # a first and a further block in each of four stages, the stem and the head
+    assert frames[-1] <= 8 + 2
+    seen_all_shapes = next(i for i, f in enumerate(frames) if f == frames[-1])
+    assert seen_all_shapes < 10
