@@ -3,13 +3,13 @@
 import copy
 
 import pytest
+import timm
 import torch
 import torch._inductor.config
 from networks import images, randomize
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.profiler import ProfilerActivity, profile
 
-import timm
 import timm_stochdepth as ts
 
 

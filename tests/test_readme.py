@@ -23,6 +23,14 @@ def test_python_blocks_run_one_after_the_other(hub_cache, tmp_path):
     subprocess.run([sys.executable, '-W', 'error', '-c', script], env=hub_cache, cwd=tmp_path, check=True)
 
 
-@pytest.mark.parametrize('command', sorted(set(re.findall(r'`timm-stochdepth ([^`]+)`', README)) - {'demo'}))
+def test_tests_that_the_readme_names_exist():
+    names = set(re.findall(r'`(test_\w+)`', README))
+    defined = {
+        n for f in Path(__file__).parent.rglob('*.py') for n in re.findall(r'^def (test_\w+)', f.read_text(), re.M)
+    }
+    assert len(names) > 10 and names <= defined
+
+
+@pytest.mark.parametrize('command', sorted(set(re.findall(r'`timm-stochdepth ((?:list|show)[^`]*)`', README))))
 def test_commands_run(command, capsys):
     assert main(shlex.split(command)) == 0

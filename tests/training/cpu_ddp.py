@@ -1,0 +1,16 @@
+"""The launcher, on CPU ranks: timm's train.py gives DDP the device ids of a GPU, which DDP refuses on the CPU."""
+
+import sys
+
+import torch.nn.parallel
+
+from timm_stochdepth.training.launcher import run_script
+
+
+class CpuDistributedDataParallel(torch.nn.parallel.DistributedDataParallel):
+    def __init__(self, module, device_ids=None, **kwargs):
+        super().__init__(module, **kwargs)
+
+
+torch.nn.parallel.DistributedDataParallel = CpuDistributedDataParallel
+run_script(sys.argv[1], sys.argv[2:])

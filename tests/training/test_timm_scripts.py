@@ -1,0 +1,197 @@
+"""timm's own scripts, unmodified, from the checkout that TIMM_REPO names."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from timm_stochdepth.cli.main import main
+
+ROOT = Path(__file__).parent.parent.parent
+TIMM_REPO = os.environ.get('TIMM_REPO')
+needs_timm_repo = pytest.mark.skipif(not TIMM_REPO, reason='TIMM_REPO names no checkout of timm')
+RECIPES = sorted(ROOT.glob('hub_configs/**/*.yaml'))
+WARMUP = ['--model-kwargs', 'drop_warmup=0.5']
+TINY = [
+    *('--num-classes', '10', '--img-size', '32', '--device', 'cpu', '-b', '16', '--workers', '1'),
+    *('--opt', 'adamw', '--lr', '1e-3', '--log-interval', '1'),
+]
+
+
+@pytest.fixture(scope='session')
+def few_digits(tmp_path_factory):
+    """A few of the demo's images: five a class to train on, three to validate."""
+    from timm_stochdepth.demo.digits import write_digits
+
+    digits = write_digits(tmp_path_factory.mktemp('scripts') / 'digits')
+    root = digits.parent / 'few'
+    for split, num in (('train', 5), ('validation', 3)):
+        for folder in (digits / split).iterdir():
+            (root / split / folder.name).mkdir(parents=True)
+            for image in sorted(folder.iterdir())[:num]:
+                shutil.copy(image, root / split / folder.name)
+    return root
+
+
+def run_script(script, *args, launcher=True, ranks=1, env=None):
+    """Run a script of timm's under the launcher or plainly; what it printed."""
+    command = [sys.executable]
+    if ranks > 1:
+        command += ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={ranks}']
+        command += [Path(__file__).parent / 'cpu_ddp.py']
+    else:
+        command += ['-m', 'timm_stochdepth.run'] if launcher else []
+    command += [f'{TIMM_REPO}/{script}', *map(str, args)]
+    env = {**(env or os.environ), 'OMP_NUM_THREADS': '1' if ranks > 1 else '2'}
+    result = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert result.returncode == 0, result.stdout[-5000:]
+    return result.stdout
+
+
+def train(data, output, *args, model='resnet50_sd_block', epochs=1, **kwargs):
+    return run_script(
+        'train.py',
+        *('--data-dir', data, '--model', model, '--epochs', epochs, '--output', output, '--experiment', 'run'),
+        *TINY,
+        *args,
+        **kwargs,
+    )
+
+
+def top1(text, pattern=r'"top1": ([\d.]+)'):
+    return float(re.findall(pattern, text)[-1])
+
+
+@needs_timm_repo
+@pytest.mark.parametrize('recipe', RECIPES, ids=lambda p: f'{p.parent.name}/{p.name}')
+def test_recipes_parse(recipe, monkeypatch):
+    spec = importlib.util.spec_from_file_location('timm_train', f'{TIMM_REPO}/train.py')
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    config = yaml.safe_load(recipe.read_text())
+    options = {action.dest: action for action in script.parser._actions}
+    for key, value in config.items():
+        assert key in options, key
+        if options[key].type in (int, float):
+            assert isinstance(value, (int, float)), key
+    monkeypatch.setattr(sys, 'argv', ['train.py', '--config', str(recipe), '--data-dir', 'x'])
+    args, _ = script._parse_args()
+    assert all(getattr(args, key) == value for key, value in config.items())
+
+
+def test_there_is_a_recipe_for_each_model_and_for_fine_tuning():
+    assert len(RECIPES) == 5
+    for recipe in RECIPES:
+        config = yaml.safe_load(recipe.read_text())
+        assert config['device_modules'] == ['timm_stochdepth']
+        if recipe.name == 'recipe.yaml':
+            assert config['model'] == recipe.parent.name
+
+
+@needs_timm_repo
+@pytest.mark.parametrize('model', ['resnet50_sd_sample', 'resnet50_sd_block'])
+def test_plain_train_and_validate(few_digits, tmp_path, model):
+    args = ('--device-modules', 'timm_stochdepth', '--drop-path', 0.3)
+    trained = train(few_digits, tmp_path, *args, model=model, epochs=2, launcher=False)
+    checkpoint = tmp_path / 'run' / 'model_best.pth.tar'
+    best = float(re.search(r'\*\*\* Best metric: ([\d.]+)', trained)[1])
+    validated = run_script(
+        'validate.py',
+        *('--data-dir', few_digits, '--model', model, '--checkpoint', checkpoint, '--num-classes', 10),
+        *('--img-size', 32, '--crop-pct', 0.95, '--device', 'cpu', '-b', 16, '--workers', 1),
+        *('--model-kwargs', 'drop_path_rate=0.3'),
+    )
+    assert top1(validated) == pytest.approx(best, abs=1e-3)
+
+
+@needs_timm_repo
+def test_plain_train_says_what_a_warmup_needs(few_digits, tmp_path):
+    text = train(few_digits, tmp_path, '--device-modules', 'timm_stochdepth', *WARMUP, launcher=False)
+    assert 'run the script with `timm-stochdepth run SCRIPT ...`' in text
+
+
+FLAGS = {
+    'model_ema': ['--model-ema', '--model-ema-decay', '0.9'],
+    'amp': ['--amp', '--amp-dtype', 'bfloat16'],
+    'grad_accum': ['--grad-accum-steps', '2'],
+    'grad_checkpointing': ['--grad-checkpointing'],
+    'channels_last': ['--channels-last'],
+    'torchcompile': ['--torchcompile', 'aot_eager'],
+    'sync_bn': ['--sync-bn'],
+    'drop_path': ['--drop-path', '0.7'],
+    'model_kwargs': ['--model-kwargs', 'drop_distribution=uniform', 'scale_by_keep=True', 'drop_warmup=0.5'],
+    'teacher': ['--kd-model-name', 'resnet50_sd_sample.a1_in1k', '--num-classes', '1000'],
+}
+
+
+@needs_timm_repo
+@pytest.mark.parametrize('model', ['resnet50_sd_sample', 'resnet50_sd_block'])
+@pytest.mark.parametrize('flag', FLAGS)
+def test_flags_work_with_a_warmup(few_digits, tmp_path, flag, model, hub_cache):
+    warmup = [] if flag == 'model_kwargs' else WARMUP
+    text = train(few_digits, tmp_path, *FLAGS[flag], *warmup, model=model, epochs=2, env=hub_cache)
+    rate = dict(drop_path=0.7).get(flag, 0.1 if 'sample' in model else 0.2)
+    assert f'Epoch 1: drop rate {rate:.4f}' in text
+    assert 'nan' not in text.lower().replace('nanoseconds', '')
+
+
+@needs_timm_repo
+@pytest.mark.parametrize('use_same_gpu_seed', [True, False])
+def test_two_ranks_killed_and_resumed(few_digits, tmp_path, use_same_gpu_seed):
+    args = ['--model-kwargs', 'drop_warmup=1.0', f'use_same_gpu_seed={use_same_gpu_seed}', '--model-ema']
+    unbroken = train(few_digits, tmp_path / 'unbroken', *args, epochs=3, ranks=2)
+    rates = dict(re.findall(r'Epoch (\d+): drop rate ([\d.]+)', unbroken))
+    assert {e: float(r) for e, r in rates.items()} == pytest.approx({'1': 0.0667, '2': 0.1333, '3': 0.2})
+
+    first = tmp_path / 'unbroken' / 'run' / 'checkpoint-0.pth.tar'
+    resumed = train(few_digits, tmp_path / 'resumed', *args, '--resume', first, epochs=3, ranks=2)
+    # the first line is from the scheduler that is told where the run goes on
+    assert dict(re.findall(r'Epoch (\d+): drop rate ([\d.]+)', resumed)) == rates
+    states = [torch.load(first, map_location='cpu', weights_only=False)[k] for k in ('state_dict', 'state_dict_ema')]
+    assert all(torch.isfinite(v).all() for state in states for v in state.values())
+
+
+@needs_timm_repo
+def test_inference_and_benchmark(few_digits, tmp_path):
+    checkpoint = tmp_path / 'run' / 'last.pth.tar'
+    train(few_digits, tmp_path)
+    text = run_script(
+        'inference.py',
+        *('--data-dir', few_digits / 'validation', '--model', 'resnet50_sd_block', '--checkpoint', checkpoint),
+        *('--num-classes', 10, '--input-size', 3, 32, 32, '--device', 'cpu', '-b', 16, '--workers', 1),
+        *('--results-dir', tmp_path, '--results-format', 'csv', '--topk', 1),
+    )
+    assert list(tmp_path.glob('*.csv')), text
+    text = run_script(
+        'benchmark.py',
+        *('--model', 'resnet50_sd_block', '--bench', 'train', '--device', 'cpu', '-b', 4, '--img-size', 32),
+        *('--num-warm-iter', 1, '--num-bench-iter', 2, '--precision', 'float32'),
+    )
+    assert 'train_samples_per_sec' in text
+
+
+def test_a_script_runs_as_python_would_run_it(tmp_path, monkeypatch, capsys):
+    (tmp_path / 'beside.py').write_text('VALUE = 7')
+    script = tmp_path / 'script.py'
+    script.write_text(
+        "import sys, beside, timm\nprint(sys.argv, __name__, beside.VALUE, timm.is_model('resnet50_sd_block'))"
+    )
+    monkeypatch.setattr(sys, 'argv', sys.argv)
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    assert main(['run', str(script), '--epochs', '2', '-b', '3']) == 0
+    assert capsys.readouterr().out == f"['{script}', '--epochs', '2', '-b', '3'] __main__ 7 True\n"
+
+
+def test_the_launcher_says_what_it_needs():
+    command = [sys.executable, '-m', 'timm_stochdepth.run']
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1 and 'usage: python -m timm_stochdepth.run SCRIPT' in result.stderr
+    result = subprocess.run([*command, 'missing.py'], capture_output=True, text=True)
+    assert result.returncode == 1 and "script must be a Python file, but got 'missing.py'" in result.stderr
