@@ -4,6 +4,7 @@ from .blocks import STOCHASTIC_LAYER_MAPPING as STOCHASTIC_LAYER_MAPPING
 from .blocks import StochasticBlock as StochasticBlock
 from .fold import fold_stochastic_depth as fold_stochastic_depth
 from .fold import start_warmup as start_warmup
+from .hub.push import push_to_hub as push_to_hub
 from .surgery import apply_stochastic_depth as apply_stochastic_depth
 from .surgery import drop_rates as drop_rates
 from .surgery import set_drop_rate as set_drop_rate

@@ -58,6 +58,9 @@ class StochasticBlock(nn.Module):
 
     __jit_ignored_attributes__ = ['progress', 'shared_draws']
 
+    # a plain block's is 1: the metadata of a state_dict tells whose weights it holds
+    _version = 2
+
     stochastic_method: str
     drop_distribution: str
     drop_rate: float
@@ -139,6 +142,26 @@ class StochasticBlock(nn.Module):
     def __setstate__(self, state: Dict[str, Any]) -> None:
         super().__setstate__(state)
         self.progress.add(self)
+
+    def _load_from_state_dict(
+            self,
+            state_dict: Dict[str, Any],
+            prefix: str,
+            local_metadata: Dict[str, Any],
+            *args: Any,
+    ) -> None:
+        if local_metadata.get('version') != self._version and self.inference_scale() != 1.:
+            origin = 'are of a plain network' if local_metadata else 'do not say whether they are of a plain network'
+            warnings.warn(
+                f'The weights {origin}. They are loaded as they are, as those of a network with stochastic depth. To'
+                ' fold those of a plain network, load them with timm.create_model(..., pretrained=True,'
+                ' pretrained_cfg_overlay=dict(file=...)).', stacklevel=2)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+    @torch.jit.unused
+    def inference_scale(self) -> float:
+        """What the branch is multiplied with at inference."""
+        return 1. if self.scale_by_keep else 1. - self.drop_prob
 
     def train(self, mode: bool = True) -> 'StochasticBlock':
         if mode and self.drop_warmup > 0. and not self.progress.is_told:

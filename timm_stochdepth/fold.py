@@ -3,6 +3,7 @@
 The factor goes into the weight and bias of the branch's last norm. Where an attention layer follows, its gate has to
 see what it saw before, so that the factor is taken out again in the gate's first layer.
 """
+from collections import OrderedDict
 from copy import deepcopy
 from typing import Callable, Dict, Mapping
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from .blocks import StochasticBlock
 from .surgery import set_training_progress, stochastic_blocks
 
-__all__ = ['fold_plain_weights', 'fold_stochastic_depth', 'start_warmup']
+__all__ = ['as_weights_of', 'fold_plain_weights', 'fold_stochastic_depth', 'start_warmup']
 
 # attention layers that multiply their input with a gate, and the first layer of that gate, linear in the input
 _GATE_INPUT_LAYERS = {
@@ -39,13 +40,20 @@ def _branch_exponents(name: str, block: StochasticBlock) -> Dict[str, int]:
     return exponents
 
 
+def as_weights_of(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """A state_dict whose metadata says that it holds weights for the very kind of network that model is."""
+    marked: Dict[str, Tensor] = OrderedDict(state_dict)
+    marked._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    return marked
+
+
 def _scale_branches(
         state_dict: Mapping[str, Tensor],
         model: nn.Module,
         factor_of: Callable[[str, StochasticBlock], float],
 ) -> Dict[str, Tensor]:
-    """A state_dict, in which the branch of every stochastic block of model is scaled by a factor."""
-    scaled = dict(state_dict)
+    """A state_dict for model, in which the branch of every stochastic block is scaled by a factor."""
+    scaled = as_weights_of(model, state_dict)
     for name, block in stochastic_blocks(model):
         factor = factor_of(name, block)
         if factor == 1.:
@@ -56,10 +64,6 @@ def _scale_branches(
             if key in scaled and not (factor == 0. and exponent < 0):
                 scaled[key] = scaled[key] * factor ** exponent
     return scaled
-
-
-def _inference_scale(block: StochasticBlock) -> float:
-    return 1. if block.scale_by_keep else 1. - block.drop_prob
 
 
 def fold_stochastic_depth(model: nn.Module) -> nn.Module:
@@ -76,7 +80,7 @@ def fold_stochastic_depth(model: nn.Module) -> nn.Module:
             a plain gate (squeeze-excite and the ECA family can be folded).
     """
     folded = deepcopy(model)
-    folded.load_state_dict(_scale_branches(folded.state_dict(), folded, lambda _, block: _inference_scale(block)))
+    folded.load_state_dict(_scale_branches(folded.state_dict(), folded, lambda _, block: block.inference_scale()))
     for _, block in list(stochastic_blocks(folded)):
         block.restore_plain_class()
     plain_architecture = getattr(folded, 'plain_architecture', None)
@@ -97,7 +101,7 @@ def fold_plain_weights(state_dict: Mapping[str, Tensor], model: nn.Module) -> Di
         ValueError: A block is always dropped, at a rate of 1: no weights make its branch count.
     """
     def factor(name: str, block: StochasticBlock) -> float:
-        scale = _inference_scale(block)
+        scale = block.inference_scale()
         if scale == 0.:
             raise ValueError(
                 f'drop_rate must be below 1 to fold weights of a plain network, but {name} is dropped with'
@@ -113,7 +117,7 @@ def start_warmup(model: nn.Module) -> None:
     were right at the full rate would be scaled by the rate at the start, which is 0. Drop rates without a warm-up and
     their weights stay as they are.
     """
-    scales = {name: _inference_scale(block) for name, block in stochastic_blocks(model)}
+    scales = {name: block.inference_scale() for name, block in stochastic_blocks(model)}
     set_training_progress(model, 0.)
     model.load_state_dict(
-        _scale_branches(model.state_dict(), model, lambda name, block: scales[name] / _inference_scale(block)))
+        _scale_branches(model.state_dict(), model, lambda name, block: scales[name] / block.inference_scale()))

@@ -4,7 +4,7 @@ import sys
 from typing import List, Optional
 
 from .. import __version__
-from . import demo, list_models, run, show
+from . import demo, fold, list_models, pull, push, run, show, verify
 
 __all__ = ['main']
 
@@ -12,6 +12,10 @@ _COMMANDS = {
     'demo': demo,
     'list': list_models,
     'show': show,
+    'fold': fold,
+    'push': push,
+    'pull': pull,
+    'verify': verify,
     'run': run,
 }
 
@@ -39,7 +43,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     except KeyboardInterrupt:
         print(f'timm-stochdepth {args.command}: interrupted', file=sys.stderr)
         return 130
-    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as e:
-        print(f'timm-stochdepth {args.command}: {e}', file=sys.stderr)
+    except Exception as e:
+        from ..hub.errors import explain  # the Hub's client is slow to import, and an error can wait
+        print(f'timm-stochdepth {args.command}: {explain(e, getattr(args, "repo_id", None))}', file=sys.stderr)
         return 1
     return 0

@@ -1,13 +1,12 @@
 """Show the blocks of a model: rate, expected depth and share of the operations."""
 import argparse
 from pathlib import Path
-from typing import Dict
 
 import timm
 import torch
 
-from ..files import write_beside
 from ..operations import block_drop_limit, branch_shares
+from ..plots import plot_rates
 from ..surgery import drop_rates
 
 
@@ -40,17 +39,5 @@ def run(args: argparse.Namespace) -> None:
     print(f'Expected depth: {depth:.2f} of {len(rates)} blocks.')
     print(f'Operations left when dropped blocks are skipped: {limit:.3f} of the plain network.')
     if args.plot:
-        _plot_rates(args.model, rates, args.plot)
+        plot_rates(args.model, rates, args.plot)
         print(f'Picture: {args.plot}')
-
-
-def _plot_rates(title: str, rates: Dict[str, float], path: Path) -> None:
-    from matplotlib.figure import Figure  # of the demo extra
-
-    figure = Figure(figsize=(8, 4), layout='constrained')
-    axes = figure.add_subplot()
-    axes.bar(list(rates), list(rates.values()))
-    axes.set(title=title, xlabel='block', ylabel='drop rate')
-    axes.tick_params(axis='x', labelrotation=90)
-    with write_beside(path) as file:
-        figure.savefig(file, dpi=120, format=path.suffix.lstrip('.') or 'png')

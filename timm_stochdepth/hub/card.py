@@ -1,0 +1,172 @@
+"""The model card of a repository."""
+import re
+from typing import Any, Dict, List
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..surgery import drop_rates, stochastic_blocks
+from .sources import TrainingRecord, is_stochastic
+
+__all__ = ['PICTURE', 'code_blocks', 'create_card', 'example_code']
+
+PICTURE = 'drop_rates.png'
+
+_ARGUMENTS = (
+    'epochs', 'batch_size', 'opt', 'lr', 'weight_decay', 'sched', 'warmup_epochs', 'drop_path', 'model_kwargs',
+    'img_size', 'input_size', 'smoothing', 'mixup', 'cutmix', 'aa', 'amp', 'seed',
+)
+
+_CITATION = '''@inproceedings{huang2016deep,
+  title = {Deep Networks with Stochastic Depth},
+  author = {Huang, Gao and Sun, Yu and Liu, Zhuang and Sedra, Daniel and Weinberger, Kilian Q.},
+  booktitle = {European Conference on Computer Vision},
+  year = {2016},
+}
+@misc{rw2019timm,
+  author = {Ross Wightman},
+  title = {PyTorch Image Models},
+  year = {2019},
+  howpublished = {\\url{https://github.com/huggingface/pytorch-image-models}},
+}'''
+
+
+def example_code(repo_id: str, stochastic: bool) -> List[str]:
+    """Three short programs that use a repository: classify, extract features, train on.
+
+    Args:
+        repo_id: The repository.
+        stochastic: Whether it holds a network with stochastic depth, that asks for this package.
+    """
+    imports = 'import timm\nimport torch\n' + ('import timm_stochdepth\n' if stochastic else '')
+    create = f"timm.create_model('hf-hub:{repo_id}', pretrained=True"
+    train = 'timm_stochdepth.set_drop_rate(model, 0.1)\n' if stochastic else ''
+    return [
+        f'''{imports}from PIL import Image
+
+model = {create}).eval()
+config = timm.data.resolve_data_config(model.pretrained_cfg)
+transform = timm.data.create_transform(**config, is_training=False)
+image = Image.new('RGB', (256, 256))  # your picture
+probabilities = model(transform(image).unsqueeze(0)).softmax(dim=1)
+print(probabilities.topk(min(5, model.num_classes)))
+''',
+        f'''{imports}
+model = {create}, num_classes=0).eval()
+features = model(torch.randn(1, *model.pretrained_cfg['input_size']))
+print(features.shape)
+''',
+        f'''{imports}
+model = {create}, num_classes=10).train()
+{train}loss = model(torch.randn(2, *model.pretrained_cfg['input_size'])).square().mean()
+loss.backward()
+''',
+    ]
+
+
+def code_blocks(card: str) -> List[str]:
+    """The Python programs of a card."""
+    return re.findall(r'^```python\n(.*?)^```', card, flags=re.MULTILINE | re.DOTALL)
+
+
+def create_card(model: Any, repo_id: str, record: TrainingRecord, license: str) -> ModelCard:
+    """The card of a model: what it is, how it was trained, how to use it.
+
+    Args:
+        model: The network as it is pushed.
+        repo_id: Repository that it is pushed to.
+        record: What is known of its training.
+        license: Licence of its weights.
+    """
+    architecture = model.pretrained_cfg['architecture']
+    stochastic = is_stochastic(model)
+    data = ModelCardData(
+        base_model=record.base_model,
+        eval_results=_eval_results(repo_id, record),
+        library_name='timm',
+        license=license,
+        model_name=repo_id.split('/')[-1],
+        pipeline_tag='image-classification',
+        tags=['image-classification', 'timm', 'stochastic-depth'],
+    )
+    sections = [
+        f'---\n{data.to_yaml()}\n---\n# {repo_id.split("/")[-1]}',
+        _description(model, architecture, stochastic),
+        _training(record),
+        '## How to use it\n\n' + _requirement(stochastic) + '\n\n' + '\n\n'.join(
+            f'{title}\n\n```python\n{code}```' for title, code in zip(
+                ('Classify an image:', 'Extract features:', 'Train it on ten classes of your own:'),
+                example_code(repo_id, stochastic))),
+        f'## Licence and origin\n\nThe weights are licensed as `{license}`. {_origin(record)}',
+        f'## Citation\n\n```bibtex\n{_CITATION}\n```',
+    ]
+    return ModelCard('\n\n'.join(sections) + '\n')
+
+
+def _description(model: Any, architecture: str, stochastic: bool) -> str:
+    num_parameters = sum(p.numel() for p in model.parameters())
+    text = (
+        f'An image classifier with {model.num_classes} classes, timm architecture `{architecture}`,'
+        f' {num_parameters / 1e6:.1f} million parameters, trained with stochastic depth'
+        ' ([Huang et al. 2016](https://arxiv.org/abs/1603.09382)): residual branches were dropped at random in'
+        ' training.')
+    if not stochastic:
+        return text + (
+            '\n\nThis is the folded network: the drop rates are part of its weights, and it is a plain timm model, that'
+            ' needs nothing but timm.')
+    block = next(block for _, block in stochastic_blocks(model))
+    scaling = 'divided by its keep probability in training' if block.scale_by_keep else 'scaled at inference'
+    rates = drop_rates(model)
+    return text + (
+        f'\n\nMethod `{block.stochastic_method}`, rate {block.drop_rate} with {block.drop_distribution} distribution'
+        f' over {len(rates)} blocks, the branch {scaling}. Drop rate of each block:\n\n![drop rate of each'
+        f' block]({PICTURE})')
+
+
+def _requirement(stochastic: bool) -> str:
+    return 'It needs `pip install timm-stochdepth`.' if stochastic else 'It needs `pip install timm`.'
+
+
+def _training(record: TrainingRecord) -> str:
+    lines = ['## How it was trained', '']
+    settings = {k: record.args[k] for k in _ARGUMENTS if record.args.get(k) not in (None, [], {}, '', False)}
+    if not settings and not record.results:
+        return '\n'.join([*lines, 'Its settings and results were not recorded.'])
+    if record.args.get('data_dir') or record.args.get('dataset'):
+        lines += [f'Data: `{_data_name(record.args)}`.', '']
+    if settings:
+        lines += ['| setting | value |', '| --- | --- |', *(f'| {k} | {v} |' for k, v in settings.items()), '']
+    if record.results:
+        epoch = f' after epoch {record.epoch}' if record.epoch is not None else ''
+        lines += [f'Results on the validation data{epoch}:', '', '| metric | value |', '| --- | --- |']
+        lines += [f'| {k} | {v:.4g} |' for k, v in record.results.items()]
+    return '\n'.join(lines).rstrip()
+
+
+def _data_name(args: Dict[str, Any]) -> str:
+    # the name alone: where it lies on somebody's disk is nobody's business
+    return args.get('dataset') or str(args['data_dir']).rstrip('/').split('/')[-1]
+
+
+def _origin(record: TrainingRecord) -> str:
+    if record.base_model:
+        return f'Training started from [{record.base_model}](https://huggingface.co/{record.base_model}).'
+    if record.args:
+        return 'It was trained from scratch.'
+    return 'What its training started from was not recorded.'
+
+
+def _eval_results(repo_id: str, record: TrainingRecord) -> 'List[EvalResult] | None':
+    if 'top1' not in record.results or not (record.args.get('data_dir') or record.args.get('dataset')):
+        return None
+    name = _data_name(record.args)
+    return [
+        EvalResult(
+            task_type='image-classification',
+            dataset_type='imagefolder',
+            dataset_name=name,
+            metric_type='accuracy',
+            metric_name=f'{metric} in %',
+            metric_value=value,
+        )
+        for metric, value in record.results.items() if metric in ('top1', 'top5')
+    ]

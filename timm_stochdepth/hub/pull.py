@@ -1,0 +1,58 @@
+"""Pull a repository into a folder, for machines without a network."""
+import hashlib
+from pathlib import Path
+from typing import Dict, Optional
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.utils import validate_repo_id
+
+__all__ = ['file_sha256', 'hub_hashes', 'pull']
+
+
+def hub_hashes(repo_id: str, revision: Optional[str] = None) -> Dict[str, str]:
+    """The SHA-256 that the Hub has of each large file of a repository."""
+    info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
+    return {s.rfilename: s.lfs.sha256 for s in info.siblings or [] if s.lfs}
+
+
+def file_sha256(path: Path) -> str:
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else _sha256(file)
+
+
+def _sha256(file) -> str:  # type: ignore  # Python 3.10
+    digest = hashlib.sha256()
+    for chunk in iter(lambda: file.read(1 << 20), b''):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def pull(repo_id: str, folder: Path, revision: Optional[str] = None) -> Dict[str, int]:
+    """Download a repository; a download that was broken off goes on where it was.
+
+    Args:
+        repo_id: user/name of the repository.
+        folder: Where to put its files.
+        revision: Branch, tag or commit, `main` if None.
+
+    Returns:
+        Size of each file, in bytes.
+
+    Raises:
+        ValueError: A file is not what the Hub says; it is removed.
+        huggingface_hub.errors.HfHubHTTPError: The Hub refuses or fails.
+    """
+    validate_repo_id(repo_id)
+    hashes = hub_hashes(repo_id, revision)
+    snapshot_download(repo_id, revision=revision, local_dir=folder)
+    for name, sha256 in hashes.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f'{repo_id} names a file outside of its folder: {name!r}.')
+        if file_sha256(path) != sha256:
+            path.unlink()
+            raise ValueError(f'{name} of {repo_id} was altered on its way: its hash is not the one on the Hub.')
+    return {
+        str(p.relative_to(folder)): p.stat().st_size
+        for p in sorted(folder.rglob('*')) if p.is_file() and '.cache' not in p.relative_to(folder).parts
+    }

@@ -1,0 +1,29 @@
+"""A picture of the drop rates of a network."""
+from pathlib import Path
+from typing import Dict
+
+from .files import write_beside
+
+__all__ = ['plot_rates']
+
+
+def plot_rates(title: str, rates: Dict[str, float], path: Path) -> None:
+    """Draw the drop rate of each block.
+
+    Args:
+        title: Title of the picture.
+        rates: Rate of each block, by name, in forward order.
+        path: File to write, in the format of its suffix.
+
+    Raises:
+        ImportError: matplotlib is not installed, the `demo` extra brings it.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout='constrained')
+    axes = figure.add_subplot()
+    axes.bar(list(rates), list(rates.values()))
+    axes.set(title=title, xlabel='block', ylabel='drop rate')
+    axes.tick_params(axis='x', labelrotation=90)
+    with write_beside(path) as file:
+        figure.savefig(file, dpi=120, format=path.suffix.lstrip('.') or 'png')
