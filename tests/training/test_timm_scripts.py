@@ -172,7 +172,7 @@ def test_inference_and_benchmark(few_digits, tmp_path):
     text = run_script(
         'benchmark.py',
         *('--model', 'resnet50_sd_block', '--bench', 'train', '--device', 'cpu', '-b', 4, '--img-size', 32),
-        *('--num-warm-iter', 1, '--num-bench-iter', 2, '--precision', 'float32'),
+        *('--num-warm-iter', 1, '--num-bench-iter', 5, '--precision', 'float32'),
     )
     assert 'train_samples_per_sec' in text
 

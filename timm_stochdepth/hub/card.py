@@ -150,6 +150,8 @@ def _data_name(args: Dict[str, Any]) -> str:
 def _origin(record: TrainingRecord) -> str:
     if record.base_model:
         return f'Training started from [{record.base_model}](https://huggingface.co/{record.base_model}).'
+    if any(record.args.get(k) for k in ('pretrained', 'initial_checkpoint', 'pretrained_path')):
+        return 'Training started from a file of weights.'
     if record.args:
         return 'It was trained from scratch.'
     return 'What its training started from was not recorded.'

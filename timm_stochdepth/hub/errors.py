@@ -47,7 +47,11 @@ def explain(error: BaseException, repo_id: Optional[str] = None) -> str:
         reason = _STATUS.get(status, 'the Hub failed, try again later' if status >= 500 else 'the Hub refuses')
         return f'{name}: {reason} (HTTP status {status}).'
     if isinstance(error, SafetensorError):
+        if 'deserializing' not in str(error):
+            return f'the weights cannot be written: {_one_line(error)}'
         return f'the weights are truncated or altered, or no safetensors: {_one_line(error)}'
+    if isinstance(error.__cause__, HfHubHTTPError):  # the client says which file, and hides the reason
+        return explain(error.__cause__, repo_id)
     return _one_line(error) or type(error).__name__
 
 

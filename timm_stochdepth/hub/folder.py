@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Dict, Optional
 
 from safetensors.torch import save_file
+from timm.data import resolve_data_config
 from timm.models import get_arch_name, get_pretrained_cfg
 from timm.models._hub import save_config_for_hf
 from torch import nn
@@ -52,12 +53,17 @@ def write_folder(model: nn.Module, folder: Path, repo_id: str, record: Optional[
         model_args = stochastic_depth_args(model)
         plot_rates(repo_id.split('/')[-1], drop_rates(model), folder / PICTURE)
     labels = dict(label_names=record.label_names) if record.label_names else {}
-    save_config_for_hf(model, folder / 'config.json', model_config=labels, model_args=model_args)  # type: ignore
+    data_config = resolve_data_config(record.args, pretrained_cfg=pretrained_cfg) if record.args else None
+    save_config_for_hf(
+        model, folder / 'config.json', model_config=labels, model_args=model_args, data_config=data_config)  # type: ignore
     config.update(json.loads((folder / 'config.json').read_text(encoding='utf-8')))
     for name in ('fold_pretrained', *(() if model_args else _STOCHASTIC_ARGS)):
         config.get('model_args', {}).pop(name, None)
     license = record.license or _license(pretrained_cfg)
     config['pretrained_cfg']['license'] = license
+    if not record.base_model:
+        for name in ('tag', 'origin_url', 'paper_ids'):  # of weights that these are not
+            config['pretrained_cfg'].pop(name, None)
     if record.label_names:
         config['label_names'] = record.label_names
     (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')

@@ -6,13 +6,29 @@ from typing import Dict, Optional
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.utils import validate_repo_id
 
-__all__ = ['file_sha256', 'hub_hashes', 'pull']
+__all__ = ['check_inside', 'file_sha256', 'hub_hashes', 'pull']
 
 
 def hub_hashes(repo_id: str, revision: Optional[str] = None) -> Dict[str, str]:
-    """The SHA-256 that the Hub has of each large file of a repository."""
+    """The SHA-256 that the Hub has of each large file of a repository.
+
+    Raises:
+        ValueError: A file's name leads outside of a folder that it would be downloaded to.
+    """
     info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
+    for sibling in info.siblings or []:
+        check_inside(Path('folder'), sibling.rfilename)
     return {s.rfilename: s.lfs.sha256 for s in info.siblings or [] if s.lfs}
+
+
+def check_inside(folder: Path, name: str) -> None:
+    """Refuse the name of a file that leads outside of a folder.
+
+    Raises:
+        ValueError: It does.
+    """
+    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f'a file name must stay inside of its folder, but got {name!r}.')
 
 
 def file_sha256(path: Path) -> str:
@@ -47,8 +63,6 @@ def pull(repo_id: str, folder: Path, revision: Optional[str] = None) -> Dict[str
     snapshot_download(repo_id, revision=revision, local_dir=folder)
     for name, sha256 in hashes.items():
         path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f'{repo_id} names a file outside of its folder: {name!r}.')
         if file_sha256(path) != sha256:
             path.unlink()
             raise ValueError(f'{name} of {repo_id} was altered on its way: its hash is not the one on the Hub.')

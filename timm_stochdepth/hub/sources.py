@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Optional
 import timm
 import torch
 from timm.models import PretrainedCfg, clean_state_dict
+from timm.models._hub import load_state_dict_from_path
 from torch import nn
 
 from ..fold import as_weights_of
@@ -142,11 +143,11 @@ def _read_config(folder: Path) -> Dict[str, Any]:
 
 def _load_folder(folder: Path) -> nn.Module:
     config = _read_config(folder)
-    create_model(config['architecture'], **config.get('model_args', {}))
-    try:
-        return timm.create_model(f'local-dir:{folder}', pretrained=True)
-    except RuntimeError as e:
-        raise ValueError(f'{folder} does not hold the weights of its config: {" ".join(str(e).split())}') from e
+    create_model(config['architecture'], **config.get('model_args', {}))  # whose errors name what is wrong
+    model = timm.create_model(f'local-dir:{folder}')
+    # strictly, where timm would give a network of other classes a new classifier
+    load_state_dict(model, load_state_dict_from_path(folder, weights_only=True), folder)
+    return model
 
 
 def _results(path: Path, checkpoint: Dict[str, Any]) -> Dict[str, float]:
