@@ -169,6 +169,13 @@ def test_an_upload_that_breaks_off_commits_nothing(checkpoint, command, hub_serv
     assert 'config.json' not in hub_server.files(REPO_ID)
 
 
+def test_an_upload_of_altered_bytes_commits_nothing(checkpoint, command, hub_server):
+    hub_server.corrupt('/lfs-store/', offset=1000, method='PUT')
+    status, _, err = command('push', checkpoint, REPO_ID)
+    assert status == 1 and 'HTTP status 400' in one_sentence(err)
+    assert 'config.json' not in hub_server.files(REPO_ID)
+
+
 @pytest.fixture
 def repository(checkpoint, hub_server, tmp_path):
     """A repository on the server with a small file in place of the weights."""

@@ -12,5 +12,6 @@ class CpuDistributedDataParallel(torch.nn.parallel.DistributedDataParallel):
         super().__init__(module, **kwargs)
 
 
-torch.nn.parallel.DistributedDataParallel = CpuDistributedDataParallel
-run_script(sys.argv[1], sys.argv[2:])
+if __name__ == '__main__':
+    torch.nn.parallel.DistributedDataParallel = CpuDistributedDataParallel
+    run_script(sys.argv[1], sys.argv[2:])

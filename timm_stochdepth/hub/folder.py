@@ -18,6 +18,10 @@ from .sources import TrainingRecord, is_stochastic
 __all__ = ['hub_config', 'save_weights', 'write_folder']
 
 
+# arguments that timm recorded when the model was created, and that a folded network has no use for
+_STOCHASTIC_ARGS = ('drop_path_rate', 'drop_distribution', 'drop_warmup', 'use_same_gpu_seed', 'scale_by_keep')
+
+
 def hub_config(architecture: str) -> Dict[str, Any]:
     """The config.json that a model of this package starts from on the Hub."""
     package = files('timm_stochdepth')
@@ -69,10 +73,6 @@ def write_folder(model: nn.Module, folder: Path, repo_id: str, record: Optional[
     (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
     save_weights(model, folder / 'model.safetensors')
     create_card(model, repo_id, record, license).save(folder / 'README.md')
-
-
-_STOCHASTIC_ARGS = (
-    'drop_path_rate', 'drop_distribution', 'drop_warmup', 'use_same_gpu_seed', 'scale_by_keep')
 
 
 def _license(pretrained_cfg: Dict[str, Any]) -> str:

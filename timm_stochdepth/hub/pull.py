@@ -32,14 +32,10 @@ def check_inside(folder: Path, name: str) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else _sha256(file)
-
-
-def _sha256(file) -> str:  # type: ignore  # Python 3.10
     digest = hashlib.sha256()
-    for chunk in iter(lambda: file.read(1 << 20), b''):
-        digest.update(chunk)
+    with path.open('rb') as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
     return digest.hexdigest()
 
 

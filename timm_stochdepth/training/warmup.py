@@ -3,7 +3,6 @@ import logging
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Dict, Generator, Tuple
-from unittest.mock import patch
 
 import timm.optim
 import timm.scheduler
@@ -79,8 +78,10 @@ def warmup_from_scheduler() -> Generator[None, None, None]:
             follow_scheduler(models[optimizer], scheduler, num_epochs, kwargs.get('updates_per_epoch', 0))
         return scheduler, num_epochs
 
-    with (
-        patch.object(timm.optim, 'create_optimizer_v2', create_optimizer_and_start),
-        patch.object(timm.scheduler, 'create_scheduler_v2', create_scheduler_and_follow),
-    ):
+    timm.optim.create_optimizer_v2 = create_optimizer_and_start
+    timm.scheduler.create_scheduler_v2 = create_scheduler_and_follow
+    try:
         yield
+    finally:
+        timm.optim.create_optimizer_v2 = create_optimizer
+        timm.scheduler.create_scheduler_v2 = create_scheduler
