@@ -23,4 +23,8 @@ def write_beside(path: Path) -> Generator[Path, None, None]:
             os.replace(path, workspace / 'replaced')
         os.replace(workspace / path.name, path)
     finally:
-        shutil.rmtree(workspace, ignore_errors=True)
+        try:
+            shutil.rmtree(workspace, ignore_errors=True)
+        except KeyboardInterrupt:  # in the middle of cleaning up: once more, and then stop
+            shutil.rmtree(workspace, ignore_errors=True)
+            raise

@@ -142,22 +142,40 @@ def test_branch_private_and_pull_request(checkpoint, command, hub_server):
     assert status == 1 and 'does not exist, or is private' in one_sentence(err)
 
 
-@pytest.mark.parametrize(
-    'fault, message',
-    [
-        (dict(path='/api/repos/create', method='POST', status=401), 'refuses this login'),
-        (dict(path='/api/repos/create', method='POST', status=403), 'may not do that'),
-        (dict(path='/commit/', method='POST', status=500), 'the Hub failed'),
-        (dict(path='/lfs-store/', method='PUT', status=403), 'HTTP status 403'),
-    ],
-)
-def test_a_push_that_fails_commits_nothing(checkpoint, command, hub_server, fault, message):
-    hub_server.fail(**fault)
-    status, _, err = command('push', checkpoint, REPO_ID)
-    assert status == 1 and message in one_sentence(err)
-    hub_server.clear_faults()
-    if (hub_server.root / 'models' / 'user' / 'digits').exists():
-        assert 'config.json' not in hub_server.files(REPO_ID)
+PUSHES = """
+    import sys
+    from pathlib import Path
+    import timm_stochdepth as ts
+    from timm_stochdepth.hub.errors import explain
+    from timm_stochdepth.hub.sources import load_model
+    model, record = load_model(Path(sys.argv[1]))
+    for _ in range(int(sys.argv[3])):
+        try:
+            ts.push_to_hub(model, sys.argv[2], record=record)
+            print('pushed')
+        except Exception as e:
+            print(explain(e, sys.argv[2]))
+"""
+
+
+def test_a_push_that_fails_commits_nothing(checkpoint, hub_server, tmp_path):
+    messages = {
+        'refuses this login': dict(path='/api/repos/create', method='POST', status=401),
+        'may not do that': dict(path='/api/repos/create', method='POST', status=403),
+        'HTTP status 404': dict(path='/preupload/', method='POST', status=404),
+        'HTTP status 400': None,  # the server got other bytes than were announced
+        'the Hub failed': dict(path='/commit/', method='POST', status=500),
+    }
+    for fault in filter(None, messages.values()):
+        hub_server.fail(**fault, times=1)
+    altered = hub_server.corrupt('/lfs-store/', offset=1000, method='PUT', times=1)
+    env = hub_server.env(tmp_path / 'cache')
+    result = hub.run_client(PUSHES, env, checkpoint, REPO_ID, len(messages))
+    assert result.returncode == 0, result.stderr
+    for line, message in zip(result.stdout.splitlines(), messages):
+        assert message in line
+    assert altered.hits and 'pushed' not in result.stdout
+    assert 'config.json' not in hub_server.files(REPO_ID)
 
 
 def test_an_upload_that_breaks_off_commits_nothing(checkpoint, command, hub_server):
@@ -166,13 +184,6 @@ def test_an_upload_that_breaks_off_commits_nothing(checkpoint, command, hub_serv
     assert status == 1
     one_sentence(err)
     hub_server.clear_faults()
-    assert 'config.json' not in hub_server.files(REPO_ID)
-
-
-def test_an_upload_of_altered_bytes_commits_nothing(checkpoint, command, hub_server):
-    hub_server.corrupt('/lfs-store/', offset=1000, method='PUT')
-    status, _, err = command('push', checkpoint, REPO_ID)
-    assert status == 1 and 'HTTP status 400' in one_sentence(err)
     assert 'config.json' not in hub_server.files(REPO_ID)
 
 
@@ -185,22 +196,31 @@ def repository(checkpoint, hub_server, tmp_path):
     return tmp_path / 'pulled'
 
 
-@pytest.mark.parametrize(
-    'status_code, message',
-    [
-        (401, 'refuses this login'),
-        (403, 'may not do that'),
-        (404, ''),
-        (429, 'fewer requests'),
-        (500, 'the Hub failed'),
-    ],
-)
-def test_a_pull_that_the_hub_refuses(repository, command, hub_server, status_code, message):
-    hub_server.fail(method='GET', path='/api/models/', status=status_code)
-    hub_server.fail(method='HEAD', path='/resolve/', status=status_code)
-    status, _, err = command('pull', REPO_ID, repository)
-    assert status == 1 and message in one_sentence(err)
-    assert not (repository / 'model.safetensors').exists()
+PULLS = """
+    import sys
+    from pathlib import Path
+    from timm_stochdepth.hub.errors import explain
+    from timm_stochdepth.hub.pull import pull
+    for _ in range(int(sys.argv[3])):
+        try:
+            pull(sys.argv[1], Path(sys.argv[2]))
+            print('pulled')
+        except Exception as e:
+            print(explain(e, sys.argv[1]))
+"""
+
+
+def test_a_pull_that_the_hub_refuses(repository, hub_server, tmp_path):
+    messages = {401: 'refuses this login', 403: 'may not do that', 404: 'HTTP status 404', 500: 'the Hub failed'}
+    for status in messages:
+        hub_server.fail(method='GET', path='/api/models/', status=status, times=1)
+    hub_server.fail(method='GET', path='/api/models/', status=429, headers={'Retry-After': '0'})
+    env = hub_server.env(tmp_path / 'cache')
+    result = hub.run_client(PULLS, env, REPO_ID, repository, 5)
+    assert result.returncode == 0, result.stderr
+    for line, message in zip(result.stdout.splitlines(), [*messages.values(), 'fewer requests']):
+        assert message in line
+    assert 'pulled' not in result.stdout and not (repository / 'model.safetensors').exists()
 
 
 def test_a_pull_that_breaks_off_goes_on(repository, command, hub_server):

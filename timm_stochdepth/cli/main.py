@@ -4,7 +4,7 @@ import sys
 from typing import List, Optional
 
 from .. import __version__
-from . import demo, fold, list_models, pull, push, run, show, verify
+from . import bench, demo, fold, list_models, pull, push, run, show, verify
 
 __all__ = ['main']
 
@@ -16,6 +16,7 @@ _COMMANDS = {
     'push': push,
     'pull': pull,
     'verify': verify,
+    'bench': bench,
     'run': run,
 }
 

@@ -1,0 +1,162 @@
+"""Time the steps of several networks in turn, and compare them pair by pair."""
+import random
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .contestants import Contestant
+
+__all__ = ['Row', 'measure', 'median_interval', 'saved_bytes']
+
+
+@dataclass
+class Row:
+    """What was measured of one network.
+
+    Attributes:
+        ratio: Median of its steps' times, each divided by that of the plain network in the same round.
+        low: Lower end of the 95% confidence interval of that median.
+        high: Upper end of it.
+        limit: Mean share of the operations that was left in its steps; 1 where nothing is skipped.
+        over_limit: Median of ratio - limit, step by step.
+        memory: Bytes kept for the backward pass, on a GPU the peak of memory in use.
+        milliseconds: Median time of a step.
+        rounds: Number of steps.
+    """
+    name: str
+    ratio: float
+    low: float
+    high: float
+    limit: float
+    over_limit: float
+    memory: int
+    milliseconds: float
+    rounds: int
+
+    def as_dict(self) -> Dict[str, Any]:
+        return asdict(self)
+
+
+def median_interval(values: Sequence[float]) -> Tuple[float, float, float]:
+    """Median, and its 95% confidence interval from the order of the values, which assumes no distribution."""
+    ordered = sorted(values)
+    reach = 1.96 * len(ordered) ** 0.5 / 2
+    low = max(int(len(ordered) / 2 - reach), 0)
+    high = min(int(len(ordered) / 2 + reach) + 1, len(ordered)) - 1
+    return statistics.median(ordered), ordered[low], ordered[high]
+
+
+def saved_bytes(contestant: Contestant, x_NCHW: Tensor) -> int:
+    """Bytes that autograd keeps for the backward pass, parameters left out, each memory counted once."""
+    own = {p.untyped_storage().data_ptr() for p in contestant.model.parameters()}
+    sizes: Dict[int, int] = {}
+    kept: List[Tensor] = []  # alive, so that no address comes twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+            kept.append(tensor)
+        return tensor
+
+    contestant.prepare()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        contestant.model(x_NCHW)
+    return sum(sizes.values())
+
+
+def _step_seconds(contestant: Contestant, x_NCHW: Tensor, amp: bool) -> float:
+    contestant.prepare()
+    contestant.model.zero_grad()
+    synchronize = torch.cuda.synchronize if x_NCHW.is_cuda else lambda: None
+    synchronize()
+    started = time.perf_counter()
+    with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=amp):
+        loss = contestant.run(x_NCHW).float().square().mean()
+    loss.backward()
+    synchronize()
+    return time.perf_counter() - started
+
+
+def measure(
+        contestants: Sequence[Contestant],
+        x_NCHW: Tensor,
+        amp: bool = False,
+        warmup_rounds: int = 3,
+        min_rounds: int = 20,
+        max_rounds: int = 200,
+        precision: float = 0.01,
+) -> List[Row]:
+    """Run steps, forward and backward, of all networks in turn, until each ratio is known well enough.
+
+    Args:
+        contestants: The networks, the plain one first.
+        x_NCHW: Batch of images, on the device to measure on.
+        amp: Run under autocast to bfloat16.
+        warmup_rounds: Rounds that are not counted, first.
+        min_rounds: Rounds at the least.
+        max_rounds: Rounds at the most.
+        precision: Half width of a ratio's confidence interval that is good enough.
+    """
+    seconds: Dict[str, List[float]] = {c.name: [] for c in contestants}
+    order = list(contestants)
+    shuffler = random.Random(0)
+    with tqdm(total=warmup_rounds + max_rounds, desc='bench', unit='round') as progress:
+        for round_idx in range(warmup_rounds + max_rounds):
+            shuffler.shuffle(order)  # no network always runs after the same other one
+            for contestant in order:
+                elapsed = _step_seconds(contestant, x_NCHW, amp)
+                if round_idx >= warmup_rounds:
+                    seconds[contestant.name].append(elapsed)
+                else:
+                    contestant.limits.clear()
+            progress.update()
+            counted = round_idx + 1 - warmup_rounds
+            if counted >= min_rounds and counted % 5 == 0:
+                widths = [_half_width(seconds, contestants, c) for c in contestants[1:]]
+                progress.set_postfix(interval=f'{max(widths):.4f}')
+                if max(widths) <= precision:
+                    break
+    return [_row(c, seconds, contestants[0].name, x_NCHW) for c in contestants]
+
+
+def _excess(contestant: Contestant, ratios: Sequence[float]) -> List[float]:
+    limits: Sequence[float] = contestant.limits or [1.] * len(ratios)
+    return [ratio - limit for ratio, limit in zip(ratios, limits)]
+
+
+def _half_width(seconds: Dict[str, List[float]], contestants: Sequence[Contestant], contestant: Contestant) -> float:
+    # of what is left after the limit: what block mode drops differs from step to step, and is no noise
+    _, low, high = median_interval(_excess(contestant, _ratios(seconds, contestants[0].name, contestant.name)))
+    return (high - low) / 2
+
+
+def _ratios(seconds: Dict[str, List[float]], plain: str, name: str) -> List[float]:
+    return [s / p for s, p in zip(seconds[name], seconds[plain])]
+
+
+def _row(contestant: Contestant, seconds: Dict[str, List[float]], plain: str, x_NCHW: Tensor) -> Row:
+    ratios = _ratios(seconds, plain, contestant.name)
+    over_limit, low, high = median_interval(_excess(contestant, ratios))
+    limit = statistics.fmean(contestant.limits) if contestant.limits else 1.
+    memory: Optional[int] = None
+    if x_NCHW.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        _step_seconds(contestant, x_NCHW, False)
+        memory = torch.cuda.max_memory_allocated()
+    return Row(
+        name=contestant.name,
+        ratio=over_limit + limit,
+        low=low + limit,
+        high=high + limit,
+        limit=limit,
+        over_limit=over_limit,
+        memory=saved_bytes(contestant, x_NCHW) if memory is None else memory,
+        milliseconds=1000 * statistics.median(seconds[contestant.name]),
+        rounds=len(ratios),
+    )
