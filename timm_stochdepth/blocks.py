@@ -193,17 +193,23 @@ class StochasticBlock(nn.Module):
             return draw_keep_samples_at(x, self.keep_prob, self.scale_by_keep)
         return draw_keep_samples(x, self.drop_prob, self.scale_by_keep)
 
-    @torch.compiler.disable
     def draw_block(self) -> bool:
         """Draw whether the whole batch keeps its branch."""
-        if not torch.jit.is_scripting():
-            if has_ranks():
-                if self.use_same_gpu_seed:
-                    return self.shared_draws.draw_keep_block(self.drop_prob)
-                if any(isinstance(m, nn.SyncBatchNorm) for m in self.modules()):
-                    raise ValueError(
-                        'use_same_gpu_seed must be True with SyncBatchNorm, but got False: a rank that keeps a block'
-                        ' would wait for ever for the statistics of one that skips it.')
+        if torch.jit.is_scripting():
+            return draw_keep_block(self.drop_prob)
+        else:
+            return self._draw_block_of_ranks()
+
+    @torch.jit.unused
+    @torch.compiler.disable
+    def _draw_block_of_ranks(self) -> bool:
+        if has_ranks():
+            if self.use_same_gpu_seed:
+                return self.shared_draws.draw_keep_block(self.drop_prob)
+            if any(isinstance(m, nn.SyncBatchNorm) for m in self.modules()):
+                raise ValueError(
+                    'use_same_gpu_seed must be True with SyncBatchNorm, but got False: a rank that keeps a block would'
+                    ' wait for ever for the statistics of one that skips it.')
         return draw_keep_block(self.drop_prob)
 
     def _rate_is_graph_input(self) -> bool:

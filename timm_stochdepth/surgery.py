@@ -73,8 +73,8 @@ def apply_stochastic_depth(
         >>> import timm
         >>> model = timm.create_model('resnet18')
         >>> apply_stochastic_depth(model, 'block', 'ResNetBasicBlock', drop_rate=0.35)
-        >>> drop_rates(model)['layer1.1']
-        0.05
+        >>> drop_rates(model)['layer4.1']
+        0.35
     """
     settings: Dict[str, Any] = dict(
         drop_distribution=drop_distribution,

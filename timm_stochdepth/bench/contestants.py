@@ -84,5 +84,5 @@ def _fix_decisions(contestant: Contestant, img_size: int, seed: int) -> None:
         contestant.limits.append(block_drop_limit({n: float(not keep) for n, keep in kept.items()}, shares))
 
     for name, block in blocks.items():
-        block.draw_block = torch.compiler.disable(lambda name=name: kept[name])
+        block.draw_block = torch.compiler.disable(lambda name=name: kept[name])  # type: ignore[method-assign]
     contestant.prepare = prepare
