@@ -41,13 +41,18 @@ def test_demo_trains_saves_and_reloads(tmp_path, capsys):
 
 def test_interrupt_leaves_nothing_half_written(tmp_path):
     command = [sys.executable, '-m', 'timm_stochdepth', 'demo', '--models', 'resnet50_sd_sample', '--out', tmp_path]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # a job in the background of a shell ignores the signal, and so would what it starts
+    restore = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=restore)
     seen = ''
     while 'loss=' not in seen:  # the progress bar's first step
         assert process.poll() is None, seen
         seen += process.stderr.read(1)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert 'interrupted' in err and 'Traceback' not in err
     assert [p.name for p in tmp_path.iterdir()] == ['digits']
