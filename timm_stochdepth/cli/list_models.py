@@ -5,6 +5,7 @@ import textwrap
 import timm
 import torch
 
+from ..models.pretrained import is_stochastic_architecture
 from ..surgery import stochastic_blocks
 
 
@@ -13,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    names = [n for n in timm.list_models(args.filter) if timm.models.is_model_in_modules(n, ['resnet_sd'])]
+    names = [n for n in timm.list_models(args.filter) if is_stochastic_architecture(n)]
     if not names:
         raise ValueError(f'filter must match one of {", ".join(timm.list_models(module="resnet_sd"))},'
                          f' but got {args.filter!r}.')

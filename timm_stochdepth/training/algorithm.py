@@ -3,6 +3,7 @@ from typing import Any, Dict, Optional, Protocol, SupportsFloat
 
 from torch import nn
 
+from ..rates import warmup_scale
 from ..surgery import apply_stochastic_depth, check_arguments, drop_rates, set_training_progress
 
 __all__ = ['StochasticDepth']
@@ -83,7 +84,8 @@ class StochasticDepth:
                 raise RuntimeError(f'state.get_elapsed_duration() must be a fraction on {event}, but it is None.')
             fraction = min(float(elapsed), 1.)
             set_training_progress(state.model, fraction)
-            logger.log_metrics({'stochastic_depth/drop_rate': self.drop_rate * min(fraction / self.drop_warmup, 1.)})
+            current_drop_rate = self.drop_rate * warmup_scale(fraction, self.drop_warmup)
+            logger.log_metrics({'stochastic_depth/drop_rate': current_drop_rate})
         return None
 
     def __repr__(self) -> str:
