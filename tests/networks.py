@@ -55,3 +55,17 @@ def assert_same_output(y, y_reference):
 
 def images(batch_size=4, size=64):
     return torch.randn(batch_size, 3, size, size)
+
+
+def branch_formula(state, x):
+    """timm's Bottleneck branch with plain tensors, norms by the statistics of the batch."""
+
+    def conv_norm(x, i, padding):
+        x = nn.functional.conv2d(x, state[f'conv{i}.weight'], padding=padding)
+        mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), unbiased=False, keepdim=True)
+        weight, bias = (state[f'bn{i}.{n}'][None, :, None, None] for n in ('weight', 'bias'))
+        return (x - mean) / torch.sqrt(var + 1e-5) * weight + bias
+
+    x = conv_norm(x, 1, 0).clamp(min=0)
+    x = conv_norm(x, 2, 1).clamp(min=0)
+    return conv_norm(x, 3, 0)

@@ -5,8 +5,7 @@ from functools import partial
 import pytest
 import timm
 import torch
-import torch.nn.functional as F
-from networks import FAMILIES, ZOO, images, plain_name, randomize, same_weights, stack
+from networks import FAMILIES, ZOO, branch_formula, images, plain_name, randomize, same_weights, stack
 from timm.models.resnet import Bottleneck
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -248,20 +247,6 @@ def test_the_input_is_never_written_into(family, method, training):
     for _ in range(8):  # both decisions
         model(x)
         assert torch.equal(x, before)
-
-
-def branch_formula(state, x):
-    """timm's Bottleneck branch with plain tensors, norms by the statistics of the batch."""
-
-    def conv_norm(x, i, padding):
-        x = F.conv2d(x, state[f'conv{i}.weight'], padding=padding)
-        mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), unbiased=False, keepdim=True)
-        weight, bias = (state[f'bn{i}.{n}'][None, :, None, None] for n in ('weight', 'bias'))
-        return (x - mean) / torch.sqrt(var + 1e-5) * weight + bias
-
-    x = conv_norm(x, 1, 0).clamp(min=0)
-    x = conv_norm(x, 2, 1).clamp(min=0)
-    return conv_norm(x, 3, 0)
 
 
 @pytest.mark.parametrize('scale_by_keep', [False, True])

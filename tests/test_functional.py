@@ -42,7 +42,7 @@ def test_additions_equal_their_formula():
     keep_N = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])
     torch.testing.assert_close(F.add_branch(shortcut, branch, 0.7), shortcut + 0.7 * branch)
     torch.testing.assert_close(
-        F.add_masked_branch(shortcut, branch, keep_N), shortcut + keep_N[:, None, None, None] * branch
+        F.add_masked_branch(shortcut, branch.clone(), keep_N), shortcut + keep_N[:, None, None, None] * branch
     )
 
 
@@ -52,18 +52,38 @@ def test_masked_addition_keeps_channels_last():
     assert y.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_skipped_branch_has_zero_gradients_and_passes_the_shortcut_on():
-    shortcut = torch.randn(2, 3, requires_grad=True)
-    weight, frozen = torch.randn(4, requires_grad=True), torch.randn(4)
-    y = F.skip_branch(shortcut, [weight, frozen])
-    assert torch.equal(y, shortcut) and y.data_ptr() != shortcut.data_ptr()
-    grads = torch.autograd.grad((2 * y).sum(), [shortcut, weight])
-    assert torch.equal(grads[0], torch.full_like(shortcut, 2))
-    assert torch.equal(grads[1], torch.zeros_like(weight))
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('keep', [[1.0, 0.0, 1.0], [2.0, 2.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [0.5]])
+def test_masked_addition_has_the_derivatives_of_its_formula(keep, memory_format):
+    shortcut, branch = (
+        t.to(memory_format=memory_format).requires_grad_()
+        for t in torch.randn(2, 3, 2, 2, 2, dtype=torch.float64).unbind(0)
+    )
+    keep_N = torch.tensor(keep, dtype=torch.float64)
+
+    def add(shortcut, branch):
+        return F.add_masked_branch(shortcut, branch * 1.0, keep_N)
+
+    assert torch.autograd.gradcheck(add, (shortcut, branch))
+    assert torch.autograd.gradgradcheck(add, (shortcut, branch))
 
 
-def test_skipped_branch_adds_nothing_to_accumulated_gradients():
-    weight = torch.randn(4, requires_grad=True)
-    weight.grad = torch.ones(4)
-    F.skip_branch(torch.randn(2, 3, requires_grad=True), [weight]).sum().backward()
-    assert torch.equal(weight.grad, torch.ones(4))
+def test_masked_addition_takes_the_memory_of_the_branch():
+    shortcut, branch = torch.randn(2, 5, 3, requires_grad=True).unbind(0)
+    branch = branch * 1.0
+    before = shortcut.detach().clone()
+    y = F.add_masked_branch(shortcut, branch, torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0]))
+    assert y.data_ptr() == branch.data_ptr()
+    assert torch.equal(shortcut, before)
+    y = F.add_masked_branch(shortcut, (branch * 1.0).bfloat16(), torch.tensor([0.0] * 5, dtype=torch.bfloat16))
+    assert y.dtype == torch.bfloat16  # as a sum in place of a plain block
+
+
+def test_inference_takes_the_memory_of_the_branch_unless_gradients_are_asked_for():
+    shortcut, branch = torch.randn(2, 5, 3).unbind(0)
+    expected = shortcut + 0.7 * branch
+    assert F.add_branch(shortcut, branch, 0.7).data_ptr() != branch.data_ptr()
+    with torch.no_grad():
+        y = F.add_branch(shortcut, branch, 0.7)
+    assert y.data_ptr() == branch.data_ptr()
+    torch.testing.assert_close(y, expected)

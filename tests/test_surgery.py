@@ -122,6 +122,7 @@ def test_a_single_block_may_be_the_model():
         (dict(drop_warmup=2), ValueError, r'drop_warmup must be in \[0, 1\], but got 2'),
         (dict(drop_warmup='10ep'), TypeError, "drop_warmup must be a real number.*'10ep'"),
         (dict(use_same_gpu_seed='False'), TypeError, "use_same_gpu_seed must be True or False, but got 'False'"),
+        (dict(skip_dropped='yes'), TypeError, "skip_dropped must be True or False, but got 'yes'"),
         (dict(scale_by_keep=1), TypeError, 'scale_by_keep must be True or False, but got 1'),
     ],
 )
@@ -155,13 +156,25 @@ def test_settings_without_effect_are_told():
         ts.apply_stochastic_depth(model, **APPLY, drop_rate=0)
     with pytest.warns(UserWarning, match='use_same_gpu_seed=False has no effect'):
         ts.apply_stochastic_depth(model, 'sample', 'ResNetBottleneck', use_same_gpu_seed=False)
+    with pytest.warns(UserWarning, match='skip_dropped=True has no effect'):
+        ts.apply_stochastic_depth(model, 'block', 'ResNetBottleneck', skip_dropped=True)
 
 
-def test_settings_come_back_as_model_args():
+@pytest.mark.parametrize(
+    'name, settings',
+    [
+        ('resnet50_sd_block', dict(use_same_gpu_seed=False, scale_by_keep=True, skip_dropped=False)),
+        ('resnet50_sd_sample', dict(use_same_gpu_seed=True, scale_by_keep=False, skip_dropped=True)),
+    ],
+)
+def test_settings_come_back_as_model_args(name, settings):
     settings = dict(
-        drop_path_rate=0.3, drop_distribution='uniform', drop_warmup=0.1, use_same_gpu_seed=False, scale_by_keep=True
+        drop_path_rate=0.3,
+        drop_distribution='uniform',
+        drop_warmup=0.1,
+        **settings,
     )
-    model = timm.create_model('resnet50_sd_block', **settings)
+    model = timm.create_model(name, **settings)
     assert ts.stochastic_depth_args(model) == settings
     with pytest.raises(ValueError, match='must hold stochastic blocks'):
         ts.stochastic_depth_args(nn.Linear(2, 2))

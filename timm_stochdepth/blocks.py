@@ -12,6 +12,7 @@ import timm.models.resnet as timm_resnet
 import torch
 import torchvision.models.resnet as tv_resnet
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .functional import (
     add_branch,
@@ -19,11 +20,11 @@ from .functional import (
     draw_keep_block,
     draw_keep_samples,
     draw_keep_samples_at,
-    skip_branch,
 )
 from .progress import TrainingProgress
 from .rates import DISTRIBUTIONS, check_choice, check_flag, check_fraction, warmup_scale
 from .shared_draws import SharedDraws, has_ranks
+from .skipping import add_kept_branch, select_kept, skip_branch
 
 __all__ = [
     'STOCHASTIC_LAYER_MAPPING',
@@ -43,7 +44,7 @@ class StochasticBlock(nn.Module):
 
     Base class of a block family, which also derives from the plain block that it stands for. A plain block becomes a
     stochastic one, and back, by a change of class: its modules, parameters and hooks are the very same objects.
-    A family defines `shortcut`, `branch` and `activation`, and names its `last_norm`.
+    A family defines `shortcut`, `branch` and `activation`, and names its `last_norm` and `last_activation`.
 
     Attributes:
         drop_prob: The probability in force, that the branch of a sample (or of the batch) is dropped.
@@ -53,6 +54,8 @@ class StochasticBlock(nn.Module):
     last_norm: str
     # child that follows the last norm in the branch, if it is not None in the block
     attention: str = ''
+    # child that is the activation; where it is a ReLU, it joins the addition of a skipped branch
+    last_activation: str
     # children of the shortcut, all others are the branch's or have no parameters
     shortcut_modules: Tuple[str, ...] = ()
 
@@ -68,6 +71,7 @@ class StochasticBlock(nn.Module):
     drop_warmup: float
     use_same_gpu_seed: bool
     scale_by_keep: bool
+    skip_dropped: bool
     full_drop_prob: float
     drop_prob: float
     keep_prob: Tensor
@@ -86,6 +90,7 @@ class StochasticBlock(nn.Module):
             drop_warmup: float = 0.,
             use_same_gpu_seed: bool = True,
             scale_by_keep: bool = False,
+            skip_dropped: bool = False,
             block_idx: int = 0,
             progress: Optional[TrainingProgress] = None,
     ) -> None:
@@ -99,6 +104,7 @@ class StochasticBlock(nn.Module):
             drop_warmup: Fraction of training over which the rate rises from 0, in [0, 1].
             use_same_gpu_seed: Whether all ranks drop the same blocks.
             scale_by_keep: Divide by the keep probability in training, instead of scaling by it at inference.
+            skip_dropped: Sample method: run the branch for the samples that keep it alone.
             block_idx: Place of this block in the network.
             progress: How far the network's training is; at its end if None.
         """
@@ -107,6 +113,7 @@ class StochasticBlock(nn.Module):
         self.drop_warmup = check_fraction('drop_warmup', drop_warmup)
         self.use_same_gpu_seed = check_flag('use_same_gpu_seed', use_same_gpu_seed)
         self.scale_by_keep = check_flag('scale_by_keep', scale_by_keep)
+        self.skip_dropped = check_flag('skip_dropped', skip_dropped)
         self.depth_scale = depth_scale
         self.shared_draws = SharedDraws(block_idx)
         self.keep_prob = torch.empty((), device='cpu')
@@ -177,6 +184,7 @@ class StochasticBlock(nn.Module):
         raise NotImplementedError
 
     def branch(self, x: Tensor) -> Tensor:
+        """The branch, in a tensor of its own memory, which the sum with the shortcut may take."""
         raise NotImplementedError
 
     def activation(self, x: Tensor) -> Tensor:
@@ -185,13 +193,26 @@ class StochasticBlock(nn.Module):
     @torch.jit.unused
     def branch_parameters(self) -> List[nn.Parameter]:
         """Parameters that only the branch uses."""
-        return [p for n, p in self.named_parameters() if n.split('.')[0] not in self.shortcut_modules]
+        return [p for n, p in self.named_parameters() if self._in_branch(n)]
+
+    @torch.jit.unused
+    def _in_branch(self, name: str) -> bool:
+        return name.split('.')[0] not in self.shortcut_modules
 
     def draw_samples(self, x: Tensor) -> Tensor:
         """Draw keep_N, the factor of each sample's branch in a batch like x."""
         if self._rate_is_graph_input():
             return draw_keep_samples_at(x, self.keep_prob, self.scale_by_keep)
         return draw_keep_samples(x, self.drop_prob, self.scale_by_keep)
+
+    @torch.jit.unused
+    def draw_kept(self, x: Tensor) -> Tensor:
+        """Draw the indices of the samples that keep their branch in a batch like x, on the CPU.
+
+        Their number is a shape, which a device would have to be asked for.
+        """
+        keep_N = draw_keep_samples(torch.empty((x.shape[0],), device='cpu'), self.drop_prob)
+        return keep_N.nonzero().flatten()
 
     def draw_block(self) -> bool:
         """Draw whether the whole batch keeps its branch."""
@@ -206,11 +227,14 @@ class StochasticBlock(nn.Module):
         if has_ranks():
             if self.use_same_gpu_seed:
                 return self.shared_draws.draw_keep_block(self.drop_prob)
-            if any(isinstance(m, nn.SyncBatchNorm) for m in self.modules()):
-                raise ValueError(
-                    'use_same_gpu_seed must be True with SyncBatchNorm, but got False: a rank that keeps a block would'
-                    ' wait for ever for the statistics of one that skips it.')
+            self._refuse_sync_norms('use_same_gpu_seed', False)
         return draw_keep_block(self.drop_prob)
+
+    def _refuse_sync_norms(self, name: str, value: bool) -> None:
+        if any(isinstance(m, nn.SyncBatchNorm) for m in self.modules()):
+            raise ValueError(
+                f'{name} must be {not value} with SyncBatchNorm, but got {value}: a rank that keeps a block would wait'
+                ' for ever for the statistics of one that skips it.')
 
     def _rate_is_graph_input(self) -> bool:
         """Whether a graph is being compiled that has to outlive a change of the rate: a number would be part of it."""
@@ -230,6 +254,9 @@ class StochasticBlock(nn.Module):
             return self._forward_block(x)
         if self._never_drops() or (self.scale_by_keep and not self.training):
             return self._forward_plain(x)
+        if not torch.jit.is_scripting():
+            if self.training and self.skip_dropped:
+                return self._forward_kept_samples(x)
         shortcut = self.shortcut(x)
         branch = self.branch(x)
         if self.training:
@@ -267,7 +294,54 @@ class StochasticBlock(nn.Module):
         if torch.jit.is_scripting():
             return self.activation(shortcut.clone())
         else:
-            return self.activation(skip_branch(shortcut, self.branch_parameters()))
+            relu = self._fuses_relu()
+            y = skip_branch(shortcut, self.branch_parameters(), relu=relu)
+            return y if relu else self.activation(y)
+
+    # eager: inductor has no backward pass of a BatchNorm for a number of samples that changes (torch 2.14)
+    @torch.jit.unused
+    @torch.compiler.disable
+    def _forward_kept_samples(self, x: Tensor) -> Tensor:
+        if has_ranks():
+            self._refuse_sync_norms('skip_dropped', True)
+        kept = self.draw_kept(x)
+        if kept.numel() == 0:
+            return self._forward_skipped(x)
+        scale = 1. / (1. - self.drop_prob) if self.scale_by_keep else 1.
+        if 1 < kept.numel() == x.shape[0] and scale == 1.:
+            return self._forward_plain(x)
+        return self._forward_selected(x, kept.to(x.device, non_blocking=True), scale)
+
+    @torch.jit.unused
+    def _forward_selected(self, x: Tensor, kept: Tensor, scale: float) -> Tensor:
+        relu = self._fuses_relu()
+        has_identity = not any(getattr(self, name) is not None for name in self.shortcut_modules)
+        shortcut, x = select_kept(x, kept, owns_grad=relu and has_identity)
+        shortcut = self.shortcut(shortcut)
+        is_lone_value = kept.numel() * shortcut[0, 0].numel() == 1
+        branch = self._branch_by_running_statistics(x) if is_lone_value else self.branch(x)
+        y = add_kept_branch(shortcut, branch, kept, scale, relu)
+        return y if relu else self.activation(y)
+
+    @torch.jit.unused
+    def _branch_by_running_statistics(self, x: Tensor) -> Tensor:
+        # one value has no variance: a BatchNorm would raise
+        norms = [m for n, m in self.named_modules() if isinstance(m, _BatchNorm) and m.training and self._in_branch(n)]
+        for norm in norms:
+            norm.eval()
+        try:
+            return self.branch(x)
+        finally:
+            for norm in norms:
+                norm.train()
+
+    @torch.jit.unused
+    def _fuses_relu(self) -> bool:
+        activation = getattr(self, self.last_activation)
+        # a module with hooks has to be called
+        hooks = (activation._forward_hooks, activation._forward_pre_hooks,
+                 activation._backward_hooks, activation._backward_pre_hooks)
+        return type(activation) is nn.ReLU and not any(hooks)
 
     def extra_repr(self) -> str:
         return f'stochastic_method={self.stochastic_method!r}, drop_prob={round(self.drop_prob, 3):0.3f}'
@@ -283,6 +357,7 @@ class ResNetBlock(StochasticBlock):
 
 class TimmBasicBlock(ResNetBlock, timm_resnet.BasicBlock):
     last_norm = 'bn2'
+    last_activation = 'act2'
     attention = 'se'
 
     def branch(self, x: Tensor) -> Tensor:
@@ -303,6 +378,7 @@ class TimmBasicBlock(ResNetBlock, timm_resnet.BasicBlock):
 
 class TimmBottleneck(ResNetBlock, timm_resnet.Bottleneck):
     last_norm = 'bn3'
+    last_activation = 'act3'
     attention = 'se'
 
     def branch(self, x: Tensor) -> Tensor:
@@ -326,6 +402,7 @@ class TimmBottleneck(ResNetBlock, timm_resnet.Bottleneck):
 
 class TorchvisionBasicBlock(ResNetBlock, tv_resnet.BasicBlock):
     last_norm = 'bn2'
+    last_activation = 'relu'
 
     def branch(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
@@ -337,6 +414,7 @@ class TorchvisionBasicBlock(ResNetBlock, tv_resnet.BasicBlock):
 
 class TorchvisionBottleneck(ResNetBlock, tv_resnet.Bottleneck):
     last_norm = 'bn3'
+    last_activation = 'relu'
 
     def branch(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))

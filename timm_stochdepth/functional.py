@@ -2,7 +2,7 @@
 
 Paper: Deep Networks with Stochastic Depth (https://arxiv.org/abs/1603.09382), its equations in brackets below.
 """
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ __all__ = [
     'draw_keep_block',
     'draw_keep_samples',
     'draw_keep_samples_at',
-    'skip_branch',
 ]
 
 
@@ -66,47 +65,47 @@ def draw_keep_block(drop_prob: float) -> bool:
 
 
 def add_branch(shortcut: Tensor, branch: Tensor, scale: float) -> Tensor:
-    """`shortcut + scale * branch` [paper, eq. 5], the scale at no cost of its own."""
+    """`shortcut + scale * branch` [paper, eq. 5], the scale at no cost of its own.
+
+    Args:
+        shortcut: Shape (N, ...).
+        branch: Shape (N, ...), of its own memory: without gradients the sum takes its place.
+        scale: Factor of the branch.
+    """
+    if not torch.jit.is_scripting():
+        if not (torch.is_grad_enabled() or torch.compiler.is_compiling()):  # autograd knows no `out`
+            return torch.add(shortcut, branch, alpha=scale, out=branch)
     return torch.add(shortcut, branch, alpha=scale)
 
 
-def add_masked_branch(shortcut: Tensor, branch: Tensor, keep_N: Tensor) -> Tensor:
-    """`shortcut + keep_N * branch` [paper, eq. 2], in one pass over memory, forward and backward.
-
-    Args:
-        shortcut: Shape (N, ...).
-        branch: Shape (N, ...).
-        keep_N: Shape (N,), the factor of each sample's branch, or shape () or (1,), one for all.
-    """
-    return torch.addcmul(shortcut, branch, keep_N.view([-1] + [1] * (branch.ndim - 1)))
-
-
-class _SkipBranch(torch.autograd.Function):
-    """Identity on the shortcut, with a gradient of zero for the parameters of the branch that did not run."""
+class _AddMaskedBranch(torch.autograd.Function):
+    """torch.addcmul with the sum in place of the branch, as the sum of a plain block is: autograd knows no `out`."""
 
     @staticmethod
-    def forward(ctx: Any, shortcut: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.parameters = parameters
-        # a copy, since an activation in place may follow and the shortcut may be the block's own input
-        return shortcut.clone()
+    def forward(ctx: Any, shortcut: Tensor, branch: Tensor, keep: Tensor) -> Tensor:
+        ctx.save_for_backward(keep)
+        ctx.mark_dirty(branch)
+        return torch.addcmul(shortcut, branch, keep, out=branch)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tuple[Optional[Tensor], ...]:
-        needed = ctx.needs_input_grad[1:]
-        return (*grad_outputs, *(torch.zeros_like(p) if n else None for p, n in zip(ctx.parameters, needed)))
+        grad, = grad_outputs
+        keep, = ctx.saved_tensors
+        return grad, grad * keep, None
 
 
-def skip_branch(shortcut: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """`shortcut + 0 * branch`, without the branch: its parameters get the gradient that the formula gives, zero.
-
-    DistributedDataParallel waits for a gradient of every parameter (https://github.com/pytorch/pytorch/issues/90171),
-    and momentum and weight decay go on for a dropped block as they do in the paper.
+def add_masked_branch(shortcut: Tensor, branch: Tensor, keep_N: Tensor) -> Tensor:
+    """`shortcut + keep_N * branch` [paper, eq. 2], in the one pass over memory that the sum alone takes.
 
     Args:
         shortcut: Shape (N, ...).
-        parameters: Those of the branch alone.
-
-    Returns:
-        A tensor of its own memory, equal to shortcut.
+        branch: Shape (N, ...), of its own memory: in eager mode the sum takes its place.
+        keep_N: Shape (N,), the factor of each sample's branch, or shape () or (1,), one for all.
     """
-    return _SkipBranch.apply(shortcut, *parameters)
+    keep = keep_N.view([-1] + [1] * (branch.ndim - 1))
+    if not torch.jit.is_scripting():
+        if not torch.compiler.is_compiling():  # a compiler fuses by itself
+            if keep.is_cpu and bool((keep == 1.).all()):  # there is no device to wait for
+                return branch.add_(shortcut)
+            return _AddMaskedBranch.apply(shortcut, branch, keep)
+    return torch.addcmul(shortcut, branch, keep)

@@ -47,6 +47,7 @@ def apply_stochastic_depth(
         *,
         drop_warmup: float = 0.,
         scale_by_keep: bool = False,
+        skip_dropped: bool = False,
 ) -> None:
     """Give the residual blocks of a model stochastic depth, in place.
 
@@ -64,6 +65,9 @@ def apply_stochastic_depth(
         drop_warmup: Fraction of training over which the rate rises from 0, in [0, 1]; see `set_training_progress`.
         scale_by_keep: Divide by the keep probability in training, as timm's DropPath does, instead of scaling the
             branch by it at inference, as the paper does.
+        skip_dropped: Sample method: run the branch for the samples that keep it alone, which saves the time of the
+            others. Its norms then train on the statistics of the kept samples, so that results are not those of
+            masking. They use their running statistics where all they would be given is one value per channel.
 
     Raises:
         TypeError: A rate is not a number, a flag not a bool.
@@ -81,6 +85,7 @@ def apply_stochastic_depth(
         drop_warmup=drop_warmup,
         use_same_gpu_seed=use_same_gpu_seed,
         scale_by_keep=scale_by_keep,
+        skip_dropped=skip_dropped,
     )
     check_arguments(stochastic_method, target_layer_name, drop_rate, **settings)  # before any change
     stochastic_classes = STOCHASTIC_LAYER_MAPPING[target_layer_name]
@@ -96,6 +101,10 @@ def apply_stochastic_depth(
         warnings.warn(
             "use_same_gpu_seed=False has no effect with stochastic_method='sample': every sample has a draw of its"
             " own.", stacklevel=2)
+    if stochastic_method == 'block' and skip_dropped:
+        warnings.warn(
+            "skip_dropped=True has no effect with stochastic_method='block', which never computes what it drops.",
+            stacklevel=2)
 
     _replace_drop_path(blocks)
     progress = TrainingProgress()
@@ -152,5 +161,6 @@ def stochastic_depth_args(model: nn.Module) -> Dict[str, Any]:
             drop_warmup=block.drop_warmup,
             use_same_gpu_seed=block.use_same_gpu_seed,
             scale_by_keep=block.scale_by_keep,
+            skip_dropped=block.skip_dropped,
         )
     raise ValueError(f'model must hold stochastic blocks, but {type(model).__name__} holds none.')

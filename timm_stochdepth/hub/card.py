@@ -115,6 +115,8 @@ def _description(model: Any, architecture: str, stochastic: bool) -> str:
             ' needs nothing but timm.')
     block = next(block for _, block in stochastic_blocks(model))
     scaling = 'divided by its keep probability in training' if block.scale_by_keep else 'scaled at inference'
+    if block.skip_dropped:
+        scaling += ', and computed for the samples that kept it alone'
     rates = drop_rates(model)
     return text + (
         f'\n\nMethod `{block.stochastic_method}`, rate {block.drop_rate} with {block.drop_distribution} distribution'

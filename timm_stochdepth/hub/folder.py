@@ -19,7 +19,14 @@ __all__ = ['hub_config', 'save_weights', 'write_folder']
 
 
 # arguments that timm recorded when the model was created, and that a folded network has no use for
-_STOCHASTIC_ARGS = ('drop_path_rate', 'drop_distribution', 'drop_warmup', 'use_same_gpu_seed', 'scale_by_keep')
+_STOCHASTIC_ARGS = (
+    'drop_path_rate',
+    'drop_distribution',
+    'drop_warmup',
+    'use_same_gpu_seed',
+    'scale_by_keep',
+    'skip_dropped',
+)
 
 
 def hub_config(architecture: str) -> Dict[str, Any]:

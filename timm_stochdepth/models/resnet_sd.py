@@ -26,6 +26,7 @@ def _build_resnet_sd(
         drop_warmup: float = 0.,
         use_same_gpu_seed: bool = True,
         scale_by_keep: bool = False,
+        skip_dropped: bool = False,
         **kwargs: Any,
 ) -> ResNet:
     block: Any = Bottleneck
@@ -40,6 +41,7 @@ def _build_resnet_sd(
         use_same_gpu_seed,
         drop_warmup=drop_warmup,
         scale_by_keep=scale_by_keep,
+        skip_dropped=skip_dropped,
     )
     return model
 
@@ -59,7 +61,8 @@ def _create_resnet_sd(
         pretrained: Load pretrained weights.
         fold_pretrained: Whether those are a plain network's, to be folded, see `models.pretrained`. None: as found.
         **kwargs: `drop_path_rate` (the rate of stochastic depth), `drop_distribution`, `drop_warmup`,
-            `use_same_gpu_seed` and `scale_by_keep` as in `apply_stochastic_depth`, and all arguments of timm's ResNet.
+            `use_same_gpu_seed`, `scale_by_keep` and `skip_dropped` as in `apply_stochastic_depth`, and all arguments
+            of timm's ResNet.
     """
     if fold_pretrained is not None:
         check_flag('fold_pretrained', fold_pretrained)

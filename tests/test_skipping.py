@@ -1,0 +1,219 @@
+"""A branch that runs for the kept samples alone, or not at all."""
+
+import pytest
+import timm
+import torch
+from networks import assert_same_output, branch_formula, images, randomize
+from torch import nn
+
+import timm_stochdepth as ts
+from timm_stochdepth.skipping import add_kept_branch, select_kept, skip_branch
+
+FORMATS = [torch.contiguous_format, torch.channels_last]
+
+
+def test_skipped_branch_has_zero_gradients_and_passes_the_shortcut_on():
+    shortcut = torch.randn(2, 3, requires_grad=True)
+    weight, frozen = torch.randn(4, requires_grad=True), torch.randn(4)
+    y = skip_branch(shortcut, [weight, frozen])
+    assert torch.equal(y, shortcut) and y.data_ptr() != shortcut.data_ptr()
+    grads = torch.autograd.grad((2 * y).sum(), [shortcut, weight])
+    assert torch.equal(grads[0], torch.full_like(shortcut, 2))
+    assert torch.equal(grads[1], torch.zeros_like(weight))
+
+
+def test_skipped_branch_adds_nothing_to_accumulated_gradients():
+    weight = torch.randn(4, requires_grad=True)
+    weight.grad = torch.ones(4)
+    skip_branch(torch.randn(2, 3, requires_grad=True), [weight]).sum().backward()
+    assert torch.equal(weight.grad, torch.ones(4))
+
+
+@pytest.mark.parametrize('memory_format', FORMATS)
+@pytest.mark.parametrize('relu', [False, True])
+@pytest.mark.parametrize('identity', [False, True])
+def test_derivatives_equal_those_of_the_formula(identity, relu, memory_format):
+    x = torch.randn(4, 3, 2, 2, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
+    weight = torch.randn(3, 1, 1, dtype=torch.float64, requires_grad=True)
+    kept = torch.tensor([0, 2])
+
+    def block(x, weight):
+        shortcut, x = select_kept(x, kept, owns_grad=identity and relu)
+        shortcut = shortcut if identity else shortcut * weight
+        return add_kept_branch(shortcut, (x * weight).sin(), kept, scale=1.5, relu=relu)
+
+    def formula(x, weight):
+        keep_N = torch.tensor([1.5, 0.0, 1.5, 0.0], dtype=torch.float64)
+        y = (x if identity else x * weight) + keep_N[:, None, None, None] * (x * weight).sin()
+        return y.relu() if relu else y
+
+    y, y_ref = block(x, weight), formula(x, weight)
+    torch.testing.assert_close(y, y_ref)
+    assert y.is_contiguous(memory_format=memory_format)
+    cotangent = torch.randn_like(y)
+    for retain in (True, False):  # what the first pass back writes to, the second does not see
+        grads = torch.autograd.grad(y, [x, weight], cotangent, retain_graph=retain)
+        grads_ref = torch.autograd.grad(y_ref, [x, weight], cotangent, retain_graph=retain)
+        for grad, grad_ref in zip(grads, grads_ref):
+            torch.testing.assert_close(grad, grad_ref)
+    assert torch.autograd.gradcheck(block, (x, weight))
+    assert torch.autograd.gradgradcheck(block, (x, weight))
+
+
+@pytest.mark.parametrize('relu', [False, True])
+def test_derivatives_of_a_skipped_branch(relu):
+    shortcut = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, dtype=torch.float64, requires_grad=True)
+
+    def skip(shortcut, weight):
+        return skip_branch(shortcut * 2.0, [weight], relu=relu)
+
+    assert torch.autograd.gradcheck(skip, (shortcut, weight))
+    assert torch.autograd.gradgradcheck(skip, (shortcut, weight))
+
+
+def test_selected_samples_keep_their_memory_format():
+    x = torch.randn(5, 3, 4, 4).to(memory_format=torch.channels_last)
+    _, x_kept = select_kept(x, torch.tensor([1, 4]))
+    assert torch.equal(x_kept, x[[1, 4]])
+    assert x_kept.is_contiguous(memory_format=torch.channels_last)
+
+
+def one_block(drop_rate=0.5, activation=nn.ReLU, **kwargs):
+    model = nn.Sequential(timm.models.resnet.Bottleneck(16, 4, act_layer=activation))
+    ts.apply_stochastic_depth(
+        randomize(model), 'sample', 'ResNetBottleneck', drop_rate, 'uniform', skip_dropped=True, **kwargs
+    )
+    return model
+
+
+@pytest.mark.parametrize('scale_by_keep', [False, True])
+def test_gradients_equal_the_formula_on_the_kept_samples(scale_by_keep):
+    model = one_block(scale_by_keep=scale_by_keep).double()
+    state = {k: v.detach().clone().requires_grad_() for k, v in model[0].named_parameters()}
+    numbers = set()
+    for _ in range(30):
+        x = torch.randn(3, 16, 5, 5, dtype=torch.float64, requires_grad=True)
+        x_ref = x.detach().clone().requires_grad_()
+        y = model(x)
+        kept = (y != torch.relu(x)).flatten(1).any(1).nonzero().flatten()
+        numbers.add(len(kept))
+        y_ref = x_ref
+        if len(kept):
+            scale = 2.0 if scale_by_keep else 1.0
+            y_ref = x_ref.index_add(0, kept, scale * branch_formula(state, x_ref[kept]))
+        y_ref = y_ref.relu()
+        torch.testing.assert_close(y, y_ref)
+        cotangent = torch.randn_like(y)
+        grads = torch.autograd.grad(y, [x, *model.parameters()], cotangent)
+        grads_ref = torch.autograd.grad(y_ref, [x_ref, *state.values()], cotangent, allow_unused=True)
+        for grad, grad_ref in zip(grads, grads_ref):
+            torch.testing.assert_close(grad, torch.zeros_like(grad) if grad_ref is None else grad_ref)
+    assert numbers == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize('memory_format', FORMATS)
+@pytest.mark.parametrize('name', ['resnet50', 'resnet18d', 'seresnet50'])
+def test_without_batch_statistics_it_equals_masking(name, memory_format):
+    layer = 'ResNetBasicBlock' if '18' in name else 'ResNetBottleneck'
+    masking = randomize(timm.create_model(name, num_classes=10)).double().to(memory_format=memory_format)
+    skipping = timm.create_model(name, num_classes=10).double().to(memory_format=memory_format)
+    skipping.load_state_dict(masking.state_dict())
+    for model, skip_dropped in ((masking, False), (skipping, True)):
+        ts.apply_stochastic_depth(model, 'sample', layer, 0.7, skip_dropped=skip_dropped)
+        for module in model.train().modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+    # masking draws in double precision too, from the same numbers only in single: it is given the very draws
+    x = images(6, 64).double()
+    draws = []
+    for _, block in ts.surgery.stochastic_blocks(skipping):
+        block.draw_kept = lambda x, draw=block.draw_kept: draws.append(draw(x)) or draws[-1]
+    y = skipping(x)
+    remaining = iter(draws)
+    for _, block in ts.surgery.stochastic_blocks(masking):
+        if block.drop_prob > 0:
+            block.draw_samples = lambda x: x.new_zeros(6).index_fill_(0, next(remaining), 1.0)
+    y_masking = masking(x)
+    assert_same_output(y, y_masking)
+    assert next(remaining, None) is None
+    y.square().sum().backward()
+    y_masking.square().sum().backward()
+    for (n, p), q in zip(skipping.named_parameters(), masking.parameters()):
+        torch.testing.assert_close(p.grad, q.grad, msg=n)
+
+
+def test_each_sample_has_a_draw_of_its_own():
+    num_draws, rate = 2000, 0.3
+    block = one_block(rate)[0]
+    kept = torch.zeros(num_draws, 4)
+    for i in range(num_draws):
+        kept[i, block.draw_kept(torch.empty(4, 1))] = 1
+    # five standard deviations of a frequency, and of the frequency that two samples are both kept
+    for frequency, expected in ((kept.mean(0), 0.7), ((kept[:, 0] * kept[:, 1]).mean(), 0.49)):
+        assert ((frequency - expected).abs() <= 5 * (expected * (1 - expected) / num_draws) ** 0.5).all()
+
+
+def test_the_block_input_is_not_written_to():
+    for activation in (nn.ReLU, nn.SiLU):
+        model = one_block(activation=activation)
+        for _ in range(8):
+            x = torch.randn(3, 16, 4, 4)
+            before = x.clone()
+            model(x)
+            assert torch.equal(x, before)
+
+
+def test_hooks_of_the_activation_are_called():
+    model = one_block(drop_rate=1.0)
+    calls = []
+    model[0].act3.register_forward_hook(lambda *args: calls.append(args))
+    model(torch.randn(3, 16, 4, 4))
+    assert len(calls) == 1
+
+
+def test_norms_see_the_kept_samples_alone():
+    model = one_block()
+    model[0].draw_kept = lambda x: torch.tensor([1, 2])
+    model[0].bn1.momentum = 1.0
+    x = torch.randn(4, 16, 4, 4)
+    model(x)
+    torch.testing.assert_close(model[0].bn1.running_mean, model[0].conv1(x[[1, 2]]).mean((0, 2, 3)))
+
+
+def test_a_batch_that_drops_all_runs_no_branch():
+    model = one_block(drop_rate=1.0)
+    x = torch.randn(3, 16, 4, 4, requires_grad=True)
+    y = model(x)
+    assert torch.equal(y, torch.relu(x))
+    y.sum().backward()
+    assert model[0].bn1.num_batches_tracked == 0
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize('batch_size, kept', [(3, [1]), (1, [0])])
+def test_a_lone_value_is_normalized_by_the_running_statistics(batch_size, kept):
+    model = one_block()
+    model[0].draw_kept = lambda x: torch.tensor(kept)
+    plain = timm.models.resnet.Bottleneck(16, 4).eval()
+    plain.load_state_dict(model[0].state_dict())
+    state = plain.state_dict()
+    x = torch.randn(batch_size, 16, 1, 1)
+    y = model(x)
+    expected = torch.relu(x)
+    expected[kept] = plain(x)[kept]
+    torch.testing.assert_close(y, expected)
+    assert all(torch.equal(v, state[k]) for k, v in model[0].state_dict().items())
+    y.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    assert all(m.training for m in model.modules())
+
+
+@pytest.mark.parametrize('kept', [[0], [0, 1, 2, 3]])
+def test_a_network_trains_where_a_norm_is_left_with_one_value(kept):
+    model = timm.create_model('resnet50_sd_sample', num_classes=10, drop_path_rate=0.5, skip_dropped=True)
+    for _, block in ts.surgery.stochastic_blocks(model):
+        block.draw_kept = lambda x: torch.tensor(kept)
+    y = model(images(4, 32))
+    y.sum().backward()
+    assert torch.isfinite(y).all() and all(torch.isfinite(p.grad).all() for p in model.parameters())
