@@ -59,6 +59,16 @@ def test_compiled_losses_equal_eager_losses(method, backend, scale_by_keep):
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6, msg=name)
 
 
+def test_between_blocks_that_skip_samples_the_rest_is_compiled():
+    model = small_network('sample', skip_dropped=True).double()
+    eager = copy.deepcopy(model)
+    counter = CompileCounterWithBackend('aot_eager')
+    losses = train_losses(model, torch.compile(model, backend=counter), 8)
+    assert losses == pytest.approx(train_losses(eager, eager, 8), rel=1e-6)
+    # the stem and the head; the numbers of kept samples compile nothing
+    assert counter.frame_count == 2
+
+
 @pytest.mark.parametrize('scale_by_keep', [False, True])
 def test_sample_mode_is_one_graph_through_a_whole_warmup(scale_by_keep):
     model = small_network('sample', drop_warmup=1.0, scale_by_keep=scale_by_keep)

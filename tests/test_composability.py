@@ -18,9 +18,11 @@ from torch import fx
 import timm_stochdepth as ts
 
 
-@pytest.fixture(params=ZOO)
+@pytest.fixture(params=[*ZOO, 'resnet50_sd_sample, skip_dropped'])
 def model(request):
-    return randomize(timm.create_model(request.param, num_classes=10, drop_path_rate=0.5))
+    name, _, skip_dropped = request.param.partition(',')
+    settings = dict(skip_dropped=True) if skip_dropped else {}
+    return randomize(timm.create_model(name, num_classes=10, drop_path_rate=0.5, **settings))
 
 
 def outputs_of_one_seed(*models, x):
@@ -98,6 +100,8 @@ def test_ema_evaluates_as_the_model(model):
 
 @pytest.mark.parametrize('training', [True, False])
 def test_torchscript(model, training):
+    if training and model.layer1[0].skip_dropped:
+        pytest.skip('TorchScript masks')
     scripted = torch.jit.script(model).train(training)
     x = images(2)
     for seed in range(4):

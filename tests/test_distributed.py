@@ -20,12 +20,15 @@ import timm_stochdepth as ts
 NUM_STEPS = 6
 
 
-def create(method, same_seed, rate=0.5, drop_rate_args=None):
+MODES = [('sample', True), ('sample, skip_dropped', True), ('block', True), ('block', False)]
+
+
+def create(method, same_seed, rate=0.5):
     """A small ResNet, with the same weights on all ranks."""
     torch.manual_seed(0)
     model = randomize(timm.models.ResNet(timm.models.resnet.Bottleneck, (2, 2, 1, 1), num_classes=10))
-    args = {} if method == 'sample' else dict(use_same_gpu_seed=same_seed)
-    ts.apply_stochastic_depth(model, method, 'ResNetBottleneck', rate, 'uniform', **args)
+    args = dict(use_same_gpu_seed=same_seed) if method == 'block' else dict(skip_dropped='skip' in method)
+    ts.apply_stochastic_depth(model, method.split(',')[0], 'ResNetBottleneck', rate, 'uniform', **args)
     return model
 
 
@@ -61,8 +64,10 @@ def local_gradients(model, x, target):
     return [p.grad for p in local.parameters()]
 
 
-def batch():
-    return torch.randn(4, 3, 32, 32), torch.randint(10, (4,))
+def batch(method):
+    # a lone value is normalized by the running statistics, which a copy that saw no other batches doesn't have
+    size = 64 if 'skip_dropped' in method else 32
+    return torch.randn(4, 3, size, size), torch.randint(10, (4,))
 
 
 def train_ddp(rank, method, same_seed, seed=42):
@@ -74,12 +79,12 @@ def train_ddp(rank, method, same_seed, seed=42):
     errors = []
     for step in range(NUM_STEPS):
         optimizer.zero_grad()
-        x, target = batch()
+        x, target = batch(method)
         if step % 2:  # accumulate two gradients, as timm's --grad-accum-steps does
             with ddp.no_sync():
                 first = local_gradients(model, x, target)
                 torch.nn.functional.cross_entropy(ddp(x), target).backward()
-            x, target = batch()
+            x, target = batch(method)
         else:
             first = [0.0] * len(list(model.parameters()))
         second = local_gradients(model, x, target)
@@ -94,7 +99,7 @@ def train_ddp(rank, method, same_seed, seed=42):
     }
 
 
-@pytest.mark.parametrize('method, same_seed', [('sample', True), ('block', True), ('block', False)])
+@pytest.mark.parametrize('method, same_seed', MODES)
 def test_ddp_without_find_unused_parameters(method, same_seed):
     first, second = run_ranks(train_ddp, method, same_seed)
     assert all(torch.equal(p, q) for p, q in zip(first['parameters'], second['parameters']))
@@ -169,7 +174,7 @@ def checkpointed_gradients(rank, method, same_seed):
     )
 
 
-@pytest.mark.parametrize('method, same_seed', [('sample', True), ('block', True), ('block', False)])
+@pytest.mark.parametrize('method, same_seed', MODES)
 def test_recomputation_takes_the_decision_of_the_first_pass(method, same_seed):
     for difference, largest in run_ranks(checkpointed_gradients, method, same_seed):
         assert difference <= 1e-4 * largest
@@ -200,7 +205,7 @@ def train_fsdp(rank, method, same_seed):
     errors = []
     for _ in range(4):
         model.zero_grad()
-        x, target = batch()
+        x, target = batch(method)
         expected = gathered_mean(local_gradients(reference, x, target))
         for (_, ours), (_, theirs) in zip(model.named_modules(), reference.named_modules()):
             if isinstance(theirs, ts.StochasticBlock):  # the reference went through no forward pass of its own
@@ -211,16 +216,23 @@ def train_fsdp(rank, method, same_seed):
     return max(errors)
 
 
-@pytest.mark.parametrize('method, same_seed', [('sample', True), ('block', True), ('block', False)])
+@pytest.mark.parametrize('method, same_seed', MODES)
 def test_fsdp2(method, same_seed):
     assert max(run_ranks(train_fsdp, method, same_seed)) < 1e-3
 
 
-def sync_batch_norm(rank):
-    model = timm.layers.convert_sync_batchnorm(create('block', False))
-    with pytest.raises(ValueError, match='use_same_gpu_seed must be True with SyncBatchNorm'):
+def sync_batch_norm(rank, method, message):
+    model = timm.layers.convert_sync_batchnorm(create(method, False))
+    with pytest.raises(ValueError, match=message):
         model.layer1(torch.randn(2, 64, 8, 8))
 
 
-def test_sync_batch_norm_with_different_draws_is_refused_and_does_not_hang():
-    run_ranks(sync_batch_norm)
+@pytest.mark.parametrize(
+    'method, message',
+    [
+        ('block', 'use_same_gpu_seed must be True with SyncBatchNorm, but got False'),
+        ('sample, skip_dropped', 'skip_dropped must be False with SyncBatchNorm, but got True'),
+    ],
+)
+def test_sync_batch_norm_with_different_draws_is_refused_and_does_not_hang(method, message):
+    run_ranks(sync_batch_norm, method, message)

@@ -1,5 +1,6 @@
 """The README's code and commands run as written."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -10,7 +11,8 @@ import pytest
 
 from timm_stochdepth.cli.main import main
 
-README = (Path(__file__).parent.parent / 'README.md').read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / 'README.md').read_text()
 
 
 def blocks(language):
@@ -34,3 +36,28 @@ def test_tests_that_the_readme_names_exist():
 @pytest.mark.parametrize('command', sorted(set(re.findall(r'`timm-stochdepth ((?:list|show)[^`]*)`', README))))
 def test_commands_run(command, capsys):
     assert main(shlex.split(command)) == 0
+
+
+def table_below(heading):
+    """Cells of the first table below a heading, by row and column name."""
+    section = README.split(f'## {heading}\n')[1]
+    lines = re.search(r'(?:^\|.*\n)+', section, re.M).group().splitlines()
+    header, _, *rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines]
+    return {row[0]: dict(zip(header[1:], row[1:])) for row in rows}
+
+
+def test_the_figures_are_those_that_were_measured():
+    table = table_below('What it costs and saves')
+    files = {
+        'rate 0.1': 'resnet50_rate0.1_cpu',
+        'rate 0.2': 'resnet50_rate0.2_cpu',
+        'rate 0.5': 'resnet50_rate0.5_cpu',
+        'rate 0.1, compiled': 'resnet50_rate0.1_cpu_compile',
+        'inference': 'resnet50_rate0.1_cpu_inference',
+    }
+    assert set(next(iter(table.values()))) == set(files)
+    for column, name in files.items():
+        for row in json.loads((ROOT / 'benchmarks' / f'{name}.json').read_text())['rows'][1:]:
+            limit = f' ({row["limit"]:.3f})' if row['limit'] < 1 else ''
+            expected = f'{row["ratio"]:.3f} ± {(row["high"] - row["low"]) / 2:.3f}{limit}'
+            assert table[row['name']][column] == expected, row['name']

@@ -124,16 +124,16 @@ def test_without_batch_statistics_it_equals_masking(name, memory_format):
         for module in model.train().modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
-    # masking draws in double precision too, from the same numbers only in single: it is given the very draws
+    # masking would draw in double precision, that is other numbers: it is given the very draws
     x = images(6, 64).double()
     draws = []
     for _, block in ts.surgery.stochastic_blocks(skipping):
-        block.draw_kept = lambda x, draw=block.draw_kept: draws.append(draw(x)) or draws[-1]
+        block.draw_samples = lambda x, draw=block.draw_samples: draws.append(draw(x)) or draws[-1]
     y = skipping(x)
     remaining = iter(draws)
     for _, block in ts.surgery.stochastic_blocks(masking):
         if block.drop_prob > 0:
-            block.draw_samples = lambda x: x.new_zeros(6).index_fill_(0, next(remaining), 1.0)
+            block.draw_samples = lambda x: next(remaining).to(x.dtype)
     y_masking = masking(x)
     assert_same_output(y, y_masking)
     assert next(remaining, None) is None
@@ -141,17 +141,6 @@ def test_without_batch_statistics_it_equals_masking(name, memory_format):
     y_masking.square().sum().backward()
     for (n, p), q in zip(skipping.named_parameters(), masking.parameters()):
         torch.testing.assert_close(p.grad, q.grad, msg=n)
-
-
-def test_each_sample_has_a_draw_of_its_own():
-    num_draws, rate = 2000, 0.3
-    block = one_block(rate)[0]
-    kept = torch.zeros(num_draws, 4)
-    for i in range(num_draws):
-        kept[i, block.draw_kept(torch.empty(4, 1))] = 1
-    # five standard deviations of a frequency, and of the frequency that two samples are both kept
-    for frequency, expected in ((kept.mean(0), 0.7), ((kept[:, 0] * kept[:, 1]).mean(), 0.49)):
-        assert ((frequency - expected).abs() <= 5 * (expected * (1 - expected) / num_draws) ** 0.5).all()
 
 
 def test_the_block_input_is_not_written_to():
@@ -174,7 +163,7 @@ def test_hooks_of_the_activation_are_called():
 
 def test_norms_see_the_kept_samples_alone():
     model = one_block()
-    model[0].draw_kept = lambda x: torch.tensor([1, 2])
+    model[0].draw_samples = lambda x: torch.tensor([0.0, 1.0, 1.0, 0.0])
     model[0].bn1.momentum = 1.0
     x = torch.randn(4, 16, 4, 4)
     model(x)
@@ -191,16 +180,17 @@ def test_a_batch_that_drops_all_runs_no_branch():
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
-@pytest.mark.parametrize('batch_size, kept', [(3, [1]), (1, [0])])
-def test_a_lone_value_is_normalized_by_the_running_statistics(batch_size, kept):
+@pytest.mark.parametrize('keep', [[0.0, 1.0, 0.0], [1.0]])
+def test_a_lone_value_is_normalized_by_the_running_statistics(keep):
     model = one_block()
-    model[0].draw_kept = lambda x: torch.tensor(kept)
+    model[0].draw_samples = lambda x: torch.tensor(keep)
     plain = timm.models.resnet.Bottleneck(16, 4).eval()
     plain.load_state_dict(model[0].state_dict())
     state = plain.state_dict()
-    x = torch.randn(batch_size, 16, 1, 1)
+    x = torch.randn(len(keep), 16, 1, 1)
     y = model(x)
     expected = torch.relu(x)
+    kept = keep.index(1.0)
     expected[kept] = plain(x)[kept]
     torch.testing.assert_close(y, expected)
     assert all(torch.equal(v, state[k]) for k, v in model[0].state_dict().items())
@@ -209,11 +199,70 @@ def test_a_lone_value_is_normalized_by_the_running_statistics(batch_size, kept):
     assert all(m.training for m in model.modules())
 
 
-@pytest.mark.parametrize('kept', [[0], [0, 1, 2, 3]])
-def test_a_network_trains_where_a_norm_is_left_with_one_value(kept):
+@pytest.mark.parametrize('keep', [[1.0, 0.0, 0.0, 0.0], [1.0] * 4])
+def test_a_network_trains_where_a_norm_is_left_with_one_value(keep):
     model = timm.create_model('resnet50_sd_sample', num_classes=10, drop_path_rate=0.5, skip_dropped=True)
     for _, block in ts.surgery.stochastic_blocks(model):
-        block.draw_kept = lambda x: torch.tensor(kept)
+        block.draw_samples = lambda x: torch.tensor(keep)
     y = model(images(4, 32))
     y.sum().backward()
     assert torch.isfinite(y).all() and all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+METHODS = [('sample', {}), ('sample', dict(skip_dropped=True)), ('block', {})]
+
+
+@pytest.mark.parametrize('method, settings', METHODS)
+def test_no_decision_reads_a_tensor_of_the_model_device(method, settings):
+    # there is nothing to read on the meta device: whatever waits for a value raises
+    model = timm.create_model('resnet50')
+    ts.apply_stochastic_depth(model, method, 'ResNetBottleneck', 0.5, 'uniform', **settings)
+    model.to('meta').train()
+    for _ in range(4):
+        model(images(4, 32).to('meta')).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('method, settings', METHODS)
+def test_no_decision_synchronizes_with_the_gpu(method, settings):
+    model = timm.create_model('resnet50')
+    ts.apply_stochastic_depth(model, method, 'ResNetBottleneck', 0.5, 'uniform', **settings)
+    model.to('cuda').train()
+    x = images(4, 64).to('cuda')
+    model(x).sum().backward()  # cuDNN's choice of algorithms may wait
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        for _ in range(4):
+            model(x).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+
+
+def saved_storages(model, x):
+    """Sizes in bytes of what autograd keeps of a forward pass, parameters left out."""
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    saved = {}
+
+    def pack(tensor):
+        if tensor.untyped_storage().data_ptr() not in parameters:
+            saved[tensor.untyped_storage().data_ptr()] = tensor  # alive, so that no address comes twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = model(x)
+    del y
+    return sorted(tensor.untyped_storage().nbytes() for tensor in saved.values())
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'resnet50'])
+def test_masking_keeps_one_number_a_sample_and_block_for_the_backward_pass(name):
+    layer = 'ResNetBasicBlock' if '18' in name else 'ResNetBottleneck'
+    model = timm.create_model(name).train()
+    x = images(5, 64)
+    plain = saved_storages(model, x)
+    ts.apply_stochastic_depth(model, 'sample', layer, 0.6, 'uniform')
+    num_blocks = len(ts.drop_rates(model))
+    masked = saved_storages(model, x)
+    assert sum(masked) == sum(plain) + num_blocks * 5 * 4
+    assert masked.count(5 * 4) == plain.count(5 * 4) + num_blocks

@@ -44,7 +44,8 @@ class StochasticBlock(nn.Module):
 
     Base class of a block family, which also derives from the plain block that it stands for. A plain block becomes a
     stochastic one, and back, by a change of class: its modules, parameters and hooks are the very same objects.
-    A family defines `shortcut`, `branch` and `activation`, and names its `last_norm` and `last_activation`.
+    A family defines `shortcut`, `branch` and `activation`, and names its `last_norm` and, if it is a child, its
+    `last_activation`.
 
     Attributes:
         drop_prob: The probability in force, that the branch of a sample (or of the batch) is dropped.
@@ -54,8 +55,8 @@ class StochasticBlock(nn.Module):
     last_norm: str
     # child that follows the last norm in the branch, if it is not None in the block
     attention: str = ''
-    # child that is the activation; where it is a ReLU, it joins the addition of a skipped branch
-    last_activation: str
+    # child that is the activation, if one is: a ReLU joins the addition where branches are skipped
+    last_activation: str = ''
     # children of the shortcut, all others are the branch's or have no parameters
     shortcut_modules: Tuple[str, ...] = ()
 
@@ -205,15 +206,6 @@ class StochasticBlock(nn.Module):
             return draw_keep_samples_at(x, self.keep_prob, self.scale_by_keep)
         return draw_keep_samples(x, self.drop_prob, self.scale_by_keep)
 
-    @torch.jit.unused
-    def draw_kept(self, x: Tensor) -> Tensor:
-        """Draw the indices of the samples that keep their branch in a batch like x, on the CPU.
-
-        Their number is a shape, which a device would have to be asked for.
-        """
-        keep_N = draw_keep_samples(torch.empty((x.shape[0],), device='cpu'), self.drop_prob)
-        return keep_N.nonzero().flatten()
-
     def draw_block(self) -> bool:
         """Draw whether the whole batch keeps its branch."""
         if torch.jit.is_scripting():
@@ -304,7 +296,8 @@ class StochasticBlock(nn.Module):
     def _forward_kept_samples(self, x: Tensor) -> Tensor:
         if has_ranks():
             self._refuse_sync_norms('skip_dropped', True)
-        kept = self.draw_kept(x)
+        # drawn on the CPU: the number of kept samples is a shape, which a device would have to be asked for
+        kept = self.draw_samples(torch.empty((x.shape[0],), device='cpu')).nonzero().flatten()
         if kept.numel() == 0:
             return self._forward_skipped(x)
         scale = 1. / (1. - self.drop_prob) if self.scale_by_keep else 1.
@@ -337,11 +330,12 @@ class StochasticBlock(nn.Module):
 
     @torch.jit.unused
     def _fuses_relu(self) -> bool:
-        activation = getattr(self, self.last_activation)
+        activation = getattr(self, self.last_activation, None)
+        if type(activation) is not nn.ReLU:
+            return False
         # a module with hooks has to be called
-        hooks = (activation._forward_hooks, activation._forward_pre_hooks,
-                 activation._backward_hooks, activation._backward_pre_hooks)
-        return type(activation) is nn.ReLU and not any(hooks)
+        return not (activation._forward_hooks or activation._forward_pre_hooks
+                    or activation._backward_hooks or activation._backward_pre_hooks)
 
     def extra_repr(self) -> str:
         return f'stochastic_method={self.stochastic_method!r}, drop_prob={round(self.drop_prob, 3):0.3f}'

@@ -10,6 +10,7 @@ import timm_stochdepth as ts
 from timm_stochdepth.bench.contestants import create_contestants
 from timm_stochdepth.bench.measure import median_interval, saved_bytes
 from timm_stochdepth.cli.main import main
+from timm_stochdepth.operations import branch_shares
 
 
 def test_the_interval_covers_the_median_as_often_as_it_says():
@@ -24,9 +25,9 @@ def test_the_interval_covers_the_median_as_often_as_it_says():
 
 
 def test_all_networks_start_from_the_same_weights_and_drop_by_the_same_rates():
-    contestants = create_contestants('resnet18', 0.4, img_size=32)
+    contestants = create_contestants('resnet18', 0.4, batch_size=2, img_size=32)
     names = [c.name for c in contestants]
-    assert names == ['plain', 'timm DropPath', 'torchvision StochasticDepth', 'sample', 'block']
+    assert names == ['plain', 'timm DropPath', 'torchvision StochasticDepth', 'sample', 'sample, skip_dropped', 'block']
     state = contestants[0].model.state_dict()
     for contestant in contestants[1:]:
         assert all(torch.equal(v, state[k]) for k, v in contestant.model.state_dict().items())
@@ -36,7 +37,7 @@ def test_all_networks_start_from_the_same_weights_and_drop_by_the_same_rates():
 
 
 def test_the_limit_of_block_mode_is_that_of_the_blocks_that_were_dropped():
-    contestant = create_contestants('resnet18', 1.0, img_size=32)[-1]
+    contestant = create_contestants('resnet18', 1.0, batch_size=2, img_size=32)[-1]
     model = contestant.model
     ran = []
     for block in model.modules():
@@ -60,7 +61,7 @@ def test_saved_bytes_are_those_of_the_activations():
         def forward(self, x):
             return (x * self.weight).square()  # keeps x for the weight, and the product for the square
 
-    contestant = create_contestants('resnet18', 0.1, img_size=32)[0]
+    contestant = create_contestants('resnet18', 0.1, batch_size=2, img_size=32)[0]
     contestant.model = Square()
     assert saved_bytes(contestant, torch.randn(3, 1000)) == 2 * 3 * 1000 * 4
 
@@ -69,8 +70,55 @@ def test_bench_prints_a_row_for_each_and_writes_json(tmp_path, capsys):
     args = ['--model', 'resnet18', '--batch-size', '2', '--img-size', '32', '--max-rounds', '3', '--rate', '0.5']
     assert main(['bench', *args, '--out', str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert out.splitlines()[1].split()[:2] == ['plain', '1.0000']
-    figures = json.loads((tmp_path / 'resnet18_0.5.json').read_text())
+    assert out.splitlines()[2].split()[:2] == ['plain', '1.0000']
+    figures = json.loads((tmp_path / 'resnet18_rate0.5_cpu.json').read_text())
     assert [row['name'] for row in figures['rows']][-1] == 'block'
     assert figures['rows'][-1]['limit'] < 1 and figures['settings']['rate'] == 0.5
-    assert 'rounds, intervals' in out
+    assert '3 rounds. The 95% intervals' in out
+    assert (tmp_path / 'resnet18_rate0.5_cpu.png').stat().st_size > 10_000
+
+
+def test_the_limit_of_skipped_samples_is_that_of_the_samples_that_were_skipped():
+    contestant = create_contestants('resnet18', 0.8, batch_size=3, img_size=32)[-2]
+    shares = branch_shares(contestant.model, (3, 32, 32))
+    num_kept = dict.fromkeys(shares, 0)
+    for name in shares:
+        contestant.model.get_submodule(name).conv1.register_forward_pre_hook(
+            lambda m, args, name=name: num_kept.update({name: len(args[0])})
+        )
+    for _ in range(5):
+        num_kept.update(dict.fromkeys(shares, 0))
+        contestant.prepare()
+        contestant.model(images(3, 32))
+        left = 1 - sum(shares[n] * (1 - num_kept[n] / 3) for n in shares)
+        assert contestant.limits[-1] == pytest.approx(left)
+    assert len(set(contestant.limits)) > 1
+
+
+SMALL = ['--model', 'resnet18', '--batch-size', '2', '--img-size', '32', '--max-rounds', '2']
+
+
+def test_inference_has_nothing_to_skip(tmp_path):
+    assert main(['bench', *SMALL, '--inference', '--out', str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / 'resnet18_rate0.1_cpu_inference.json').read_text())['rows']
+    assert len(rows) == 6 and all(row['limit'] == 1 and row['memory'] == 0 for row in rows)
+
+
+def test_ddp_compares_a_conditional_skip_with_block_mode(tmp_path):
+    assert main(['bench', *SMALL, '--ddp', '--rate', '0.9', '--out', str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / 'resnet18_rate0.9_cpu_ddp.json').read_text())['rows']
+    assert [row['name'] for row in rows] == ['plain', 'conditional skip, find_unused_parameters', 'block']
+    assert rows[1]['limit'] == rows[2]['limit'] < 1  # the same blocks were dropped
+
+
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (['--rate', '1.5'], '--rate must be in [0, 1], but got 1.5'),
+        (['--batch-size', '0'], '--batch-size must be 1 or more, but got 0'),
+        (['--ddp', '--compile'], '--ddp must be without --compile'),
+    ],
+)
+def test_bad_arguments_are_named(args, message, capsys):
+    assert main(['bench', *args]) == 1
+    assert message in capsys.readouterr().err

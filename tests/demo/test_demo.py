@@ -9,7 +9,7 @@ import torch
 from timm_stochdepth.cli.main import main
 from timm_stochdepth.demo.digits import write_digits
 from timm_stochdepth.demo.drops import DropCounter
-from timm_stochdepth.demo.report import format_results
+from timm_stochdepth.demo.report import format_means, format_results
 from timm_stochdepth.demo.train import Result
 
 
@@ -69,6 +69,23 @@ def test_drops_are_counted_as_they_happen():
     assert set(drops.drawn.values()) == {3}
 
 
+def test_skipped_samples_are_counted_too():
+    model = timm.create_model(
+        'resnet50_sd_sample', drop_path_rate=1.0, drop_distribution='uniform', num_classes=10, skip_dropped=True
+    )
+    with DropCounter(model) as drops:
+        model(torch.randn(2, 3, 32, 32))
+    assert set(drops.frequencies().values()) == {1.0} and set(drops.drawn.values()) == {2}
+
+
 def test_the_table_has_no_ratio_without_the_plain_network():
-    result = Result('resnet50_sd_block', top1s=[91.0], epoch_seconds=[2.0], drop_rates={'layer1.0': 0.1})
+    result = Result(
+        'resnet50_sd_block', 'resnet50_sd_block', top1s=[91.0], epoch_seconds=[2.0], drop_rates={'layer1.0': 0.1}
+    )
     assert format_results([result]).splitlines()[1].split()[-1] == '-'
+
+
+def test_means_over_seeds_have_their_standard_error():
+    results = [Result('resnet50_sd_block', f'seed {i}', top1s=[0.0, top1]) for i, top1 in enumerate([90.0, 92.0, 94.0])]
+    # standard deviation 2, divided by the root of 3
+    assert format_means(results).startswith('resnet50_sd_block: top-1 92.00% +- 1.15 (mean of 3')

@@ -1,18 +1,19 @@
 """The networks that are timed against each other, all with the same weights."""
 import random
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List
 
 import timm
 import torch
 import torchvision.ops
-from torch import nn
+from torch import Tensor, nn
 
+from ..blocks import StochasticBlock
 from ..fold import as_weights_of
 from ..operations import block_drop_limit, branch_shares
 from ..surgery import apply_stochastic_depth, stochastic_blocks
 
-__all__ = ['Contestant', 'create_contestants']
+__all__ = ['Contestant', 'create_contestants', 'create_ddp_contestants']
 
 
 @dataclass
@@ -20,6 +21,7 @@ class Contestant:
     """A network to time.
 
     Attributes:
+        run: What a step calls: the network, or what it was compiled or wrapped to.
         prepare: Called before each step, outside of the time: draws what is to be dropped in it.
         limits: Share of the operations that was left in each step, for what was dropped in it.
     """
@@ -33,8 +35,9 @@ class Contestant:
 def create_contestants(
         model_name: str,
         rate: float,
+        batch_size: int,
+        img_size: int,
         compile: bool = False,
-        img_size: int = 224,
         seed: int = 0,
 ) -> List[Contestant]:
     """The plain network first, then its peers, then ours.
@@ -42,9 +45,10 @@ def create_contestants(
     Args:
         model_name: A plain ResNet of timm.
         rate: Drop rate of the networks, linear.
-        compile: Run each under torch.compile.
+        batch_size: Number of images in a batch.
         img_size: Size of an image, for the count of operations.
-        seed: Seed of what block mode drops.
+        compile: Run each under torch.compile.
+        seed: Seed of what is dropped where it is skipped.
     """
     plain = timm.create_model(model_name)
     drop_path = timm.create_model(model_name, drop_path_rate=rate)
@@ -52,37 +56,92 @@ def create_contestants(
     for name, module in list(torchvision_depth.named_modules()):
         if isinstance(module, timm.layers.DropPath):
             torchvision_depth.set_submodule(name, torchvision.ops.StochasticDepth(module.drop_prob, 'row'))
-    networks: Dict[str, nn.Module] = {
+    networks = {
         'plain': plain,
         'timm DropPath': drop_path,
         'torchvision StochasticDepth': torchvision_depth,
+        'sample': _stochastic(model_name, 'sample', rate),
+        'sample, skip_dropped': _stochastic(model_name, 'sample', rate, skip_dropped=True),
+        'block': _stochastic(model_name, 'block', rate),
     }
-    is_bottleneck = any(isinstance(m, timm.models.resnet.Bottleneck) for m in plain.modules())
-    layer = 'ResNetBottleneck' if is_bottleneck else 'ResNetBasicBlock'
-    for method in ('sample', 'block'):
-        networks[method] = timm.create_model(model_name)
-        apply_stochastic_depth(networks[method], method, layer, rate)
-
-    contestants = []
-    for name, network in networks.items():
+    for network in networks.values():
         network.load_state_dict(as_weights_of(network, plain.state_dict()))
-        contestants.append(Contestant(name, network, torch.compile(network) if compile else network))
-    _fix_decisions(contestants[-1], img_size, seed)
+    contestants = [Contestant(n, m, torch.compile(m) if compile else m) for n, m in networks.items()]
+    for contestant, num_draws in zip(contestants[-2:], (batch_size, 1)):
+        _fix_decisions(contestant, num_draws, img_size, seed)
     return contestants
 
 
-def _fix_decisions(contestant: Contestant, img_size: int, seed: int) -> None:
-    """Draw what a step of block mode drops before it is timed, and note what may be left of the operations."""
+def create_ddp_contestants(
+        model_name: str,
+        rate: float,
+        img_size: int,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        seed: int = 0,
+) -> List[Contestant]:
+    """A plain network, a plain conditional skip, and block mode, under DistributedDataParallel.
+
+    The conditional skip leaves its parameters out of the graph, and needs `find_unused_parameters`.
+
+    Args:
+        model_name: A plain ResNet of timm.
+        rate: Drop rate of the networks, linear.
+        img_size: Size of an image, for the count of operations.
+        memory_format: That of the weights, which has to be set before they are wrapped.
+        seed: Seed of what is dropped, the same in all ranks.
+    """
+    conditional = _stochastic(model_name, 'block', rate)
+    for _, block in stochastic_blocks(conditional):
+        block._forward_skipped = lambda x, block=block: _conditional_skip(block, x)
+    networks = {
+        'plain': timm.create_model(model_name),
+        'conditional skip, find_unused_parameters': conditional,
+        'block': _stochastic(model_name, 'block', rate),
+    }
+    contestants = []
+    for name, network in networks.items():
+        network.load_state_dict(as_weights_of(network, networks['plain'].state_dict()))
+        network.to(memory_format=memory_format)
+        wrapped = nn.parallel.DistributedDataParallel(network, find_unused_parameters=network is conditional)
+        contestants.append(Contestant(name, network, wrapped))
+    for contestant in contestants[1:]:
+        _fix_decisions(contestant, 1, img_size, seed)
+    return contestants
+
+
+def _stochastic(model_name: str, stochastic_method: str, rate: float, **settings: Any) -> nn.Module:
+    model = timm.create_model(model_name)
+    has_bottlenecks = any(isinstance(m, timm.models.resnet.Bottleneck) for m in model.modules())
+    target_layer_name = 'ResNetBottleneck' if has_bottlenecks else 'ResNetBasicBlock'
+    apply_stochastic_depth(model, stochastic_method, target_layer_name, rate, **settings)
+    return model
+
+
+def _conditional_skip(block: StochasticBlock, x: Tensor) -> Tensor:
+    return block.activation(block.shortcut(x).clone())
+
+
+def _fix_decisions(contestant: Contestant, num_draws: int, img_size: int, seed: int) -> None:
+    """Draw what a step skips before it is timed, and note what that leaves of the operations.
+
+    Args:
+        contestant: A network with stochastic blocks.
+        num_draws: Draws for a block and step: the batch size, or 1 for a draw that holds for the batch.
+        img_size: Size of an image.
+        seed: Seed of the draws.
+    """
     shares = branch_shares(contestant.model, (3, img_size, img_size))
     generator = random.Random(seed)
     blocks = dict(stochastic_blocks(contestant.model))
-    kept: Dict[str, Optional[bool]] = {}
+    keep: Dict[str, List[float]] = {}
 
     def prepare() -> None:
         for name, block in blocks.items():
-            kept[name] = generator.random() >= block.drop_prob
-        contestant.limits.append(block_drop_limit({n: float(not keep) for n, keep in kept.items()}, shares))
+            keep[name] = [float(generator.random() >= block.drop_prob) for _ in range(num_draws)]
+        dropped = {name: keep_N.count(0.) / num_draws for name, keep_N in keep.items()}
+        contestant.limits.append(block_drop_limit(dropped, shares))
 
     for name, block in blocks.items():
-        block.draw_block = torch.compiler.disable(lambda name=name: kept[name])  # type: ignore[method-assign]
+        block.draw_block = torch.compiler.disable(lambda name=name: bool(keep[name][0]))  # type: ignore[method-assign]
+        block.draw_samples = lambda x, name=name: torch.tensor(keep[name])  # type: ignore[method-assign, misc]
     contestant.prepare = prepare

@@ -2,8 +2,8 @@
 import random
 import statistics
 import time
-from dataclasses import asdict, dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from dataclasses import dataclass
+from typing import Callable, Dict, List, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from .contestants import Contestant
 
-__all__ = ['Row', 'measure', 'median_interval', 'saved_bytes']
+__all__ = ['Row', 'Step', 'measure', 'median_interval', 'saved_bytes']
 
 
 @dataclass
@@ -24,7 +24,8 @@ class Row:
         high: Upper end of it.
         limit: Mean share of the operations that was left in its steps; 1 where nothing is skipped.
         over_limit: Median of ratio - limit, step by step.
-        memory: Bytes kept for the backward pass, on a GPU the peak of memory in use.
+        memory: Bytes that autograd keeps for the backward pass, in eager mode; on a GPU the peak of what a step
+            allocates.
         milliseconds: Median time of a step.
         rounds: Number of steps.
     """
@@ -37,9 +38,6 @@ class Row:
     memory: int
     milliseconds: float
     rounds: int
-
-    def as_dict(self) -> Dict[str, Any]:
-        return asdict(self)
 
 
 def median_interval(values: Sequence[float]) -> Tuple[float, float, float]:
@@ -70,47 +68,78 @@ def saved_bytes(contestant: Contestant, x_NCHW: Tensor) -> int:
     return sum(sizes.values())
 
 
-def _step_seconds(contestant: Contestant, x_NCHW: Tensor, amp: bool) -> float:
-    contestant.prepare()
-    contestant.model.zero_grad()
-    synchronize = torch.cuda.synchronize if x_NCHW.is_cuda else lambda: None
-    synchronize()
-    started = time.perf_counter()
-    with torch.autocast(x_NCHW.device.type, torch.bfloat16, enabled=amp):
-        loss = contestant.run(x_NCHW).float().square().mean()
-    loss.backward()
-    synchronize()
-    return time.perf_counter() - started
+@dataclass
+class Step:
+    """What is timed: a batch forward and backward, or forward alone at inference.
+
+    Attributes:
+        x_NCHW: Batch of images, on the device to measure on.
+        amp: Run under autocast to bfloat16.
+        inference: Run forward only, without gradients.
+    """
+    x_NCHW: Tensor
+    amp: bool = False
+    inference: bool = False
+
+    def seconds(self, contestant: Contestant) -> float:
+        contestant.prepare()
+        contestant.model.zero_grad()
+        synchronize = torch.cuda.synchronize if self.x_NCHW.is_cuda else lambda: None
+        synchronize()
+        started = time.perf_counter()
+        with (
+            torch.autocast(self.x_NCHW.device.type, torch.bfloat16, enabled=self.amp),
+            torch.set_grad_enabled(not self.inference),
+        ):
+            y = contestant.run(self.x_NCHW)
+            loss = y.float().square().mean()
+        if not self.inference:
+            loss.backward()
+        synchronize()
+        return time.perf_counter() - started
+
+    def memory(self, contestant: Contestant) -> int:
+        if not self.x_NCHW.is_cuda:
+            return 0 if self.inference else saved_bytes(contestant, self.x_NCHW)
+        contestant.model.zero_grad()
+        before = torch.cuda.memory_allocated()  # of all networks
+        torch.cuda.reset_peak_memory_stats()
+        self.seconds(contestant)
+        return torch.cuda.max_memory_allocated() - before
 
 
 def measure(
         contestants: Sequence[Contestant],
-        x_NCHW: Tensor,
-        amp: bool = False,
+        step: Step,
         warmup_rounds: int = 3,
         min_rounds: int = 20,
         max_rounds: int = 200,
         precision: float = 0.01,
+        agree: Callable[[bool], bool] = lambda done: done,
+        show_progress: bool = True,
 ) -> List[Row]:
-    """Run steps, forward and backward, of all networks in turn, until each ratio is known well enough.
+    """Run steps of all networks in turn, until each ratio is known well enough.
 
     Args:
         contestants: The networks, the plain one first.
-        x_NCHW: Batch of images, on the device to measure on.
-        amp: Run under autocast to bfloat16.
+        step: What to time.
         warmup_rounds: Rounds that are not counted, first.
         min_rounds: Rounds at the least.
         max_rounds: Rounds at the most.
         precision: Half width of a ratio's confidence interval that is good enough.
+        agree: Called with whether this process would stop, returns whether all do.
+        show_progress: Show a progress bar.
     """
+    plain = contestants[0].name
     seconds: Dict[str, List[float]] = {c.name: [] for c in contestants}
     order = list(contestants)
     shuffler = random.Random(0)
-    with tqdm(total=warmup_rounds + max_rounds, desc='bench', unit='round') as progress:
-        for round_idx in range(warmup_rounds + max_rounds):
+    num_rounds = warmup_rounds + max_rounds
+    with tqdm(total=num_rounds, desc='bench', unit='round', disable=not show_progress) as progress:
+        for round_idx in range(num_rounds):
             shuffler.shuffle(order)  # no network always runs after the same other one
             for contestant in order:
-                elapsed = _step_seconds(contestant, x_NCHW, amp)
+                elapsed = step.seconds(contestant)
                 if round_idx >= warmup_rounds:
                     seconds[contestant.name].append(elapsed)
                 else:
@@ -118,11 +147,11 @@ def measure(
             progress.update()
             counted = round_idx + 1 - warmup_rounds
             if counted >= min_rounds and counted % 5 == 0:
-                widths = [_half_width(seconds, contestants, c) for c in contestants[1:]]
-                progress.set_postfix(interval=f'{max(widths):.4f}')
-                if max(widths) <= precision:
+                width = max(_half_width(seconds, plain, c) for c in contestants[1:])
+                progress.set_postfix(interval=f'{width:.4f}')
+                if agree(width <= precision):
                     break
-    return [_row(c, seconds, contestants[0].name, x_NCHW) for c in contestants]
+    return [_row(c, seconds, plain, step) for c in contestants]
 
 
 def _excess(contestant: Contestant, ratios: Sequence[float]) -> List[float]:
@@ -130,9 +159,9 @@ def _excess(contestant: Contestant, ratios: Sequence[float]) -> List[float]:
     return [ratio - limit for ratio, limit in zip(ratios, limits)]
 
 
-def _half_width(seconds: Dict[str, List[float]], contestants: Sequence[Contestant], contestant: Contestant) -> float:
-    # of what is left after the limit: what block mode drops differs from step to step, and is no noise
-    _, low, high = median_interval(_excess(contestant, _ratios(seconds, contestants[0].name, contestant.name)))
+def _half_width(seconds: Dict[str, List[float]], plain: str, contestant: Contestant) -> float:
+    # of what is left after the limit: what is dropped differs from step to step, and is no noise
+    _, low, high = median_interval(_excess(contestant, _ratios(seconds, plain, contestant.name)))
     return (high - low) / 2
 
 
@@ -140,15 +169,12 @@ def _ratios(seconds: Dict[str, List[float]], plain: str, name: str) -> List[floa
     return [s / p for s, p in zip(seconds[name], seconds[plain])]
 
 
-def _row(contestant: Contestant, seconds: Dict[str, List[float]], plain: str, x_NCHW: Tensor) -> Row:
+def _row(contestant: Contestant, seconds: Dict[str, List[float]], plain: str, step: Step) -> Row:
     ratios = _ratios(seconds, plain, contestant.name)
+    if step.inference:
+        contestant.limits.clear()  # nothing is dropped
     over_limit, low, high = median_interval(_excess(contestant, ratios))
     limit = statistics.fmean(contestant.limits) if contestant.limits else 1.
-    memory: Optional[int] = None
-    if x_NCHW.is_cuda:
-        torch.cuda.reset_peak_memory_stats()
-        _step_seconds(contestant, x_NCHW, False)
-        memory = torch.cuda.max_memory_allocated()
     return Row(
         name=contestant.name,
         ratio=over_limit + limit,
@@ -156,7 +182,7 @@ def _row(contestant: Contestant, seconds: Dict[str, List[float]], plain: str, x_
         high=high + limit,
         limit=limit,
         over_limit=over_limit,
-        memory=saved_bytes(contestant, x_NCHW) if memory is None else memory,
+        memory=step.memory(contestant),
         milliseconds=1000 * statistics.median(seconds[contestant.name]),
         rounds=len(ratios),
     )

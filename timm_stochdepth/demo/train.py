@@ -2,7 +2,7 @@
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import timm
 import torch
@@ -31,6 +31,7 @@ WEIGHT_DECAY = 0.02
 class Result:
     """What a training run showed, a value for each epoch where there is a list."""
     model_name: str
+    label: str
     losses: List[float] = field(default_factory=list)
     top1s: List[float] = field(default_factory=list)
     epoch_seconds: List[float] = field(default_factory=list)
@@ -64,7 +65,14 @@ def evaluate(model: nn.Module, data_dir: Path) -> float:
     return top1.avg
 
 
-def train(model_name: str, data_dir: Path, epochs: int, seed: int) -> 'tuple[nn.Module, Result]':
+def train(
+        model_name: str,
+        data_dir: Path,
+        epochs: int,
+        seed: int,
+        model_kwargs: Optional[Dict[str, Any]] = None,
+        label: Optional[str] = None,
+) -> 'tuple[nn.Module, Result]':
     """Train a network from scratch.
 
     Args:
@@ -72,19 +80,21 @@ def train(model_name: str, data_dir: Path, epochs: int, seed: int) -> 'tuple[nn.
         data_dir: Image folder as `write_digits` makes it.
         epochs: Number of passes over the training images.
         seed: Seed of initial weights, data order and draws.
+        model_kwargs: Arguments of the network.
+        label: What to call the run, by default model_name.
     """
     timm.utils.random_seed(seed)
-    model = timm.create_model(model_name, num_classes=NUM_CLASSES)
+    model = timm.create_model(model_name, num_classes=NUM_CLASSES, **model_kwargs or {})
     loader = _create_loader(data_dir, 'train', is_training=True, scale=(0.8, 1.0), hflip=0., color_jitter=0.)
     task = ClassificationTask(model, criterion_kwargs=dict(smoothing=0.1), verbose=False)
     optimizer = create_optimizer_v2(model, opt='adamw', lr=LR, weight_decay=WEIGHT_DECAY)
     scheduler, _ = create_scheduler_v2(
         optimizer, num_epochs=epochs, warmup_epochs=1, warmup_lr=1e-4, step_on_epochs=False,
         updates_per_epoch=len(loader))
-    result = Result(model_name)
+    result = Result(model_name, label or model_name)
 
     num_updates = 0
-    with DropCounter(model) as drops, tqdm(total=epochs * len(loader), desc=model_name, unit='step') as progress:
+    with DropCounter(model) as drops, tqdm(total=epochs * len(loader), desc=result.label, unit='step') as progress:
         for _ in range(epochs):
             losses = AverageMeter()
             started = time.perf_counter()
