@@ -52,7 +52,6 @@ def test_the_figures_are_those_that_were_measured():
         'rate 0.1': 'resnet50_rate0.1_cpu',
         'rate 0.2': 'resnet50_rate0.2_cpu',
         'rate 0.5': 'resnet50_rate0.5_cpu',
-        'rate 0.1, compiled': 'resnet50_rate0.1_cpu_compile',
         'inference': 'resnet50_rate0.1_cpu_inference',
     }
     assert set(next(iter(table.values()))) == set(files)
@@ -61,3 +60,9 @@ def test_the_figures_are_those_that_were_measured():
             limit = f' ({row["limit"]:.3f})' if row['limit'] < 1 else ''
             expected = f'{row["ratio"]:.3f} ± {(row["high"] - row["low"]) / 2:.3f}{limit}'
             assert table[row['name']][column] == expected, row['name']
+
+
+def test_the_figures_of_two_ranks_are_those_that_were_measured():
+    rows = json.loads((ROOT / 'benchmarks' / 'resnet50_rate0.5_cpu_ddp.json').read_text())['rows']
+    conditional, block = (f'{row["ratio"]:.3f} ± {(row["high"] - row["low"]) / 2:.3f}' for row in rows[1:])
+    assert f'{block} and\n  {conditional} of plain DDP' in README

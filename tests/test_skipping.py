@@ -1,5 +1,7 @@
 """A branch that runs for the kept samples alone, or not at all."""
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -141,6 +143,28 @@ def test_without_batch_statistics_it_equals_masking(name, memory_format):
     y_masking.square().sum().backward()
     for (n, p), q in zip(skipping.named_parameters(), masking.parameters()):
         torch.testing.assert_close(p.grad, q.grad, msg=n)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast(dtype):
+    model = timm.create_model('resnet50_sd_sample', num_classes=10, drop_path_rate=0.5, skip_dropped=True)
+    with torch.autocast('cpu', dtype):
+        y = model(images(4, 64))
+    assert y.dtype == dtype and torch.isfinite(y).all()
+    y.float().square().mean().backward()
+    assert all(p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+def test_torchscript_masks():
+    model = one_block(0.3)
+    masking = copy.deepcopy(model)
+    ts.apply_stochastic_depth(masking, 'sample', 'ResNetBottleneck', 0.3, 'uniform')
+    x = torch.randn(4, 16, 4, 4)
+    outputs = []
+    for run in (torch.jit.script(model), masking):
+        torch.manual_seed(3)
+        outputs.append(run(x))
+    assert_same_output(*outputs)
 
 
 def test_the_block_input_is_not_written_to():

@@ -249,11 +249,13 @@ class StochasticBlock(nn.Module):
         if not torch.jit.is_scripting():
             if self.training and self.skip_dropped:
                 return self._forward_kept_samples(x)
-        shortcut = self.shortcut(x)
-        branch = self.branch(x)
         if self.training:
-            y = add_masked_branch(shortcut, branch, self.draw_samples(branch))
-        elif self._rate_is_graph_input():
+            shortcut = self.shortcut(x)
+            branch = self.branch(x)
+            return self.activation(add_masked_branch(shortcut, branch, self.draw_samples(branch)))
+        branch = self.branch(x)
+        shortcut = self.shortcut(x)  # last, as in a plain block: 2% of the time of an inference on a CPU
+        if self._rate_is_graph_input():
             y = add_masked_branch(shortcut, branch, self.keep_prob.to(branch.device, branch.dtype, non_blocking=True))
         else:
             y = add_branch(shortcut, branch, 1. - self.drop_prob)

@@ -66,7 +66,8 @@ def create_contestants(
     }
     for network in networks.values():
         network.load_state_dict(as_weights_of(network, plain.state_dict()))
-    contestants = [Contestant(n, m, torch.compile(m) if compile else m) for n, m in networks.items()]
+    # the shapes of one network are no reason to compile another for dynamic ones
+    contestants = [Contestant(n, m, torch.compile(m, dynamic=False) if compile else m) for n, m in networks.items()]
     for contestant, num_draws in zip(contestants[-2:], (batch_size, 1)):
         _fix_decisions(contestant, num_draws, img_size, seed)
     return contestants
