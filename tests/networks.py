@@ -53,6 +53,16 @@ def assert_same_output(y, y_reference):
     assert (y - y_reference).abs().max() <= 1e-4 * y_reference.abs().max()
 
 
+def assert_same_gradients(y, y_reference, inputs, inputs_reference):
+    """Equal outputs and gradients; what the reference does not use has a gradient of zero."""
+    torch.testing.assert_close(y, y_reference)
+    cotangent = torch.randn_like(y)
+    grads = torch.autograd.grad(y, inputs, cotangent)
+    grads_reference = torch.autograd.grad(y_reference, inputs_reference, cotangent, allow_unused=True)
+    for grad, reference in zip(grads, grads_reference):
+        torch.testing.assert_close(grad, torch.zeros_like(grad) if reference is None else reference)
+
+
 def images(batch_size=4, size=64):
     return torch.randn(batch_size, 3, size, size)
 

@@ -5,10 +5,11 @@ import copy
 import pytest
 import timm
 import torch
-from networks import assert_same_output, branch_formula, images, randomize
+from networks import assert_same_gradients, assert_same_output, branch_formula, images, randomize
 from torch import nn
 
 import timm_stochdepth as ts
+from timm_stochdepth.bench.measure import saved_storages
 from timm_stochdepth.skipping import add_kept_branch, select_kept, skip_branch
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -105,12 +106,7 @@ def test_gradients_equal_the_formula_on_the_kept_samples(scale_by_keep):
             scale = 2.0 if scale_by_keep else 1.0
             y_ref = x_ref.index_add(0, kept, scale * branch_formula(state, x_ref[kept]))
         y_ref = y_ref.relu()
-        torch.testing.assert_close(y, y_ref)
-        cotangent = torch.randn_like(y)
-        grads = torch.autograd.grad(y, [x, *model.parameters()], cotangent)
-        grads_ref = torch.autograd.grad(y_ref, [x_ref, *state.values()], cotangent, allow_unused=True)
-        for grad, grad_ref in zip(grads, grads_ref):
-            torch.testing.assert_close(grad, torch.zeros_like(grad) if grad_ref is None else grad_ref)
+        assert_same_gradients(y, y_ref, [x, *model.parameters()], [x_ref, *state.values()])
     assert numbers == {0, 1, 2, 3}
 
 
@@ -261,22 +257,6 @@ def test_no_decision_synchronizes_with_the_gpu(method, settings):
             model(x).sum().backward()
     finally:
         torch.cuda.set_sync_debug_mode('default')
-
-
-def saved_storages(model, x):
-    """Sizes in bytes of what autograd keeps of a forward pass, parameters left out."""
-    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    saved = {}
-
-    def pack(tensor):
-        if tensor.untyped_storage().data_ptr() not in parameters:
-            saved[tensor.untyped_storage().data_ptr()] = tensor  # alive, so that no address comes twice
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        y = model(x)
-    del y
-    return sorted(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
 
 @pytest.mark.parametrize('name', ['resnet18', 'resnet50'])

@@ -1,10 +1,10 @@
 """A picture of the drop rates of a network."""
 from pathlib import Path
-from typing import Dict
+from typing import Any, Dict
 
 from .files import write_beside
 
-__all__ = ['plot_rates']
+__all__ = ['plot_rates', 'save_figure']
 
 
 def plot_rates(title: str, rates: Dict[str, float], path: Path) -> None:
@@ -25,5 +25,10 @@ def plot_rates(title: str, rates: Dict[str, float], path: Path) -> None:
     axes.bar(list(rates), list(rates.values()))
     axes.set(title=title, xlabel='block', ylabel='drop rate')
     axes.tick_params(axis='x', labelrotation=90)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure of matplotlib, whole or not at all, in the format of the path's suffix."""
     with write_beside(path) as file:
         figure.savefig(file, dpi=120, format=path.suffix.lstrip('.') or 'png')

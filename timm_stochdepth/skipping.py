@@ -61,7 +61,6 @@ class _AddKeptBranch(torch.autograd.Function):
     def forward(ctx: Any, shortcut: Tensor, branch: Tensor, kept: Tensor, scale: float, relu: bool) -> Tensor:
         y = shortcut.clone().index_add_(0, kept, branch, alpha=scale)  # index_add would give a contiguous tensor
         ctx.scale = scale
-        ctx.relu = relu
         if relu:
             y.relu_()
         ctx.save_for_backward(kept, *((y,) if relu else ()))

@@ -6,9 +6,8 @@ from typing import Any, Callable, Dict, List
 import timm
 import torch
 import torchvision.ops
-from torch import Tensor, nn
+from torch import nn
 
-from ..blocks import StochasticBlock
 from ..fold import as_weights_of
 from ..operations import block_drop_limit, branch_shares
 from ..surgery import apply_stochastic_depth, stochastic_blocks
@@ -93,7 +92,7 @@ def create_ddp_contestants(
     """
     conditional = _stochastic(model_name, 'block', rate)
     for _, block in stochastic_blocks(conditional):
-        block._forward_skipped = lambda x, block=block: _conditional_skip(block, x)
+        block._forward_skipped = lambda x, block=block: block.activation(block.shortcut(x).clone())
     networks = {
         'plain': timm.create_model(model_name),
         'conditional skip, find_unused_parameters': conditional,
@@ -116,10 +115,6 @@ def _stochastic(model_name: str, stochastic_method: str, rate: float, **settings
     target_layer_name = 'ResNetBottleneck' if has_bottlenecks else 'ResNetBasicBlock'
     apply_stochastic_depth(model, stochastic_method, target_layer_name, rate, **settings)
     return model
-
-
-def _conditional_skip(block: StochasticBlock, x: Tensor) -> Tensor:
-    return block.activation(block.shortcut(x).clone())
 
 
 def _fix_decisions(contestant: Contestant, num_draws: int, img_size: int, seed: int) -> None:

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Callable, Dict, List, Sequence, Tuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from .contestants import Contestant
 
-__all__ = ['Row', 'Step', 'measure', 'median_interval', 'saved_bytes']
+__all__ = ['PRECISION', 'Row', 'Step', 'measure', 'median_interval', 'saved_storages']
+
+PRECISION = 0.01  # half width of a ratio's confidence interval that is good enough
 
 
 @dataclass
@@ -49,9 +51,9 @@ def median_interval(values: Sequence[float]) -> Tuple[float, float, float]:
     return statistics.median(ordered), ordered[low], ordered[high]
 
 
-def saved_bytes(contestant: Contestant, x_NCHW: Tensor) -> int:
-    """Bytes that autograd keeps for the backward pass, parameters left out, each memory counted once."""
-    own = {p.untyped_storage().data_ptr() for p in contestant.model.parameters()}
+def saved_storages(model: nn.Module, x: Tensor) -> List[int]:
+    """Sizes in bytes of what autograd keeps for the backward pass, parameters left out, each memory counted once."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     sizes: Dict[int, int] = {}
     kept: List[Tensor] = []  # alive, so that no address comes twice
 
@@ -62,10 +64,9 @@ def saved_bytes(contestant: Contestant, x_NCHW: Tensor) -> int:
             kept.append(tensor)
         return tensor
 
-    contestant.prepare()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        contestant.model(x_NCHW)
-    return sum(sizes.values())
+        model(x)
+    return list(sizes.values())
 
 
 @dataclass
@@ -100,7 +101,8 @@ class Step:
 
     def memory(self, contestant: Contestant) -> int:
         if not self.x_NCHW.is_cuda:
-            return 0 if self.inference else saved_bytes(contestant, self.x_NCHW)
+            contestant.prepare()
+            return 0 if self.inference else sum(saved_storages(contestant.model, self.x_NCHW))
         contestant.model.zero_grad()
         before = torch.cuda.memory_allocated()  # of all networks
         torch.cuda.reset_peak_memory_stats()
@@ -114,7 +116,7 @@ def measure(
         warmup_rounds: int = 3,
         min_rounds: int = 20,
         max_rounds: int = 200,
-        precision: float = 0.01,
+        precision: float = PRECISION,
         agree: Callable[[bool], bool] = lambda done: done,
         show_progress: bool = True,
 ) -> List[Row]:

@@ -10,11 +10,10 @@ import torch
 import torchvision
 
 from ..files import write_beside
-from .measure import Row
+from ..plots import save_figure
+from .measure import PRECISION, Row
 
 __all__ = ['device_name', 'format_rows', 'plot_rows', 'write_rows']
-
-PRECISION = 0.01
 
 
 def device_name(device: torch.device) -> str:
@@ -73,5 +72,4 @@ def plot_rows(rows: Sequence[Row], title: str, path: Path) -> None:
     axes.set(title=title, xlabel='time of a step, ratio to plain', xlim=(0.9 * min(ratios), 1.05 * max(ratios)))
     axes.invert_yaxis()
     axes.legend(loc='lower left')
-    with write_beside(path) as file:
-        figure.savefig(file, dpi=120, format=path.suffix.lstrip('.'))
+    save_figure(figure, path)

@@ -3,7 +3,7 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import List, Sequence
 
-from ..files import write_beside
+from ..plots import save_figure
 from .train import Result
 
 __all__ = ['format_means', 'format_results', 'plot_results']
@@ -57,5 +57,4 @@ def plot_results(results: Sequence[Result], path: Path) -> None:
     for axes in (loss_axes, top1_axes, drop_axes) if stochastic else (loss_axes, top1_axes):
         axes.legend()
         axes.grid(alpha=0.3)
-    with write_beside(path) as file:
-        figure.savefig(file, dpi=120, format=path.suffix.lstrip('.'))
+    save_figure(figure, path)
