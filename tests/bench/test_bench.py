@@ -26,14 +26,22 @@ def test_the_interval_covers_the_median_as_often_as_it_says():
 
 def test_all_networks_start_from_the_same_weights_and_drop_by_the_same_rates():
     contestants = create_contestants('resnet18', 0.4, batch_size=2, img_size=32)
-    names = [c.name for c in contestants]
-    assert names == ['plain', 'timm DropPath', 'torchvision StochasticDepth', 'sample', 'sample, skip_dropped', 'block']
+    assert [c.name for c in contestants] == [
+        'plain',
+        'plain, again',
+        'timm DropPath',
+        'torchvision StochasticDepth',
+        'conditional skip',
+        'sample',
+        'sample, skip_dropped',
+        'block',
+    ]
     state = contestants[0].model.state_dict()
     for contestant in contestants[1:]:
         assert all(torch.equal(v, state[k]) for k, v in contestant.model.state_dict().items())
-    for index, attribute in ((1, 'drop_prob'), (2, 'p')):
+    for index, attribute in ((2, 'drop_prob'), (3, 'p')):
         rates = [getattr(m, attribute) for m in contestants[index].model.modules() if hasattr(m, attribute)]
-        assert rates == pytest.approx(list(ts.drop_rates(contestants[3].model).values())[1:])
+        assert rates == pytest.approx(list(ts.drop_rates(contestants[-1].model).values())[1:])
 
 
 def test_the_limit_of_block_mode_is_that_of_the_blocks_that_were_dropped():
@@ -50,6 +58,21 @@ def test_the_limit_of_block_mode_is_that_of_the_blocks_that_were_dropped():
         # all blocks of resnet18 but the first of a stage have convolutions of the same number of operations
         assert contestant.limits[-1] == 1.0 if len(ran) == 8 else contestant.limits[-1] < 1.0
     assert len(set(contestant.limits)) > 1
+
+
+def test_a_conditional_skip_drops_what_block_mode_drops():
+    contestants = create_contestants('resnet18', 0.8, batch_size=2, img_size=32)
+    conditional, block = (c for c in contestants if c.name in ('conditional skip', 'block'))
+    for _ in range(5):
+        for contestant in (conditional, block):
+            contestant.prepare()
+            contestant.model.train().zero_grad()
+            contestant.model(images(2, 32)).sum().backward()
+        assert conditional.limits[-1] == block.limits[-1]
+        for dropped, zero in zip(conditional.model.parameters(), block.model.parameters()):
+            expected = torch.zeros_like(zero) if dropped.grad is None else dropped.grad
+            assert (zero.grad - expected).norm() <= 1e-4 * expected.norm()
+    assert len(set(block.limits)) > 1
 
 
 def test_saved_bytes_are_those_of_the_activations():
@@ -99,7 +122,7 @@ SMALL = ['--model', 'resnet18', '--batch-size', '2', '--img-size', '32', '--max-
 def test_inference_has_nothing_to_skip(tmp_path):
     assert main(['bench', *SMALL, '--inference', '--out', str(tmp_path)]) == 0
     rows = json.loads((tmp_path / 'resnet18_rate0.1_cpu_inference.json').read_text())['rows']
-    assert len(rows) == 6 and all(row['limit'] == 1 and row['memory'] == 0 for row in rows)
+    assert len(rows) == 8 and all(row['limit'] == 1 and row['memory'] == 0 for row in rows)
 
 
 def test_ddp_compares_a_conditional_skip_with_block_mode(tmp_path):

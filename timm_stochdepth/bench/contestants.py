@@ -41,6 +41,9 @@ def create_contestants(
 ) -> List[Contestant]:
     """The plain network first, then its peers, then ours.
 
+    A second plain network shows what the machine can tell apart, a conditional skip what is left to gain in block
+    mode: it drops the same blocks.
+
     Args:
         model_name: A plain ResNet of timm.
         rate: Drop rate of the networks, linear.
@@ -57,8 +60,10 @@ def create_contestants(
             torchvision_depth.set_submodule(name, torchvision.ops.StochasticDepth(module.drop_prob, 'row'))
     networks = {
         'plain': plain,
+        'plain, again': timm.create_model(model_name),
         'timm DropPath': drop_path,
         'torchvision StochasticDepth': torchvision_depth,
+        'conditional skip': _conditional_skip(model_name, rate),
         'sample': _stochastic(model_name, 'sample', rate),
         'sample, skip_dropped': _stochastic(model_name, 'sample', rate, skip_dropped=True),
         'block': _stochastic(model_name, 'block', rate),
@@ -67,8 +72,10 @@ def create_contestants(
         network.load_state_dict(as_weights_of(network, plain.state_dict()))
     # the shapes of one network are no reason to compile another for dynamic ones
     contestants = [Contestant(n, m, torch.compile(m, dynamic=False) if compile else m) for n, m in networks.items()]
-    for contestant, num_draws in zip(contestants[-2:], (batch_size, 1)):
-        _fix_decisions(contestant, num_draws, img_size, seed)
+    for contestant in contestants:
+        num_draws = {'conditional skip': 1, 'block': 1, 'sample, skip_dropped': batch_size}.get(contestant.name)
+        if num_draws:
+            _fix_decisions(contestant, num_draws, img_size, seed)
     return contestants
 
 
@@ -90,9 +97,7 @@ def create_ddp_contestants(
         memory_format: That of the weights, which has to be set before they are wrapped.
         seed: Seed of what is dropped, the same in all ranks.
     """
-    conditional = _stochastic(model_name, 'block', rate)
-    for _, block in stochastic_blocks(conditional):
-        block._forward_skipped = lambda x, block=block: block.activation(block.shortcut(x).clone())
+    conditional = _conditional_skip(model_name, rate)
     networks = {
         'plain': timm.create_model(model_name),
         'conditional skip, find_unused_parameters': conditional,
@@ -114,6 +119,16 @@ def _stochastic(model_name: str, stochastic_method: str, rate: float, **settings
     has_bottlenecks = any(isinstance(m, timm.models.resnet.Bottleneck) for m in model.modules())
     target_layer_name = 'ResNetBottleneck' if has_bottlenecks else 'ResNetBasicBlock'
     apply_stochastic_depth(model, stochastic_method, target_layer_name, rate, **settings)
+    return model
+
+
+def _conditional_skip(model_name: str, rate: float) -> nn.Module:
+    """Block mode in its simplest form, whose dropped parameters get no gradient."""
+    model = _stochastic(model_name, 'block', rate)
+    for _, block in stochastic_blocks(model):
+        block._forward_skipped = lambda x, block=block: block.activation(
+            block.shortcut(x).clone()
+        )
     return model
 
 
