@@ -52,6 +52,7 @@ def test_the_figures_are_those_that_were_measured():
         'rate 0.1': 'resnet50_rate0.1_cpu',
         'rate 0.2': 'resnet50_rate0.2_cpu',
         'rate 0.5': 'resnet50_rate0.5_cpu',
+        'rate 0.1, compiled': 'resnet50_rate0.1_cpu_compile',
         'inference': 'resnet50_rate0.1_cpu_inference',
     }
     assert set(next(iter(table.values()))) == set(files)

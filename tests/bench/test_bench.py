@@ -63,11 +63,12 @@ def test_the_limit_of_block_mode_is_that_of_the_blocks_that_were_dropped():
 def test_a_conditional_skip_drops_what_block_mode_drops():
     contestants = create_contestants('resnet18', 0.8, batch_size=2, img_size=32)
     conditional, block = (c for c in contestants if c.name in ('conditional skip', 'block'))
+    x = images(2, 32)
     for _ in range(5):
         for contestant in (conditional, block):
             contestant.prepare()
             contestant.model.train().zero_grad()
-            contestant.model(images(2, 32)).sum().backward()
+            contestant.model(x).sum().backward()
         assert conditional.limits[-1] == block.limits[-1]
         for dropped, zero in zip(conditional.model.parameters(), block.model.parameters()):
             expected = torch.zeros_like(zero) if dropped.grad is None else dropped.grad
