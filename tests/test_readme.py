@@ -63,6 +63,12 @@ def test_the_figures_are_those_that_were_measured():
             assert table[row['name']][column] == expected, row['name']
 
 
+def test_the_figures_of_the_second_run_are_those_that_were_measured():
+    rows = json.loads((ROOT / 'benchmarks' / 'again' / 'resnet50_rate0.5_cpu.json').read_text())['rows']
+    figures = [f'{row["ratio"]:.3f} ± {(row["high"] - row["low"]) / 2:.3f}' for row in rows[-3:]]
+    assert 'sample {}, skip_dropped\n  {}, block {}.'.format(*figures) in README
+
+
 def test_the_figures_of_two_ranks_are_those_that_were_measured():
     rows = json.loads((ROOT / 'benchmarks' / 'resnet50_rate0.5_cpu_ddp.json').read_text())['rows']
     conditional, block = (f'{row["ratio"]:.3f} ± {(row["high"] - row["low"]) / 2:.3f}' for row in rows[1:])
