@@ -46,6 +46,10 @@ def table_below(heading):
     return {row[0]: dict(zip(header[1:], row[1:])) for row in rows}
 
 
+def figure(row):
+    return f'{row["ratio"]:.3f} ± {(row["high"] - row["low"]) / 2:.3f}'
+
+
 def test_the_figures_are_those_that_were_measured():
     table = table_below('What it costs and saves')
     files = {
@@ -59,18 +63,16 @@ def test_the_figures_are_those_that_were_measured():
     for column, name in files.items():
         for row in json.loads((ROOT / 'benchmarks' / f'{name}.json').read_text())['rows'][1:]:
             limit = f' ({row["limit"]:.3f})' if row['limit'] < 1 else ''
-            expected = f'{row["ratio"]:.3f} ± {(row["high"] - row["low"]) / 2:.3f}{limit}'
-            assert table[row['name']][column] == expected, row['name']
+            assert table[row['name']][column] == figure(row) + limit, row['name']
 
 
 @pytest.mark.parametrize('folder', ['again', 'kept_memory'])
 def test_the_figures_of_further_runs_are_those_that_were_measured(folder):
     rows = json.loads((ROOT / 'benchmarks' / folder / 'resnet50_rate0.5_cpu.json').read_text())['rows']
-    figures = [f'{row["ratio"]:.3f} ± {(row["high"] - row["low"]) / 2:.3f}' for row in rows[-3:]]
-    assert 'sample {}, skip_dropped\n  {}, block {}.'.format(*figures) in README
+    assert 'sample {}, skip_dropped\n  {}, block {}.'.format(*map(figure, rows[-3:])) in README
 
 
 def test_the_figures_of_two_ranks_are_those_that_were_measured():
     rows = json.loads((ROOT / 'benchmarks' / 'resnet50_rate0.5_cpu_ddp.json').read_text())['rows']
-    conditional, block = (f'{row["ratio"]:.3f} ± {(row["high"] - row["low"]) / 2:.3f}' for row in rows[1:])
+    conditional, block = map(figure, rows[1:])
     assert f'{block} and\n  {conditional} of plain DDP' in README

@@ -254,7 +254,7 @@ class StochasticBlock(nn.Module):
             branch = self.branch(x)
             return self.activation(add_masked_branch(shortcut, branch, self.draw_samples(branch)))
         branch = self.branch(x)
-        shortcut = self.shortcut(x)  # last, as in a plain block: 2% of the time of an inference on a CPU
+        shortcut = self.shortcut(x)  # last, as in a plain block
         if self._rate_is_graph_input():
             y = add_masked_branch(shortcut, branch, self.keep_prob.to(branch.device, branch.dtype, non_blocking=True))
         else:

@@ -71,12 +71,11 @@ def create_contestants(
     for network in networks.values():
         network.load_state_dict(as_weights_of(network, plain.state_dict()))
     # the shapes of one network are no reason to compile another for dynamic ones
-    contestants = [Contestant(n, m, torch.compile(m, dynamic=False) if compile else m) for n, m in networks.items()]
-    for contestant in contestants:
-        num_draws = {'conditional skip': 1, 'block': 1, 'sample, skip_dropped': batch_size}.get(contestant.name)
-        if num_draws:
-            _fix_decisions(contestant, num_draws, img_size, seed)
-    return contestants
+    contestants = {
+        n: Contestant(n, m, torch.compile(m, dynamic=False) if compile else m) for n, m in networks.items()}
+    for name, num_draws in (('conditional skip', 1), ('sample, skip_dropped', batch_size), ('block', 1)):
+        _fix_decisions(contestants[name], num_draws, img_size, seed)
+    return list(contestants.values())
 
 
 def create_ddp_contestants(
@@ -126,9 +125,7 @@ def _conditional_skip(model_name: str, rate: float) -> nn.Module:
     """Block mode in its simplest form, whose dropped parameters get no gradient."""
     model = _stochastic(model_name, 'block', rate)
     for _, block in stochastic_blocks(model):
-        block._forward_skipped = lambda x, block=block: block.activation(
-            block.shortcut(x).clone()
-        )
+        block._forward_skipped = lambda x, block=block: block.activation(block.shortcut(x).clone())
     return model
 
 
