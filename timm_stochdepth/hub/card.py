@@ -5,7 +5,8 @@ from typing import Any, Dict, List
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..surgery import drop_rates, stochastic_blocks
-from .sources import TrainingRecord, is_stochastic
+from .record import TrainingRecord
+from .sources import is_stochastic
 
 __all__ = ['PICTURE', 'code_blocks', 'create_card', 'example_code']
 

@@ -13,7 +13,8 @@ from torch import nn
 from ..plots import plot_rates
 from ..surgery import drop_rates, stochastic_depth_args
 from .card import PICTURE, create_card
-from .sources import TrainingRecord, is_stochastic
+from .record import TrainingRecord
+from .sources import is_stochastic
 
 __all__ = ['hub_config', 'save_weights', 'write_folder']
 

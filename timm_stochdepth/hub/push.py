@@ -10,7 +10,8 @@ from torch import nn
 from ..fold import fold_stochastic_depth
 from ..version import __version__
 from .folder import write_folder
-from .sources import TrainingRecord, is_stochastic
+from .record import TrainingRecord
+from .sources import is_stochastic
 
 __all__ = ['push_to_hub']
 
