@@ -1,30 +1,174 @@
-"""Files that are whole or not there at all."""
+"""Files that are whole or not there at all, and the rules of where one may be written."""
+import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Generator
+from typing import Callable, Generator, Optional, Sequence, Union
 
-__all__ = ['write_beside']
+from .file_kinds import holds_kind
+
+__all__ = ['check_output_file', 'check_place', 'file_sha256', 'workspace', 'write_beside', 'write_file']
+
+PathLike = Union[str, Path]
+
+WORKSPACE_PREFIX = '.timm-stochdepth-'
+
+
+@contextmanager
+def workspace(parent: Path) -> Generator[Path, None, None]:
+    """A folder in `parent` that is gone when the block ends, whatever happens in it; parent is made if need be."""
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=WORKSPACE_PREFIX, dir=parent))
+    try:
+        yield folder
+    finally:
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+        except KeyboardInterrupt:  # in the middle of cleaning up: once more, and then stop
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def set_usual_mode(written: Path, work: Path) -> None:
+    """Give a file, or each file of a folder, the mode that the umask asks for: some writers let nobody else read."""
+    probe = work / 'mode'
+    probe.touch()  # os.umask could only be read by changing it, for all threads
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    for file in written.rglob('*') if written.is_dir() else [written]:
+        if file.is_file() and stat.S_IMODE(file.stat().st_mode) != mode:
+            file.chmod(mode)
 
 
 @contextmanager
 def write_beside(path: Path) -> Generator[Path, None, None]:
-    """A path beside `path` to write a file or a folder to, moved into place when the block ends without an error.
+    """A path to write a file or a new folder to, moved to `path` when the block ends without an error.
 
-    Whatever goes wrong meanwhile, what was at `path` before is still there, and nothing half-written.
+    Whatever goes wrong meanwhile, what was at `path` before is still there, and nothing half-written. A file takes
+    the place of a file; `check_output_file` and `OutputFolder` say whether it may.
+
+    Raises:
+        FileExistsError: There is a folder at `path`, or a folder was written and there is a file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    workspace = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', dir=path.parent))
+    with workspace(path.parent) as work:
+        beside = work / 'new' / path.name
+        beside.parent.mkdir()
+        yield beside
+        if path.is_dir() or beside.is_dir() and os.path.lexists(path):
+            raise FileExistsError(f'{path} is there already, and is left as it is.')
+        set_usual_mode(beside, work)
+        os.replace(beside, path)
+
+
+@contextmanager
+def write_file(
+        path: PathLike,
+        suffixes: Sequence[str],
+        sources: Sequence[PathLike] = (),
+        force: bool = False,
+        name: str = 'OUT',
+) -> Generator[Path, None, None]:
+    """`write_beside` under the rules of `check_output_file`, which hold at the start and still at the end."""
+    def check() -> Path:
+        return check_output_file(path, suffixes, sources, force, name)
+
+    with write_beside(check()) as beside:
+        yield beside
+        check()
+
+
+def check_place(path: PathLike, name: str) -> Path:
+    """Refuse a path at which nothing can be written.
+
+    Args:
+        path: Path of a file or folder to write.
+        name: What the path is called where the user gave it.
+
+    Raises:
+        ValueError: The path is empty, or none that the system takes.
+        NotADirectoryError: It lies in something that is no folder.
+        PermissionError: It lies in a folder that cannot be written to.
+    """
+    if not str(path):
+        raise ValueError(f"{name} must be a path, but got ''.")
+    place = Path(path)
     try:
-        yield workspace / path.name
-        if path.is_dir():  # os.replace takes no folder's place
-            os.replace(path, workspace / 'replaced')
-        os.replace(workspace / path.name, path)
-    finally:
-        try:
-            shutil.rmtree(workspace, ignore_errors=True)
-        except KeyboardInterrupt:  # in the middle of cleaning up: once more, and then stop
-            shutil.rmtree(workspace, ignore_errors=True)
-            raise
+        os.lstat(place)  # os.path.exists does not say why a name cannot be
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as e:  # too long, or with characters that no name has
+        reason = e.strerror if isinstance(e, OSError) else e
+        raise ValueError(f'{name} must be a path that can be written, but got {str(path)!r}: {reason}.') from e
+    ancestor = next((p for p in place.absolute().parents if os.path.lexists(p)), place)
+    if not ancestor.is_dir():
+        raise NotADirectoryError(f'{name} must lie in a folder, but got {str(path)!r}, and {ancestor} is none.')
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f'{name} must lie in a folder that can be written to, but got {str(path)!r}, and {ancestor} cannot be.')
+    return place
+
+
+def check_output_file(
+        path: PathLike,
+        suffixes: Sequence[str],
+        sources: Sequence[PathLike] = (),
+        force: bool = False,
+        name: str = 'OUT',
+) -> Path:
+    """Refuse a file that must not be written, before the work for it starts.
+
+    Args:
+        path: File to write.
+        suffixes: Suffixes of its name that are allowed, as in `'.pth.tar'`: each says a format.
+        sources: Files and folders that the work reads.
+        force: Whether a file of the same format may be replaced.
+        name: What the path is called where the user gave it.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: The suffix is none of these, or the file one of the sources; or as in `check_place`.
+        OSError: Something is there that must not be replaced; or as in `check_place`.
+    """
+    target = check_place(path, name)
+    if str(path).endswith(('/', os.sep)) or target.is_dir():
+        raise IsADirectoryError(f'{name} must be a file to write, but got {str(path)!r}, a folder.')
+    for source in map(Path, sources):
+        if _is_part_of(target, source):
+            raise ValueError(f'{name} must not be what is read, but got {str(path)!r}, and {source} is read.')
+    suffix = _suffix_of(target, suffixes)
+    if suffix is None:
+        raise ValueError(f'{name} must end in {" or ".join(suffixes)}, but got {str(path)!r}.')
+    if os.path.lexists(target):
+        if not holds_kind(target, suffix):
+            raise FileExistsError(
+                f'{name} must be a new file, or one that holds what {suffix} says, but got {str(path)!r}, which holds'
+                ' something else.')
+        if not force:
+            raise FileExistsError(f'{name} must be a new file, but got {str(path)!r}, which --force replaces.')
+    return target
+
+
+def _suffix_of(path: Path, suffixes: Sequence[str]) -> Optional[str]:
+    name = path.name.lower()
+    return next((s for s in sorted(suffixes, key=len, reverse=True) if name.endswith(s) and name != s), None)
+
+
+def _is_part_of(target: Path, source: Path) -> bool:
+    """Whether a file is another one, or one of a folder's, under whatever name."""
+    if not target.exists() or not source.exists():
+        return False
+    return any(p.samefile(target) for p in (source.rglob('*') if source.is_dir() else [source]) if p.exists())
+
+
+def file_sha256(path: Path, tell: Callable[[int], object] = lambda num_bytes: None) -> str:
+    """The SHA-256 of a file; `tell` is called with the number of bytes of each part that was read."""
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+            tell(len(chunk))
+    return digest.hexdigest()
