@@ -13,7 +13,7 @@ import timm.layers
 from torch import Tensor, nn
 
 from .blocks import StochasticBlock
-from .surgery import set_training_progress, stochastic_blocks, stochastic_depth_args
+from .surgery import drop_rates, set_training_progress, stochastic_blocks, stochastic_depth_args
 
 __all__ = [
     'as_weights_of',
@@ -138,7 +138,8 @@ def fold_stochastic_depth(model: nn.Module) -> nn.Module:
         model: Model with stochastic blocks; it is left as it is.
 
     Returns:
-        A model of plain blocks, whose state_dict loads strictly into the plain timm or torchvision model.
+        A model of plain blocks, whose state_dict loads strictly into the plain timm or torchvision model. What it was
+        trained with stays known as its attribute `folded_drop_rates`, by module name.
 
     Raises:
         ValueError: The last norm of a branch cannot take the rate up, or an attention layer follows it that is not
@@ -147,7 +148,10 @@ def fold_stochastic_depth(model: nn.Module) -> nn.Module:
     folded = deepcopy(model)
     folded.load_state_dict(_scale_branches(folded.state_dict(), folded, inference_scales(folded), {}))
     blocks = [block for _, block in stochastic_blocks(folded)]
-    settings = stochastic_depth_args(folded) if blocks else {}
+    if not blocks:
+        return folded
+    settings = stochastic_depth_args(folded)
+    folded.folded_drop_rates = drop_rates(folded)  # type: ignore[assignment]
     for block in blocks:
         block.restore_plain_class()
     plain_architecture = getattr(folded, 'plain_architecture', None)

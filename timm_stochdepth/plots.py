@@ -1,10 +1,16 @@
 """A picture of the drop rates of a network."""
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict
 
 from .files import write_beside
 
-__all__ = ['plot_rates', 'save_figure']
+__all__ = ['can_plot', 'plot_rates', 'save_figure']
+
+
+def can_plot() -> bool:
+    """Whether matplotlib is installed, which the `demo` extra brings."""
+    return find_spec('matplotlib') is not None
 
 
 def plot_rates(title: str, rates: Dict[str, float], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files of weights: checkpoints of timm's scripts, bare state_dicts and safetensors, and what they say of themselves."""
+"""Files of weights, and what they say of themselves: checkpoints of timm's scripts, bare state_dicts, safetensors."""
 import argparse
 import json
 import pickle

@@ -2,7 +2,7 @@
 import difflib
 import warnings
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 import timm
 import torch
@@ -16,7 +16,7 @@ from ..weights_file import WeightsFile, create_on_meta, is_stochastic_architectu
 from .config import read_config
 from .record import TrainingRecord, record_of_run
 
-__all__ = ['TrainingRecord', 'create_model', 'is_stochastic', 'load_model', 'load_state_dict']
+__all__ = ['TrainingRecord', 'build_model', 'create_model', 'is_stochastic', 'load_model', 'load_state_dict']
 
 
 def load_model(
@@ -49,14 +49,14 @@ def load_model(
     file = read_weights_file(path, use_ema)
     check_finite(file.state_dict, str(path))
     record = record_of_run(path, file, use_ema)
-    name = model_name or file.architecture
-    if name is None:
+    name = model_name or file.architecture or ''
+    if not name:
         name = _first_that_fits(file, path)
         record.assumed = (
             f'{path} does not say which network it is for. It is assumed to be {name}, whose tensors are these, at its'
             ' default drop rate: say which it is with --model NAME, and its rate with --drop-path RATE.')
         warnings.warn(record.assumed, stacklevel=2)
-    model = _build(name, {**file.model_args, **(model_args or {})}, file.state_dict)
+    model = build_model(name, {**file.model_args, **(model_args or {})}, file.state_dict)
     state_dict = file.state_dict
     trained_scales = file.trained_scales()
     if trained_scales is not None:
@@ -65,7 +65,7 @@ def load_model(
     return model, record
 
 
-def _build(name: str, model_args: Dict[str, Any], state_dict: Dict[str, Tensor]) -> nn.Module:
+def build_model(name: str, model_args: Dict[str, Any], state_dict: Dict[str, Tensor]) -> nn.Module:
     """The network of that name, with as many classes and channels as its weights have."""
     probe: Any = create_model(name, on_meta=True, **model_args)
     classifier, first_conv = (probe.pretrained_cfg.get(key) for key in ('classifier', 'first_conv'))
@@ -82,7 +82,7 @@ def _first_that_fits(file: WeightsFile, path: Path) -> str:
     names = timm.list_models(module='resnet_sd')
     for name in sorted(names, key=lambda n: not n.endswith('_sample')):
         with torch.device('meta'):
-            fits = {k: v.shape for k, v in _build(name, file.model_args, file.state_dict).state_dict().items()}
+            fits = {k: v.shape for k, v in build_model(name, file.model_args, file.state_dict).state_dict().items()}
         if fits == shapes:
             return name
     raise ValueError(
