@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -18,10 +19,79 @@ def run_python(script, **kwargs):
     return subprocess.run([sys.executable, '-c', script], check=True, capture_output=True, text=True, **kwargs).stdout
 
 
+HEAVY = {'torch', 'torchvision', 'timm', 'huggingface_hub', 'matplotlib', 'sklearn', 'numpy'}
+
+
 def test_import_brings_no_extra():
-    loaded = run_python('import sys, timm_stochdepth; print(*sys.modules)').split()
+    loaded = run_python('import sys, timm, timm_stochdepth; print(*sys.modules)').split()
     assert 'timm_stochdepth.surgery' in loaded
     assert not {'matplotlib', 'sklearn', 'timm_stochdepth.cli', 'timm_stochdepth.demo'} & set(loaded)
+
+
+def test_import_alone_waits_for_nothing():
+    assert not HEAVY & set(run_python('import sys, timm_stochdepth; print(*sys.modules)').split())
+
+
+IMPORTS = [
+    'import timm_stochdepth, timm',
+    'import timm, timm_stochdepth',
+    'import timm_stochdepth, timm.models.resnet',
+    'import timm_stochdepth, importlib.util as u; u.find_spec("timm").loader.get_code("timm")',
+    'import timm_stochdepth.blocks',
+    'import timm_stochdepth.models',
+    'from timm_stochdepth.hub import push',
+    'from timm_stochdepth import StochasticBlock',
+    'from timm_stochdepth import *; drop_rates',
+    'import timm_stochdepth; timm_stochdepth.models',
+    # another finder that asks all others, as this package's does
+    'import sys, timm_stochdepth; sys.meta_path.insert(0, type("F", (), {"find_spec": lambda *a: '
+    'next(filter(None, (f.find_spec(*a) for f in sys.meta_path[1:])), None)}))',
+]
+IN_FORKS = """
+import os, sys
+import torchvision  # what takes longest, once; timm is what matters
+assert 'timm' not in sys.modules
+for imports in sys.argv[1:]:
+    pid = os.fork()
+    if pid == 0:
+        exec(imports, {})
+        import timm, timm_stochdepth as ts
+        from timm_stochdepth.blocks import StochasticBlock
+        model = timm.create_model('resnet50_sd_block')
+        assert ts.StochasticBlock is StochasticBlock and isinstance(model.layer1[0], StochasticBlock)
+        assert not any(type(f).__module__.startswith('timm_stochdepth') for f in sys.meta_path)
+        os._exit(0)
+    if os.waitpid(pid, 0)[1]:
+        print(imports)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='the system has no fork')
+def test_models_are_registered_whatever_is_imported_first():
+    command = [sys.executable, '-c', IN_FORKS, *IMPORTS]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert result.stdout == '', result.stderr  # the imports that fail
+
+
+def test_models_are_registered_in_a_worker_that_unpickles_one(tmp_path):
+    torch.save(timm.create_model('resnet50_sd_block'), tmp_path / 'model.pt')
+    script = 'import sys, torch; torch.load(sys.argv[1], weights_only=False); import timm; assert timm.is_model("{}")'
+    subprocess.run(
+        [sys.executable, '-c', script.format('resnet50_sd_block'), tmp_path / 'model.pt'],
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_public_names_are_listed_before_they_are_used():
+    out = run_python('import timm_stochdepth as ts; print(*dir(ts)); print(*ts.__all__); help(ts)')
+    names, public, *text = out.splitlines()
+    assert set(public.split()) <= set(names.split())
+    for name in ts.__all__:
+        assert hasattr(ts, name)
+    assert any(line.strip().startswith('apply_stochastic_depth(') for line in text)
+    with pytest.raises(AttributeError, match="has no attribute 'drop_rate'"):
+        _ = ts.drop_rate
 
 
 @pytest.mark.parametrize('name', ZOO)
