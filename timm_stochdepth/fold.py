@@ -108,11 +108,17 @@ def fold_weights(
         state_dict: Weights of a network like model, but for its drop rates; left as they are.
         model: Model with stochastic blocks that they shall be loaded into; the rates in force count.
         trained_scales: What each block's branch was multiplied with at inference where the weights come from, by
-            module name. A block that is not named was a plain one.
+            module name; empty for a plain network.
 
     Raises:
-        ValueError: A block of model is always dropped, at a rate of 1: no weights make its branch count.
+        ValueError: A block of model is always dropped, at a rate of 1: no weights make its branch count. Or the scales
+            are those of another network, with other blocks.
     """
+    names = [name for name, _ in stochastic_blocks(model)]
+    if trained_scales and sorted(trained_scales) != sorted(names):
+        raise ValueError(
+            f'model must have the blocks that its weights were trained with, {", ".join(trained_scales)}, but has'
+            f' {", ".join(names)}.')
     return _scale_branches(state_dict, model, trained_scales, inference_scales(model))
 
 

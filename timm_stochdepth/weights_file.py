@@ -6,7 +6,7 @@ import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 import timm
 import torch
@@ -45,6 +45,7 @@ class WeightsFile:
     Attributes:
         state_dict: Tensors under the names that the network itself has.
         architecture: Name of their network, as `timm.create_model` takes it; None if the file does not say.
+        other_name: What the file says instead, a class's name for instance.
         model_args: Arguments of the network, as far as the file says.
         args: Arguments of the run of timm's train.py that wrote it.
         epoch: Epoch after which it was written.
@@ -52,6 +53,7 @@ class WeightsFile:
     """
     state_dict: Dict[str, Tensor]
     architecture: Optional[str] = None
+    other_name: Optional[str] = None
     model_args: Dict[str, Any] = field(default_factory=dict)
     args: Dict[str, Any] = field(default_factory=dict)
     epoch: Optional[int] = None
@@ -107,9 +109,8 @@ def _read_safetensors(path: Path) -> WeightsFile:
         state_dict = strip_wrappers(load_file(path))
     except SafetensorError as e:
         raise ValueError(f'{path} is truncated or altered, or no safetensors: {_one_line(e)}') from e
-    architecture = metadata.get('architecture')
-    model_args = json.loads(metadata.get('model_args', '{}'))
-    return WeightsFile(state_dict, architecture if _is_model_name(architecture) else None, model_args)
+    architecture, other_name = _first_model_name([metadata.get('architecture')])
+    return WeightsFile(state_dict, architecture, other_name, json.loads(metadata.get('model_args', '{}')))
 
 
 def _read_checkpoint(path: Path, use_ema: Optional[bool]) -> WeightsFile:
@@ -117,10 +118,11 @@ def _read_checkpoint(path: Path, use_ema: Optional[bool]) -> WeightsFile:
     state_dict = _find_state_dict(checkpoint, path, use_ema)
     args = checkpoint.get('args')
     args = dict(vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, dict) else {})
-    names = [name for name in (args.get('model'), checkpoint.get('arch')) if _is_model_name(name)]
+    architecture, other_name = _first_model_name([args.get('model'), checkpoint.get('arch')])
     return WeightsFile(
         strip_wrappers(state_dict),
-        architecture=names[0] if names else None,
+        architecture=architecture,
+        other_name=other_name,
         model_args=_model_args_of_run(args),
         args=args,
         epoch=checkpoint.get('epoch'),
@@ -183,10 +185,14 @@ def _model_args_of_run(args: Dict[str, Any]) -> Dict[str, Any]:
     return {k: v for k, v in model_args.items() if v is not None and k != 'fold_pretrained'}
 
 
-def _is_model_name(name: Any) -> bool:
-    """Whether a name is one that `timm.create_model` takes: 'resnet', a class's name, for instance is none."""
-    if not isinstance(name, str) or not name:
-        return False
+def _first_model_name(names: Sequence[Any]) -> Tuple[Optional[str], Optional[str]]:
+    """The first name that `timm.create_model` takes, or if there is none the first that it does not."""
+    said = [name for name in names if isinstance(name, str) and name]
+    known = [name for name in said if _is_model_name(name)]
+    return (known[0], None) if known else (None, said[0] if said else None)
+
+
+def _is_model_name(name: str) -> bool:
     try:
         source, model_id = parse_model_name(name)
     except ValueError:

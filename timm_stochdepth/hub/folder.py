@@ -44,7 +44,7 @@ def save_weights(model: nn.Module, path: Path, note: Optional[str] = None) -> No
     notes = {} if note is None else dict(note=note)
     if path.suffix == '.safetensors':
         if is_stochastic(model):
-            notes['model_args'] = json.dumps(stochastic_depth_args(model))
+            notes['model_args'] = json.dumps(create_config(model, TrainingRecord())['model_args'])
         tensors: Dict[str, Tensor] = {key: value.contiguous() for key, value in state_dict.items()}
         save_file(tensors, path, metadata=dict(format='pt', architecture=architecture, **notes))
     else:

@@ -53,8 +53,8 @@ def load_model(
     if not name:
         name = _first_that_fits(file, path)
         record.assumed = (
-            f'{path} does not say which network it is for. It is assumed to be {name}, whose tensors are these, at its'
-            ' default drop rate: say which it is with --model NAME, and its rate with --drop-path RATE.')
+            f'{_says_no_name(file, path)}. It is assumed to be {name}, whose tensors are these, at its default drop'
+            ' rate: say which it is with --model NAME, and its rate with --drop-path RATE.')
         warnings.warn(record.assumed, stacklevel=2)
     model = build_model(name, {**file.model_args, **(model_args or {})}, file.state_dict)
     state_dict = file.state_dict
@@ -86,8 +86,14 @@ def _first_that_fits(file: WeightsFile, path: Path) -> str:
         if fits == shapes:
             return name
     raise ValueError(
-        f'{path} does not say which model it is for, and its tensors are those of none of {", ".join(names)}: say'
-        ' which it is with --model NAME.')
+        f'{_says_no_name(file, path)}, and its tensors are those of none of {", ".join(names)}: say which it is with'
+        ' --model NAME.')
+
+
+def _says_no_name(file: WeightsFile, path: Path) -> str:
+    if file.other_name is None:
+        return f'{path} does not say which network it is for'
+    return f'{path} says that its network is {file.other_name!r}, a name that timm does not know'
 
 
 def create_model(name: str, on_meta: bool = False, **kwargs: Any) -> nn.Module:

@@ -5,25 +5,25 @@ What decides, the first rule that holds:
 1. The argument `fold_pretrained` of `timm.create_model`: True, they are a plain network's; False, they are loaded as
    they are.
 2. Weights of a tag, from timm's repository for the plain architecture: a plain network's.
-3. Weights beside a config.json (`hf-hub:`, `local-dir:`): its `model_args` are what they were trained with.
+3. Weights beside a config.json (`hf-hub:`, `local-dir:`, a tag's `hf_hub_id`): its architecture and `model_args`.
 4. A file (`pretrained_cfg_overlay=dict(file=...)`, timm's `--pretrained-path`), or a state_dict: what it says, see
    `weights_file`.
-5. Anything else does not say. It is taken for a plain network's, as most weights are, and a warning says so and how to
-   say otherwise. A config, checkpoint or file that names a stochastic network and no rate is taken for one with the
-   rates in force, with a warning, too.
+5. What names a stochastic network and no rate is taken for one with the rates in force. Anything else does not say: it
+   is taken for a plain network's, as most weights are. In both cases a warning says so, and how to say otherwise.
 
 `checkpoint_path` and `load_state_dict` load what they are given as it is: they resume what a stochastic model wrote. A
-state_dict whose metadata does not confirm that gets a warning.
+state_dict whose metadata does not confirm that gets a warning. Under the launcher `checkpoint_path` folds, too.
 """
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Union
 
+from timm.models._hub import load_model_config_from_hf
 from torch import Tensor, nn
 
-from ..fold import as_weights_of, fold_weights, inference_scales
-from ..weights import scales_in_metadata, strip_wrappers
-from ..weights_file import create_on_meta, is_stochastic_architecture, read_weights_file, says_rate
+from ..fold import as_weights_of, fold_weights
+from ..weights import strip_wrappers
+from ..weights_file import WeightsFile, is_stochastic_architecture, read_weights_file
 
 __all__ = ['checkpoint_filter_fn']
 
@@ -35,54 +35,59 @@ def checkpoint_filter_fn(
         state_dict: Mapping[str, Tensor],
         model: nn.Module,
         fold_pretrained: Optional[bool] = None,
+        cache_dir: Optional[Union[str, Path]] = None,
 ) -> Dict[str, Tensor]:
     """Fold pretrained weights into model, from the rates that they were trained for; see the module's rules."""
-    pretrained_cfg: Any = model.pretrained_cfg
-    state_dict = strip_wrappers(state_dict)
+    weights = strip_wrappers(state_dict)
     if fold_pretrained is False:
-        return as_weights_of(model, state_dict)
-    if fold_pretrained is True or _is_timms_repository(pretrained_cfg, model):
-        return fold_weights(state_dict, model, {})
-    if pretrained_cfg.get('source') in ('hf-hub', 'local-dir'):
-        return _fold_from_config(state_dict, model)
-    return _fold_from_file(state_dict, model)
-
-
-def _is_timms_repository(pretrained_cfg: Dict[str, Any], model: nn.Module) -> bool:
-    if any(pretrained_cfg.get(key) for key in ('source', 'state_dict', 'file')):
-        return False
-    return (pretrained_cfg.get('hf_hub_id') or '').startswith(f'timm/{model.plain_architecture}.')
-
-
-def _fold_from_config(state_dict: Mapping[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
-    pretrained_cfg: Any = model.pretrained_cfg
-    trained_args: Any = model.pretrained_model_args
-    if not says_rate(trained_args):
-        warnings.warn(
-            'config.json does not say the drop_path_rate that its weights were trained with (timm leaves it out unless'
-            ' model_args=timm_stochdepth.stochastic_depth_args(model) is given on saving). It is assumed to be the one'
-            f' of this network. {_HOW_TO_SAY}', stacklevel=2)
-        return as_weights_of(model, state_dict)
-    trained_args = {k: v for k, v in trained_args.items() if k != 'fold_pretrained'}
-    trained = create_on_meta(pretrained_cfg['architecture'], **trained_args)
-    return fold_weights(state_dict, model, inference_scales(trained))
-
-
-def _fold_from_file(state_dict: Mapping[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
-    pretrained_cfg: Any = model.pretrained_cfg
-    file = pretrained_cfg.get('file')
-    said = read_weights_file(Path(file)) if file and not pretrained_cfg.get('state_dict') else None
-    trained_scales = said.trained_scales() if said else scales_in_metadata(state_dict)
+        return as_weights_of(model, weights)
+    if fold_pretrained is True or _is_timms_repository(model):
+        return fold_weights(weights, model, {})
+    said = _what_is_said(weights, model, cache_dir)
+    trained_scales = said.trained_scales()
     if trained_scales is not None:
-        return fold_weights(state_dict, model, trained_scales)
-    if said and said.architecture and is_stochastic_architecture(said.architecture):
+        return fold_weights(weights, model, trained_scales)
+    if said.architecture and is_stochastic_architecture(said.architecture):
         warnings.warn(
-            f'{file} does not say the drop_path_rate that its weights were trained with. It is assumed to be the one of'
-            f' this network. {_HOW_TO_SAY}', stacklevel=2)
-        return as_weights_of(model, state_dict)
-    folded = fold_weights(state_dict, model, {})
-    if any(folded[key] is not state_dict[key] for key in folded):
+            'The pretrained weights do not say the drop_path_rate that they were trained with (timm leaves it out of'
+            ' config.json unless it is given model_args=timm_stochdepth.stochastic_depth_args(model) on saving). It is'
+            f' assumed to be the one of this network. {_HOW_TO_SAY}', stacklevel=2)
+        return as_weights_of(model, weights)
+    folded = fold_weights(weights, model, {})
+    if any(folded[key] is not weights[key] for key in folded):
         warnings.warn(
             'The pretrained weights do not say whether they were trained with stochastic depth. It is assumed that they'
             f' were not, and they are folded. {_HOW_TO_SAY}', stacklevel=2)
     return folded
+
+
+def _is_timms_repository(model: nn.Module) -> bool:
+    cfg: Any = model.pretrained_cfg
+    is_elsewhere = any(cfg.get(key) for key in ('source', 'state_dict', 'file'))
+    return not is_elsewhere and (cfg.get('hf_hub_id') or '').startswith(f'timm/{model.plain_architecture}.')
+
+
+def _what_is_said(
+        state_dict: Dict[str, Tensor],
+        model: nn.Module,
+        cache_dir: Optional[Union[str, Path]],
+) -> WeightsFile:
+    """Weights with what is said of them where timm takes them from."""
+    cfg: Any = model.pretrained_cfg
+    model_args: Any = model.pretrained_model_args
+    if cfg.get('source') in ('hf-hub', 'local-dir'):
+        return WeightsFile(state_dict, cfg['architecture'], model_args=_without_fold(model_args))
+    if cfg.get('file') and not cfg.get('state_dict'):
+        return read_weights_file(Path(cfg['file']))
+    if cfg.get('hf_hub_id') and not cfg.get('state_dict'):
+        try:
+            _, architecture, model_args = load_model_config_from_hf(cfg['hf_hub_id'], cache_dir)
+        except Exception:  # weights without a config.json that timm reads: then nothing says it
+            return WeightsFile(state_dict)
+        return WeightsFile(state_dict, architecture, model_args=_without_fold(model_args))
+    return WeightsFile(state_dict)
+
+
+def _without_fold(model_args: Mapping[str, Any]) -> Dict[str, Any]:
+    # timm records every argument in config.json: this one was about an earlier load, of other weights
+    return {k: v for k, v in model_args.items() if k != 'fold_pretrained'}
