@@ -172,7 +172,7 @@ def _data_name(args: Dict[str, Any]) -> Optional[str]:
     """Name of the dataset, or of the folder that it lay in."""
     dataset = str(args.get('dataset') or '')
     public = dataset.startswith(_DATASETS) and re.fullmatch(r'[\w.-]+(/[\w.-]+)+', dataset)
-    if dataset and (public or not any(mark in dataset for mark in _PATH_MARKS)):
+    if public:
         return dataset
     place = str(dataset or args.get('data_dir') or args.get('data') or '')
     name = re.split(r'[\\/]', place.rstrip('\\/'))[-1]
