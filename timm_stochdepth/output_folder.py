@@ -3,7 +3,7 @@ import json
 import os
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Dict, Generator, Iterator, List, Optional
+from typing import Collection, Dict, Generator, Iterator, List, Optional
 
 from .files import WORKSPACE_PREFIX, PathLike, check_place, file_sha256, set_usual_mode, workspace, write_beside
 
@@ -120,7 +120,7 @@ class OutputFolder:
             _replace(beside, place, work / 'replaced')
             self._write_mark({**others, **written})
 
-    def keep(self, names: List[str]) -> None:
+    def keep(self, names: Collection[str]) -> None:
         """Remove the files that an earlier run wrote and this one did not; those that have changed stay."""
         for name in sorted(set(self._listed) - set(names)):
             self._check_inside(name)

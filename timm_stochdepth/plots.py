@@ -2,21 +2,26 @@
 from pathlib import Path
 from typing import Any, Dict
 
-from .files import write_beside
+from .files import write_file
 
-__all__ = ['plot_rates', 'save_figure']
+__all__ = ['PICTURES', 'plot_rates', 'save_figure']
+
+PICTURES = ('.png', '.pdf', '.svg')
 
 
-def plot_rates(title: str, rates: Dict[str, float], path: Path) -> None:
+def plot_rates(title: str, rates: Dict[str, float], path: Path, force: bool = False) -> None:
     """Draw the drop rate of each block.
 
     Args:
         title: Title of the picture.
         rates: Rate of each block, by name, in forward order.
-        path: File to write, in the format of its suffix.
+        path: File to write, in the format of its suffix, one of `PICTURES`.
+        force: Replace a picture that is there.
 
     Raises:
         ImportError: matplotlib is not installed, the `demo` extra brings it.
+        ValueError: The suffix is none of these.
+        OSError: Something is at path that must not be replaced.
     """
     from matplotlib.figure import Figure
 
@@ -25,10 +30,15 @@ def plot_rates(title: str, rates: Dict[str, float], path: Path) -> None:
     axes.bar(list(rates), list(rates.values()))
     axes.set(title=title, xlabel='block', ylabel='drop rate')
     axes.tick_params(axis='x', labelrotation=90)
-    save_figure(figure, path)
+    save_figure(figure, path, force)
 
 
-def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure of matplotlib, whole or not at all, in the format of the path's suffix."""
-    with write_beside(path) as file:
-        figure.savefig(file, dpi=120, format=path.suffix.lstrip('.') or 'png')
+def save_figure(figure: Any, path: Path, force: bool = False) -> None:
+    """Write a figure of matplotlib, whole or not at all, in the format of the path's suffix.
+
+    Raises:
+        ValueError: The suffix is none of `PICTURES`.
+        OSError: Something is at path that must not be replaced.
+    """
+    with write_file(path, PICTURES, force=force, name='path') as file:
+        figure.savefig(file, dpi=120)
