@@ -1,7 +1,11 @@
+import fcntl
 import os
 import pty
+import select
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 import timm
@@ -151,8 +155,10 @@ def test_commands_say_what_they_do_and_python_does_not(capsys):
 
 def test_a_bar_is_there_on_a_terminal():
     master, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 80, 0, 0))
     script = 'from timm_stochdepth.terminal import progress_bar as b\nwith b(9, "hashing", "B") as p: p.update(9)'
     subprocess.run([sys.executable, '-c', script], stderr=terminal, check=True)
-    os.close(terminal)
+    assert select.select([master], [], [], 10)[0]
     assert b'hashing' in os.read(master, 10_000)
+    os.close(terminal)
     os.close(master)

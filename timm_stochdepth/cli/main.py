@@ -82,19 +82,10 @@ def _run(args: argparse.Namespace) -> int:
     except UsageError as e:
         say(' '.join(str(e).split()))
         return 2
+    except BrokenPipeError:  # nobody reads the output any more: an error of a connection is one of the Hub's client
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes nowhere
+        return 141  # as of a program that the signal ends
     except Exception as e:
-        if isinstance(e, BrokenPipeError) and _nobody_reads():
-            return 141  # as of a program that the signal ends
         from ..hub.errors import explain  # the Hub's client is slow to import, and an error can wait
         say(explain(e, getattr(args, 'repo_id', None)))
         return 1
-
-
-def _nobody_reads() -> bool:
-    """Whether stdout is a pipe that nobody reads any more; Python then has nothing left to write at its end."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False

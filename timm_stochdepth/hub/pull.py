@@ -3,16 +3,23 @@ import os
 import shutil
 from glob import escape
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Any, Dict, Optional
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import tqdm, validate_repo_id
 
 from ..files import WORKSPACE_PREFIX, file_sha256
 from ..output_folder import MARK, OutputFolder
 from ..terminal import progress_bar
 
-__all__ = ['check_inside', 'file_sha256', 'hub_hashes', 'pull']
+__all__ = ['TerminalBar', 'check_inside', 'file_sha256', 'hub_hashes', 'pull']
+
+
+class TerminalBar(tqdm):
+    """The Hub client's progress bar, where stderr is a terminal alone: the one of its downloads is shown anywhere."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{'disable': None, **kwargs})
 
 
 def hub_hashes(repo_id: str, revision: Optional[str] = None) -> Dict[str, str]:
@@ -64,7 +71,8 @@ def pull(repo_id: str, folder: Path, revision: Optional[str] = None) -> Dict[str
     missing = {n: sha256 for n, sha256 in hashes.items() if not (sha256 and _has_hash(folder / n, sha256))}
     download = output.path / f'{WORKSPACE_PREFIX}download'  # stays where it breaks off
     snapshot_download(
-        repo_id, revision=info.sha or revision, local_dir=download, allow_patterns=[escape(n) for n in missing])
+        repo_id, revision=info.sha or revision, local_dir=download, allow_patterns=[escape(n) for n in missing],
+        tqdm_class=TerminalBar)
     _check_hashes(download, {n: sha256 for n, sha256 in missing.items() if sha256}, repo_id)
     for name in missing:
         with output.write(name) as beside:
