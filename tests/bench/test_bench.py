@@ -11,6 +11,7 @@ from timm_stochdepth.bench.contestants import create_contestants
 from timm_stochdepth.bench.measure import median_interval, saved_storages
 from timm_stochdepth.cli.main import main
 from timm_stochdepth.operations import branch_shares
+from timm_stochdepth.output_folder import OutputFolder
 
 
 def test_the_interval_covers_the_median_as_often_as_it_says():
@@ -136,11 +137,25 @@ def test_ddp_compares_a_conditional_skip_with_block_mode(tmp_path):
 @pytest.mark.parametrize(
     'args, message',
     [
-        (['--rate', '1.5'], '--rate must be in [0, 1], but got 1.5'),
-        (['--batch-size', '0'], '--batch-size must be 1 or more, but got 0'),
+        (['--rate', '1.5'], "--rate must be in [0, 1], but got '1.5'"),
+        (['--batch-size', '0'], '--batch-size must be a whole number from 1'),
         (['--ddp', '--compile'], '--ddp must be without --compile'),
+        (['--model', 'vit_tiny_patch16_224'], "--model must be the name of a ResNet of timm, but got 'vit_tiny"),
+        (['--model', 'resnet81'], 'did you mean resnet18'),
+        (['--device', 'foo'], "--device must be cpu, cuda or cuda:N, but got 'foo'"),
+        (['--device', 'cuda:99'], '--device must be a device that this machine has (cpu'),
+        (['--img-size', '16'], '--img-size must be 32 or more for this network, but got 16'),
     ],
 )
 def test_bad_arguments_are_named(args, message, capsys):
-    assert main(['bench', *args]) == 1
-    assert message in capsys.readouterr().err
+    assert main(['bench', *args]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count('\n') == 1
+
+
+def test_figures_of_others_are_left(tmp_path, capsys):
+    OutputFolder(tmp_path, 'bench').claim()
+    (tmp_path / 'resnet18_rate0.1_cpu.json').write_text('{}')
+    assert main(['bench', *SMALL, '--out', str(tmp_path)]) == 1
+    assert 'was not written by `timm-stochdepth bench`' in capsys.readouterr().err
+    assert (tmp_path / 'resnet18_rate0.1_cpu.json').read_text() == '{}'

@@ -1,8 +1,20 @@
+import fcntl
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+import termios
+
 import pytest
 import timm
 
 import timm_stochdepth as ts
-from timm_stochdepth.cli.main import main
+from timm_stochdepth.cli.main import create_parsers, main
+from timm_stochdepth.files import check_output_file
+from timm_stochdepth.plots import plot_rates
+from timm_stochdepth.terminal import progress_bar, say, start_command
 
 
 def test_list_names_rates_methods_and_tags(capsys):
@@ -18,7 +30,7 @@ def test_list_filters(capsys):
     assert main(['list', 'resnet101*']) == 0
     out = capsys.readouterr().out
     assert 'resnet101_sd_block' in out and 'resnet50' not in out
-    assert main(['list', 'vit*']) == 1
+    assert main(['list', 'vit*']) == 2
     assert 'filter must match one of' in capsys.readouterr().err
 
 
@@ -43,15 +55,110 @@ def test_show_prints_each_block(capsys, tmp_path):
     'args, message',
     [
         (['show', 'resnet50'], "model must have stochastic depth, but got 'resnet50'"),
-        (['show', 'resnet5'], 'Unknown model'),
-        (['show', 'resnet50_sd_block', '--drop-path', '2'], r'drop_rate must be in [0, 1], but got 2.0'),
-        (['show', 'resnet50_sd_block', '--drop-distribution', 'x'], 'drop_distribution must be one of'),
-        (['demo', '--epochs', '0'], '--epochs must be 1 or more, but got 0'),
-        (['demo', '--models', 'resnet5', '--epochs', '1'], 'Unknown model'),
+        (['show', 'resnet50_sd_blok'], "but got 'resnet50_sd_blok': did you mean resnet50_sd_block or"),
+        (['show', 'resnet50_sd_block.a1_in1'], 'did you mean resnet50_sd_block.a1_in1k'),
+        (['show', 'resnet50_sd_block', '--drop-path', '2'], "--drop-path must be in [0, 1], but got '2'"),
+        (['show', 'resnet50_sd_block', '--drop-path', 'nan'], "--drop-path must be in [0, 1], but got 'nan'"),
+        (['show', 'resnet50_sd_block', '--drop-distribution', 'liner'], "but got 'liner': did you mean linear?"),
+        (['show', 'resnet50_sd_block', '--img-size', '31'], '--img-size must be 32 or more for this network'),
+        (['show', 'resnet50_sd_block', '--img-size', '-5'], '--img-size must be a whole number from 1'),
+        (['show', 'resnet50_sd_block', '--dropath', '0.5'], 'did you mean --drop-path?'),
+        (['demo', '--epochs', '0'], '--epochs must be a whole number from 1'),
+        (['demo', '--seed', '-1'], '--seed must be a whole number from 0'),
+        (['demo', '--seed', '1', '1'], '--seed must be different ones'),
+        (
+            ['demo', '--models', 'resnet5', '--epochs', '1'],
+            "--models must be a name that timm knows, but got 'resnet5'",
+        ),
+        (['demo', '--models', 'vit_tiny_patch16_224'], '--models must be networks that take images of 32 x 32'),
+        (['demo', '--model-kwargs', 'no_such=1'], '--model-kwargs must be arguments of resnet50'),
+        (['demo', '--model-kwargs', 'foo'], "--model-kwargs must be of the form KEY=VALUE, but got 'foo'"),
+        (['verfy', 'x'], "but got 'verfy': did you mean verify?"),
+        ([''], "COMMAND must be one of demo, list, show, fold, push, pull, verify, bench, run, but got ''"),
+        ([], 'COMMAND'),
     ],
 )
-def test_an_error_is_one_line(args, message, capsys, tmp_path, monkeypatch):
+def test_a_wrong_argument_is_one_line_and_makes_nothing(args, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(args) == 1
+    assert main(args) == 2
     err = capsys.readouterr().err
-    assert message in err and err.count('\n') == 1
+    assert message in err and err.count('\n') == 1 and err.startswith('timm-stochdepth')
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('args', [['--help'], ['--version'], ['show', '--help'], ['push', '--help']])
+def test_help_succeeds(args, capsys):
+    assert main(args) == 0
+    assert capsys.readouterr().out
+
+
+def run_command(*args, **kwargs):
+    return subprocess.run([sys.executable, '-X', 'importtime', '-m', 'timm_stochdepth', *args], text=True, **kwargs)
+
+
+@pytest.mark.parametrize(
+    'args, status',
+    [
+        (['--help'], 0),
+        (['--version'], 0),
+        (['shwo'], 2),
+        (['show', 'resnet50_sd_block', '--drop-path', '2'], 2),
+        *(([name, '--help'], 0) for name in create_parsers()[1]),
+    ],
+)
+def test_help_and_typos_wait_for_no_import(args, status):
+    result = run_command(*args, capture_output=True)
+    assert result.returncode == status
+    imported = {line.split('|')[-1].strip().partition('.')[0] for line in result.stderr.splitlines() if '|' in line}
+    assert 'timm_stochdepth' in imported
+    assert not {'torch', 'timm', 'huggingface_hub', 'numpy', 'matplotlib', 'tqdm'} & imported
+
+
+@pytest.mark.parametrize('suffix', ['.pdf', '.svg', '.PNG'])
+def test_a_picture_has_the_format_of_its_suffix(tmp_path, suffix):
+    plot_rates('net', {'layer1': 0.1}, tmp_path / f'rates{suffix}')
+    check_output_file(tmp_path / f'rates{suffix}', [suffix.lower()], force=True)  # knows the content
+    with pytest.raises(ValueError, match=r'must end in \.png or \.pdf or \.svg'):
+        plot_rates('net', {'layer1': 0.1}, tmp_path / 'rates.jpg')
+
+
+def test_a_picture_is_replaced_by_force_alone(tmp_path, capsys):
+    picture = tmp_path / 'rates.png'
+    picture.write_bytes(b'\x89PNG\r\n\x1a\n my own')
+    before = picture.read_bytes()
+    assert main(['show', 'resnet50_sd_block', '--plot', str(picture)]) == 1
+    assert '--force replaces' in capsys.readouterr().err and picture.read_bytes() == before
+    assert main(['show', 'resnet50_sd_block', '--plot', str(picture), '--force']) == 0
+    assert picture.read_bytes() != before
+
+
+def test_a_reader_that_goes_ends_the_command_in_silence():
+    read, write = os.pipe()
+    os.close(read)
+    script = 'import sys; from timm_stochdepth.cli.main import main; sys.exit(main(["list"]))'
+    result = subprocess.run([sys.executable, '-c', script], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert result.returncode == 141 and result.stderr == ''
+
+
+def test_commands_say_what_they_do_and_python_does_not(capsys):
+    say('reading')
+    start_command('fold')
+    say('reading a checkpoint')
+    say('loading torch', only_on_terminal=True)
+    with progress_bar(10, 'hashing', 'B') as progress:
+        progress.update(10)
+    start_command(None)
+    say('reading')
+    assert capsys.readouterr().err == 'timm-stochdepth fold: reading a checkpoint\n'
+
+
+def test_a_bar_is_there_on_a_terminal():
+    master, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 80, 0, 0))
+    script = 'from timm_stochdepth.terminal import progress_bar as b\nwith b(9, "hashing", "B") as p: p.update(9)'
+    subprocess.run([sys.executable, '-c', script], stderr=terminal, check=True)
+    assert select.select([master], [], [], 10)[0]
+    assert b'hashing' in os.read(master, 10_000)
+    os.close(terminal)
+    os.close(master)

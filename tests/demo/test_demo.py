@@ -11,6 +11,7 @@ from timm_stochdepth.demo.digits import write_digits
 from timm_stochdepth.demo.drops import DropCounter
 from timm_stochdepth.demo.report import format_means, format_results
 from timm_stochdepth.demo.train import Result
+from timm_stochdepth.output_folder import MARK, OutputFolder
 
 
 @pytest.fixture(scope='session')
@@ -36,7 +37,7 @@ def test_demo_trains_saves_and_reloads(tmp_path, capsys):
     assert 'every model scores the same' in out
     assert (tmp_path / 'demo.png').read_bytes().startswith(b'\x89PNG')
     assert (tmp_path / 'resnet50_sd_block' / 'model.safetensors').exists()
-    assert {p.name for p in tmp_path.iterdir()} == {'digits', 'resnet50', 'resnet50_sd_block', 'demo.png'}
+    assert {p.name for p in tmp_path.iterdir()} == {'digits', 'resnet50', 'resnet50_sd_block', 'demo.png', MARK}
 
 
 def test_interrupt_leaves_nothing_half_written(tmp_path):
@@ -55,7 +56,18 @@ def test_interrupt_leaves_nothing_half_written(tmp_path):
         process.kill()
     assert process.returncode == 130
     assert 'interrupted' in err and 'Traceback' not in err
-    assert [p.name for p in tmp_path.iterdir()] == ['digits']
+    assert {p.name for p in tmp_path.iterdir()} == {'digits', MARK}
+
+
+@pytest.mark.parametrize('theirs', ['resnet50/notes.txt', 'digits/train/0/0000.png', 'demo.png'])
+def test_nothing_of_others_is_taken_for_the_demos_own(tmp_path, theirs, capsys):
+    OutputFolder(tmp_path, 'demo').claim()
+    path = tmp_path / theirs
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('mine')
+    assert main(['demo', '--models', 'resnet50', '--out', str(tmp_path)]) == 1
+    assert str(path) in capsys.readouterr().err and path.read_text() == 'mine'
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_drops_are_counted_as_they_happen():

@@ -9,7 +9,7 @@ import timm
 import torch
 import torchvision
 
-from ..files import write_beside
+from ..files import write_file
 from ..plots import save_figure
 from .measure import PRECISION, Row
 
@@ -46,14 +46,14 @@ def format_rows(rows: Sequence[Row], memory_title: str) -> str:
 
 
 def write_rows(rows: Sequence[Row], settings: Dict[str, Any], device: str, path: Path) -> None:
-    """Write figures, settings, device and versions as JSON."""
+    """Write figures, settings, device and versions as JSON, to a new file."""
     figures = dict(
         settings=settings,
         device=device,
         versions=dict(torch=torch.__version__, timm=timm.__version__, torchvision=torchvision.__version__),
         rows=[asdict(row) for row in rows],
     )
-    with write_beside(path) as file:
+    with write_file(path, ['.json'], name='path') as file:
         file.write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')
 
 

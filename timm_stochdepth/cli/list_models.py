@@ -2,21 +2,25 @@
 import argparse
 import textwrap
 
-import timm
-import torch
-
-from ..models.pretrained import is_stochastic_architecture
-from ..surgery import stochastic_blocks
+from .arguments import Text, UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('filter', nargs='?', default='*', help="Wildcard filter on the name, as in 'resnet101*'.")
+    parser.add_argument(
+        'filter', nargs='?', type=Text('a wildcard filter'), default='*',
+        help="Wildcard filter on the name, as in 'resnet101*'.")
 
 
 def run(args: argparse.Namespace) -> None:
+    import timm
+    import torch
+
+    from ..models.pretrained import is_stochastic_architecture
+    from ..surgery import stochastic_blocks
+
     names = [n for n in timm.list_models(args.filter) if is_stochastic_architecture(n)]
     if not names:
-        raise ValueError(f'filter must match one of {", ".join(timm.list_models(module="resnet_sd"))},'
+        raise UsageError(f'filter must match one of {", ".join(timm.list_models(module="resnet_sd"))},'
                          f' but got {args.filter!r}.')
     for name in names:
         with torch.device('meta'):

@@ -1,12 +1,15 @@
 """The command `timm-stochdepth`: one module of this folder for each subcommand."""
 import argparse
+import os
 import sys
-from typing import List, Optional
+from typing import Dict, List, Optional, Tuple
 
-from .. import __version__
+from ..terminal import say, start_command
+from ..version import __version__
 from . import bench, demo, fold, list_models, pull, push, run, show, verify
+from .arguments import Parser, UsageError, closest
 
-__all__ = ['main']
+__all__ = ['create_parsers', 'main']
 
 _COMMANDS = {
     'demo': demo,
@@ -21,6 +24,21 @@ _COMMANDS = {
 }
 
 
+def create_parsers() -> Tuple[Parser, Dict[str, Parser]]:
+    """The parser of `timm-stochdepth`, and the one of each of its commands."""
+    parser = Parser(prog='timm-stochdepth', description='Stochastic depth for timm image models.')
+    parser.add_argument('--version', action='version', version=__version__)
+    subparsers = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    commands: Dict[str, Parser] = {}
+    for name, command in _COMMANDS.items():
+        summary = (command.__doc__ or '').splitlines()[0]
+        commands[name] = subparsers.add_parser(
+            name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        commands[name].set_defaults(command=name)
+        command.add_arguments(commands[name])
+    return parser, commands
+
+
 def main(argv: Optional[List[str]] = None) -> int:
     """Run the command line.
 
@@ -28,24 +46,46 @@ def main(argv: Optional[List[str]] = None) -> int:
         argv: Arguments, without the program's name; those of the process if None.
 
     Returns:
-        The exit status: 0, 1 after an error that is told in one line, or 130 after Ctrl-C.
+        The exit status: 0; 2 after a wrong argument and 1 after another error, both told in one line; 130 after
+        Ctrl-C; 141 when nobody reads the output any more.
     """
-    parser = argparse.ArgumentParser(prog='timm-stochdepth', description='Stochastic depth for timm image models.')
-    parser.add_argument('--version', action='version', version=__version__)
-    subparsers = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    for name, command in _COMMANDS.items():
-        summary = (command.__doc__ or '').splitlines()[0]
-        subparser = subparsers.add_parser(
-            name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        command.add_arguments(subparser)
-    args = parser.parse_args(argv)
     try:
+        args = _parse(sys.argv[1:] if argv is None else argv)
+    except SystemExit as e:  # argparse's way to end, after --help too
+        return e.code if isinstance(e.code, int) else 1
+    start_command(args.command)
+    try:
+        return _run(args)
+    finally:
+        start_command(None)
+
+
+def _parse(argv: List[str]) -> argparse.Namespace:
+    parser, commands = create_parsers()
+    if argv and argv[0] in commands:
+        return commands[argv[0]].parse_args(argv[1:])
+    if argv and not argv[0].startswith('-'):
+        parser.error(f'COMMAND must be one of {", ".join(commands)}, but got {argv[0]!r}{closest(argv[0], commands)}')
+    return parser.parse_args(argv)
+
+
+def _run(args: argparse.Namespace) -> int:
+    try:
+        if args.command != 'run' and 'torch' not in sys.modules:
+            say('loading torch and timm', only_on_terminal=True)
         _COMMANDS[args.command].run(args)
+        sys.stdout.flush()
+        return 0
     except KeyboardInterrupt:
-        print(f'timm-stochdepth {args.command}: interrupted', file=sys.stderr)
+        say('interrupted')
         return 130
+    except UsageError as e:
+        say(' '.join(str(e).split()))
+        return 2
+    except BrokenPipeError:  # nobody reads the output any more: an error of a connection is one of the Hub's client
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes nowhere
+        return 141  # as of a program that the signal ends
     except Exception as e:
         from ..hub.errors import explain  # the Hub's client is slow to import, and an error can wait
-        print(f'timm-stochdepth {args.command}: {explain(e, getattr(args, "repo_id", None))}', file=sys.stderr)
+        say(explain(e, getattr(args, 'repo_id', None)))
         return 1
-    return 0

@@ -3,17 +3,19 @@ import argparse
 import sys
 import traceback
 
-from ..training.launcher import run_script
+from .arguments import InputPath
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('script', help='Path of the script.')
+    parser.add_argument('script', type=InputPath('file'), help='Path of the script.')
     parser.add_argument('args', nargs=argparse.REMAINDER, help='Its arguments.')
 
 
 def run(args: argparse.Namespace) -> None:
+    from ..training.launcher import run_script
+
     try:
-        run_script(args.script, args.args)
+        run_script(str(args.script), args.args)
     except Exception:
         traceback.print_exc()  # the script's own errors are shown as they are
         sys.exit(1)

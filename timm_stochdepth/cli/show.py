@@ -1,29 +1,46 @@
 """Show the blocks of a model: rate, expected depth and share of the operations."""
 import argparse
-from pathlib import Path
 
-import timm
-import torch
-
-from ..operations import block_drop_limit, branch_shares
-from ..plots import plot_rates
-from ..surgery import drop_rates
+from ..files import check_output_file
+from ..plots import PICTURES
+from ..rates import DISTRIBUTIONS
+from .arguments import Choice, Fraction, ModelName, OutputFile, UsageError, WholeNumber
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('model', help='Name of a model with stochastic depth, see `timm-stochdepth list`.')
-    parser.add_argument('--drop-path', type=float, metavar='RATE', help='Drop rate, instead of the default one.')
-    parser.add_argument('--drop-distribution', metavar='NAME', help="'linear' or 'uniform'.")
-    parser.add_argument('--img-size', type=int, default=224, metavar='N', help='Size of the image, in pixels.')
-    parser.add_argument('--plot', type=Path, metavar='FILE', help='Also draw the rates into this picture.')
+    parser.add_argument(
+        'model', type=ModelName(), help='Name of a model with stochastic depth, see `timm-stochdepth list`.')
+    parser.add_argument('--drop-path', type=Fraction(), metavar='RATE', help='Drop rate, instead of the default one.')
+    parser.add_argument(
+        '--drop-distribution', type=Choice(DISTRIBUTIONS), metavar='NAME', help="'linear' or 'uniform'.")
+    parser.add_argument(
+        '--img-size', type=WholeNumber(1), default=224, metavar='N', help='Size of the image, in pixels.')
+    parser.add_argument(
+        '--plot', type=OutputFile(PICTURES), metavar='FILE',
+        help=f'Also draw the rates into this picture, a new file: {", ".join(PICTURES)}.')
+    parser.add_argument('--force', action='store_true', help='Replace a picture that is there.')
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.plot:
+        check_output_file(args.plot, PICTURES, force=args.force, name='--plot', command='show')
+        import matplotlib  # noqa: F401  missed now, and not after the table
+
+    import timm
+    import torch
+
+    from ..operations import block_drop_limit, branch_shares
+    from ..plots import plot_rates
+    from ..surgery import drop_rates
+    from .checks import check_img_size, check_model_name
+
+    check_model_name('model', args.model)
     with torch.device('meta'):
         model = timm.create_model(args.model)
     rates = drop_rates(model)
     if not rates:
-        raise ValueError(f'model must have stochastic depth, but got {args.model!r}: see `timm-stochdepth list`.')
+        raise UsageError(f'model must have stochastic depth, but got {args.model!r}: see `timm-stochdepth list`.')
+    check_img_size('--img-size', args.img_size, model)
     with torch.device('meta'):
         model = timm.create_model(
             args.model, drop_path_rate=args.drop_path, drop_distribution=args.drop_distribution)
@@ -39,5 +56,5 @@ def run(args: argparse.Namespace) -> None:
     print(f'Expected depth: {depth:.2f} of {len(rates)} blocks.')
     print(f'Operations left when dropped blocks are skipped: {limit:.3f} of the plain network.')
     if args.plot:
-        plot_rates(args.model, rates, args.plot)
+        plot_rates(args.model, rates, args.plot, force=args.force, command='show')
         print(f'Picture: {args.plot}')

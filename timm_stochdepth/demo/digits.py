@@ -10,13 +10,15 @@ NUM_CLASSES = 10
 
 
 def write_digits(root: Path) -> Path:
-    """Write the digits to root/train (1,437 images) and root/validation (360), a folder for each class, once.
+    """Write the digits to root/train (1,437 images) and root/validation (360), a folder for each class.
+
+    Args:
+        root: A new folder.
 
     Raises:
         ImportError: scikit-learn is not installed, the `demo` extra brings it.
+        FileExistsError: There is something at root.
     """
-    if root.is_dir():
-        return root
     from PIL import Image
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

@@ -14,13 +14,12 @@ from timm.utils import AverageMeter, accuracy
 from torch import nn
 from tqdm import tqdm
 
-from .. import stochastic_depth_args
 from ..files import write_beside
-from ..surgery import stochastic_blocks
+from ..surgery import stochastic_blocks, stochastic_depth_args
 from .digits import IMG_SIZE, NUM_CLASSES
 from .drops import DropCounter
 
-__all__ = ['Result', 'evaluate', 'reload', 'save', 'train']
+__all__ = ['Result', 'check_network', 'evaluate', 'reload', 'save', 'train']
 
 BATCH_SIZE = 64
 LR = 2e-3
@@ -53,6 +52,25 @@ def _create_loader(data_dir: Path, split: str, **kwargs: Any) -> Any:
         device=torch.device('cpu'),
         **kwargs,
     )
+
+
+def check_network(model_name: str, model_kwargs: Dict[str, Any]) -> None:
+    """Refuse, before anything is trained, a network that cannot be made or does not take the digits.
+
+    Raises:
+        ValueError: The network does not take these arguments, or images of this size.
+    """
+    with torch.device('meta'):
+        try:
+            model = timm.create_model(model_name, num_classes=NUM_CLASSES, **model_kwargs)
+        except (TypeError, ValueError) as e:
+            raise ValueError(f'--model-kwargs must be arguments of {model_name}, but got {model_kwargs}: {e}') from e
+        try:
+            model.eval()(torch.empty(1, 3, IMG_SIZE, IMG_SIZE))
+        except (AssertionError, RuntimeError) as e:
+            raise ValueError(
+                f'--models must be networks that take images of {IMG_SIZE} x {IMG_SIZE} pixels, but got'
+                f' {model_name!r}: {e}') from e
 
 
 def evaluate(model: nn.Module, data_dir: Path) -> float:
@@ -118,7 +136,7 @@ def train(
 
 
 def save(model: nn.Module, path: Path) -> None:
-    """Save a network with timm's `save_for_hf`, as a folder that `timm.create_model('local-dir:...')` takes."""
+    """Save a network with timm's `save_for_hf`, as a new folder that `timm.create_model('local-dir:...')` takes."""
     model_args = stochastic_depth_args(model) if any(stochastic_blocks(model)) else None
     with write_beside(path) as folder:
         timm.models.save_for_hf(model, str(folder), model_args=model_args, safe_serialization=True)

@@ -137,7 +137,8 @@ def _description(model: Any, architecture: str, stochastic: bool, has_picture: b
         f' over {len(rates)} blocks, the branch {scaling}. Drop rate of each block:\n\n')
     if has_picture:
         return text + f'![drop rate of each block]({PICTURE})'
-    return text + '\n'.join(['| block | drop rate |', '| --- | --- |', *(f'| {n} | {r:.4g} |' for n, r in rates.items())])
+    rows = [f'| {name} | {rate:.4g} |' for name, rate in rates.items()]
+    return text + '\n'.join(['| block | drop rate |', '| --- | --- |', *rows])
 
 
 def _requirement(stochastic: bool) -> str:

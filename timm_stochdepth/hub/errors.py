@@ -1,4 +1,5 @@
-"""What went wrong between here and the Hub, in one sentence."""
+"""What went wrong, on this machine or between it and the Hub, in one sentence."""
+import json
 from typing import Optional
 
 from huggingface_hub.errors import (
@@ -20,6 +21,9 @@ _STATUS = {
     404: 'there is nothing of that name',
     429: 'the Hub asks for fewer requests, try again later',
 }
+
+# the packages that the Hub's clients of all versions speak HTTP with; their errors have no base class in common
+_HTTP_PACKAGES = ('httpcore', 'httpx', 'requests', 'urllib3')
 
 
 def explain(error: BaseException, repo_id: Optional[str] = None) -> str:
@@ -47,12 +51,38 @@ def explain(error: BaseException, repo_id: Optional[str] = None) -> str:
         reason = _STATUS.get(status, 'the Hub failed, try again later' if status >= 500 else 'the Hub refuses')
         return f'{name}: {reason} (HTTP status {status}).'
     if isinstance(error, SafetensorError):
-        if 'deserializing' not in str(error):
-            return f'the weights cannot be written: {_one_line(error)}'
-        return f'the weights are truncated or altered, or no safetensors: {_one_line(error)}'
+        return _explain_safetensors(_one_line(error))
     if isinstance(error.__cause__, HfHubHTTPError):  # the client says which file, and hides the reason
         return explain(error.__cause__, repo_id)
-    return _one_line(error) or type(error).__name__
+    if type(error).__module__.partition('.')[0] in _HTTP_PACKAGES:
+        return f'{name} cannot be reached: {_one_line(error) or type(error).__name__}'
+    return _explain_local(error)
+
+
+def _explain_safetensors(text: str) -> str:
+    if '(os error' in text:
+        return f'the weights cannot be read or written: {text}'
+    if 'deserializing' in text:
+        return f'the weights are truncated or altered, or no safetensors: {text}'
+    return f'the weights cannot be written: {text}'
+
+
+def _explain_local(error: BaseException) -> str:
+    text = _one_line(error) or type(error).__name__
+    if isinstance(error, ModuleNotFoundError) and error.name in ('matplotlib', 'sklearn'):
+        return f'{error.name} is not installed, the demo extra brings it: pip install "timm-stochdepth[demo]"'
+    if isinstance(error, OSError) and error.strerror:
+        names = ' and '.join(str(n) for n in (error.filename, error.filename2) if n is not None)
+        return f'{names or "reading or writing"}: {error.strerror}.'
+    if isinstance(error, UnicodeError):
+        return f'a file is no text in UTF-8: {text}'
+    if isinstance(error, json.JSONDecodeError):
+        return f'a file is no JSON: {text}'
+    if isinstance(error, (OSError, ValueError, RuntimeError, ImportError, MemoryError)) \
+            and not isinstance(error, (NotImplementedError, RecursionError)):
+        return text
+    # of a thing inside, which nobody outside named: not to be taken for a word about what was given
+    return f'internal error, please report it: {type(error).__name__}: {text}'
 
 
 def _one_line(error: BaseException) -> str:

@@ -20,9 +20,7 @@ from .card import PICTURE, create_card, full_drop_rates
 from .record import TrainingRecord
 from .sources import create_model, is_stochastic
 
-__all__ = ['WEIGHTS_SUFFIXES', 'save_weights', 'write_folder']
-
-WEIGHTS_SUFFIXES = ('.safetensors', '.pth', '.pth.tar', '.pt', '.bin')
+__all__ = ['create_config', 'save_weights', 'write_folder']
 
 
 def save_weights(model: nn.Module, path: Path, note: Optional[str] = None) -> None:
@@ -31,7 +29,7 @@ def save_weights(model: nn.Module, path: Path, note: Optional[str] = None) -> No
     Args:
         model: A network of timm's registry or of this package.
         path: File to write: safetensors with what they are for in their metadata, or with another suffix of
-            `WEIGHTS_SUFFIXES` a checkpoint of torch.save, which timm's loaders and scripts take.
+            `file_kinds.WEIGHTS` a checkpoint of torch.save, which timm's loaders and scripts take.
         note: What else to note beside the weights.
 
     Raises:

@@ -1,12 +1,25 @@
 """Pull a repository into a folder, for machines without a network."""
-import hashlib
+import os
+import shutil
+from glob import escape
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Any, Dict, Optional
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import tqdm, validate_repo_id
 
-__all__ = ['check_inside', 'file_sha256', 'hub_hashes', 'pull']
+from ..files import WORKSPACE_PREFIX, file_sha256
+from ..output_folder import MARK, OutputFolder
+from ..terminal import progress_bar
+
+__all__ = ['TerminalBar', 'check_inside', 'file_sha256', 'hub_hashes', 'pull']
+
+
+class TerminalBar(tqdm):
+    """The Hub client's progress bar, where stderr is a terminal alone: the one of its downloads is shown anywhere."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{'disable': None, **kwargs})
 
 
 def hub_hashes(repo_id: str, revision: Optional[str] = None) -> Dict[str, str]:
@@ -31,38 +44,52 @@ def check_inside(folder: Path, name: str) -> None:
         raise ValueError(f'a file name must stay inside of its folder, but got {name!r}.')
 
 
-def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def pull(repo_id: str, folder: Path, revision: Optional[str] = None) -> Dict[str, int]:
     """Download a repository; a download that was broken off goes on where it was.
 
+    Files of the folder are replaced, or removed, only if an earlier pull wrote them and they have not changed since.
+
     Args:
         repo_id: user/name of the repository.
-        folder: Where to put its files.
+        folder: Where to put its files: new, empty, or pulled to before.
         revision: Branch, tag or commit, `main` if None.
 
     Returns:
         Size of each file, in bytes.
 
     Raises:
-        ValueError: A file is not what the Hub says; it is removed.
+        ValueError: A file is not what the Hub says: nothing of the repository is put into the folder.
+        OSError: The folder holds something that no pull has written.
         huggingface_hub.errors.HfHubHTTPError: The Hub refuses or fails.
     """
     validate_repo_id(repo_id)
-    hashes = hub_hashes(repo_id, revision)
-    snapshot_download(repo_id, revision=revision, local_dir=folder)
-    for name, sha256 in hashes.items():
-        path = folder / name
-        if file_sha256(path) != sha256:
-            path.unlink()
-            raise ValueError(f'{name} of {repo_id} was altered on its way: its hash is not the one on the Hub.')
-    return {
-        str(p.relative_to(folder)): p.stat().st_size
-        for p in sorted(folder.rglob('*')) if p.is_file() and '.cache' not in p.relative_to(folder).parts
-    }
+    output = OutputFolder(folder, 'pull', name='folder')
+    info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
+    hashes = {s.rfilename: s.lfs.sha256 if s.lfs else None for s in info.siblings or [] if s.rfilename != MARK}
+    output.check(*hashes)
+    output.claim()
+    missing = {n: sha256 for n, sha256 in hashes.items() if not (sha256 and _has_hash(folder / n, sha256))}
+    download = output.path / f'{WORKSPACE_PREFIX}download'  # stays where it breaks off
+    snapshot_download(
+        repo_id, revision=info.sha or revision, local_dir=download, allow_patterns=[escape(n) for n in missing],
+        tqdm_class=TerminalBar)
+    _check_hashes(download, {n: sha256 for n, sha256 in missing.items() if sha256}, repo_id)
+    for name in missing:
+        with output.write(name) as beside:
+            os.replace(download / name, beside)
+    output.keep(hashes)
+    shutil.rmtree(download, ignore_errors=True)
+    return {name: (folder / name).stat().st_size for name in sorted(hashes)}
+
+
+def _has_hash(path: Path, sha256: str) -> bool:
+    return path.is_file() and file_sha256(path) == sha256
+
+
+def _check_hashes(folder: Path, hashes: Dict[str, str], repo_id: str) -> None:
+    total = sum((folder / name).stat().st_size for name in hashes)
+    with progress_bar(total, 'hashing', 'B') as progress:
+        for name, sha256 in hashes.items():
+            if file_sha256(folder / name, progress.update) != sha256:
+                (folder / name).unlink()
+                raise ValueError(f'{name} of {repo_id} was altered on its way: its hash is not the one on the Hub.')

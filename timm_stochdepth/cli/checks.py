@@ -1,0 +1,63 @@
+"""Checks of arguments that need torch and timm."""
+import timm
+import torch
+from torch import nn
+
+from .arguments import UsageError, closest
+
+__all__ = ['check_device', 'check_img_size', 'check_model_name', 'check_plain_resnet']
+
+
+def check_model_name(argument: str, name: str) -> None:
+    """Refuse a name that timm does not know; one with a scheme, as in `hf-hub:user/name`, is timm's to look up.
+
+    Raises:
+        UsageError: It names the closest names.
+    """
+    if ':' in name:
+        return
+    architecture, _, tag = name.partition('.')
+    if not timm.is_model(architecture):
+        raise UsageError(
+            f'{argument} must be a name that timm knows, but got {name!r}{closest(architecture, timm.list_models())}')
+    names = timm.models.get_arch_pretrained_cfgs(architecture)
+    if tag and name not in names:
+        raise UsageError(f'{argument} must have a tag that timm knows, but got {name!r}{closest(name, names)}')
+
+
+def check_plain_resnet(argument: str, name: str) -> None:
+    """Refuse what is no ResNet of timm's.
+
+    Raises:
+        UsageError: It names the closest names.
+    """
+    names = timm.list_models(module='resnet')
+    if name.partition('.')[0] not in names:
+        raise UsageError(f'{argument} must be the name of a ResNet of timm, but got {name!r}{closest(name, names)}')
+    check_model_name(argument, name)
+
+
+def check_img_size(argument: str, img_size: int, model: nn.Module) -> None:
+    """Refuse an image of which a network's last stage would see less than a pixel.
+
+    Raises:
+        UsageError: It names the smallest size.
+    """
+    feature_info = getattr(model, 'feature_info', None) or [dict(reduction=1)]
+    reduction = max(stage['reduction'] for stage in feature_info)
+    if img_size < reduction:
+        raise UsageError(f'{argument} must be {reduction} or more for this network, but got {img_size}.')
+
+
+def check_device(argument: str, name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        UsageError: The machine does not have it.
+    """
+    device = torch.device(name)
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == 'cuda' and (device.index or 0) >= num_gpus:
+        gpus = ', '.join(['cpu', *(f'cuda:{i}' for i in range(num_gpus))])
+        raise UsageError(f'{argument} must be a device that this machine has ({gpus}), but got {name!r}.')
+    return device
