@@ -2,21 +2,27 @@
 import sys
 from typing import Any, Optional
 
-__all__ = ['progress_bar', 'say', 'start_command']
+__all__ = ['complain', 'progress_bar', 'say', 'start_command']
 
 _command: Optional[str] = None
 
 
 def start_command(name: Optional[str]) -> None:
-    """Begin to speak in a command's name; without one, under Python's own, `say` is silent."""
+    """Begin to speak in a command's name; without one, under Python's own, nothing is said."""
     global _command
     _command = name
 
 
-def say(text: str, only_on_terminal: bool = False) -> None:
-    """Say what takes a while, in a line of its own."""
-    if _command and (not only_on_terminal or sys.stderr.isatty()):
+def complain(text: str) -> None:
+    """Say in a line what went wrong."""
+    if _command:
         print(f'timm-stochdepth {_command}: {text}', file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """Say in a line what takes a while, to who sits at a terminal: elsewhere stderr is for what went wrong."""
+    if sys.stderr.isatty():
+        complain(text)
 
 
 def progress_bar(total: int, desc: str, unit: str) -> Any:

@@ -1,7 +1,6 @@
 import fcntl
 import os
 import pty
-import select
 import struct
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import timm_stochdepth as ts
 from timm_stochdepth.cli.main import create_parsers, main
 from timm_stochdepth.files import check_output_file
 from timm_stochdepth.plots import plot_rates
-from timm_stochdepth.terminal import progress_bar, say, start_command
+from timm_stochdepth.terminal import complain, progress_bar, say, start_command
 
 
 def test_list_names_rates_methods_and_tags(capsys):
@@ -141,24 +140,29 @@ def test_a_reader_that_goes_ends_the_command_in_silence():
     assert result.returncode == 141 and result.stderr == ''
 
 
-def test_commands_say_what_they_do_and_python_does_not(capsys):
-    say('reading')
+def test_errors_are_said_anywhere_and_what_takes_long_on_a_terminal_alone(capsys):
     start_command('fold')
     say('reading a checkpoint')
-    say('loading torch', only_on_terminal=True)
+    complain('no such file')
     with progress_bar(10, 'hashing', 'B') as progress:
         progress.update(10)
     start_command(None)
-    say('reading')
-    assert capsys.readouterr().err == 'timm-stochdepth fold: reading a checkpoint\n'
+    complain('no such file')
+    assert capsys.readouterr().err == 'timm-stochdepth fold: no such file\n'
 
 
-def test_a_bar_is_there_on_a_terminal():
+def test_a_bar_and_a_word_are_there_on_a_terminal():
     master, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 80, 0, 0))
-    script = 'from timm_stochdepth.terminal import progress_bar as b\nwith b(9, "hashing", "B") as p: p.update(9)'
+    script = """
+from timm_stochdepth.terminal import complain, progress_bar, say, start_command
+start_command('fold')
+say('reading')
+with progress_bar(9, 'hashing', 'B') as progress:
+    progress.update(9)
+"""
     subprocess.run([sys.executable, '-c', script], stderr=terminal, check=True)
-    assert select.select([master], [], [], 10)[0]
-    assert b'hashing' in os.read(master, 10_000)
+    seen = os.read(master, 10_000)  # the process has ended: all of it is there
+    assert b'timm-stochdepth fold: reading' in seen and b'hashing' in seen
     os.close(terminal)
     os.close(master)

@@ -254,7 +254,7 @@ def test_dry_run_shows_every_file(checkpoint, capsys):
 
 @pytest.mark.parametrize('repo_id', ['../x', 'a/b/c', 'user/..', 'user/-x', 'user/x.git', 'us er/x'])
 def test_a_wrong_repo_id_is_refused(checkpoint, repo_id, capsys):
-    assert main(['push', str(checkpoint[0]), repo_id, '--dry-run']) == 1
+    assert main(['push', str(checkpoint[0]), repo_id, '--dry-run']) == 2
     assert 'repo_id must be' in capsys.readouterr().err
 
 
@@ -291,13 +291,14 @@ def test_fold_and_unfold(checkpoint, tmp_path, capsys):
 
 def test_a_full_disk_leaves_what_was_there(checkpoint, tmp_path):
     target = tmp_path / 'plain.safetensors'
-    target.write_text('before')
+    save_file({'before': torch.ones(1)}, target)
+    before = target.read_bytes()
     result = subprocess.run(
-        [sys.executable, '-m', 'timm_stochdepth', 'fold', checkpoint[0], target],
+        [sys.executable, '-m', 'timm_stochdepth', 'fold', checkpoint[0], target, '--force'],
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_000, 10_000_000)),
     )
     assert result.returncode == 1, result.stderr
     assert result.stderr.count('\n') == 1 and 'Traceback' not in result.stderr
-    assert target.read_text() == 'before' and list(tmp_path.iterdir()) == [target]
+    assert target.read_bytes() == before and list(tmp_path.iterdir()) == [target]

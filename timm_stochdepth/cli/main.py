@@ -2,9 +2,10 @@
 import argparse
 import os
 import sys
-from typing import Dict, List, Optional, Tuple
+import warnings
+from typing import Any, Dict, List, Optional, Tuple, Type
 
-from ..terminal import say, start_command
+from ..terminal import complain, say, start_command
 from ..version import __version__
 from . import bench, demo, fold, list_models, pull, push, run, show, verify
 from .arguments import Parser, UsageError, closest
@@ -69,23 +70,37 @@ def _parse(argv: List[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _run_own(args: argparse.Namespace) -> None:
+    if 'torch' not in sys.modules:
+        say('loading torch and timm')
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
+        _COMMANDS[args.command].run(args)
+
+
+def _show_warning(message: 'Warning | str', category: Type[Warning], *place: Any) -> None:
+    if issubclass(category, UserWarning):
+        complain(f'warning: {" ".join(str(message).split())}')
+
+
 def _run(args: argparse.Namespace) -> int:
     try:
-        if args.command != 'run' and 'torch' not in sys.modules:
-            say('loading torch and timm', only_on_terminal=True)
-        _COMMANDS[args.command].run(args)
+        if args.command == 'run':
+            run.run(args)  # somebody's script, which speaks for itself
+        else:
+            _run_own(args)
         sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
-        say('interrupted')
+        complain('interrupted')
         return 130
     except UsageError as e:
-        say(' '.join(str(e).split()))
+        complain(' '.join(str(e).split()))
         return 2
     except BrokenPipeError:  # nobody reads the output any more: an error of a connection is one of the Hub's client
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes nowhere
         return 141  # as of a program that the signal ends
     except Exception as e:
         from ..hub.errors import explain  # the Hub's client is slow to import, and an error can wait
-        say(explain(e, getattr(args, 'repo_id', None)))
+        complain(explain(e, getattr(args, 'repo_id', None)))
         return 1

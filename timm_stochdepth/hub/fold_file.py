@@ -57,16 +57,18 @@ def fold_file(
             that may be written.
         OSError: target is there already.
     """
-    with write_file(target, WEIGHTS, sources=[source], force=force, command='fold') as file:
-        with progress_bar(2, 'folding', 'step') as progress:
-            model, _ = load_model(source, use_ema, model_name, model_args)
-            if not any(stochastic_blocks(model)):
-                raise ValueError(f'{source} must hold a network with stochastic depth to fold, but holds a plain one.')
-            progress.update()
-            folded = fold_stochastic_depth(model)
-            save_weights(folded, file, note=written_by('fold'))
-            progress.update()
-            return _largest_difference(model, folded)
+    with (
+        write_file(target, WEIGHTS, sources=[source], force=force, command='fold') as file,
+        progress_bar(2, 'folding', 'step') as progress,
+    ):
+        model, _ = load_model(source, use_ema, model_name, model_args)
+        if not any(stochastic_blocks(model)):
+            raise ValueError(f'{source} must hold a network with stochastic depth to fold, but holds a plain one.')
+        progress.update()
+        folded = fold_stochastic_depth(model)
+        save_weights(folded, file, note=written_by('fold'))
+        progress.update()
+        return _largest_difference(model, folded)
 
 
 def unfold_file(
