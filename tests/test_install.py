@@ -99,7 +99,7 @@ FUNCTIONS = """
     assert max(ts.drop_rates(model).values()) == 0.4
     assert ts.stochastic_depth_args(model)['drop_path_rate'] == 0.4
     ts.push_to_hub(model, 'user/net', plain=True, dry_run=True)
-    ts.fold_stochastic_depth(model)(torch.randn(1, 3, 32, 32))
+    ts.fold_stochastic_depth(model).eval()(torch.randn(1, 3, 32, 32))
     ts.StochasticDepth('block', 'ResNetBottleneck')
     assert ts.STOCHASTIC_LAYER_MAPPING and ts.StochasticBlock and ts.models
     used = set(ts.__all__) - {'__version__'}
