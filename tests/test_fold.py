@@ -8,7 +8,7 @@ import torchvision
 from networks import ZOO, assert_same_output, images, plain_name, randomize, same_weights
 
 import timm_stochdepth as ts
-from timm_stochdepth.fold import fold_plain_weights
+from timm_stochdepth.fold import fold_weights
 
 TIMM_MODELS = {
     'resnet18': 'ResNetBasicBlock',
@@ -101,7 +101,7 @@ def test_plain_weights_fold_in_and_out(name):
     plain = randomize(create(name)).eval()
     model = copy.deepcopy(plain)
     ts.apply_stochastic_depth(model, 'sample', layer, 0.7)
-    model.load_state_dict(fold_plain_weights(plain.state_dict(), model))
+    model.load_state_dict(fold_weights(plain.state_dict(), model, {}))
     x = images(2)
     with torch.no_grad():
         assert_same_output(model(x), plain(x))

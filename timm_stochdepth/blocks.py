@@ -151,6 +151,12 @@ class StochasticBlock(nn.Module):
         super().__setstate__(state)
         self.progress.add(self)
 
+    def _save_to_state_dict(self, destination: Dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # the metadata goes where torch.save and deepcopy take a state_dict, and its keys stay those of a plain network
+        getattr(destination, '_metadata', {}).setdefault(prefix[:-1], {}).update(
+            inference_scale=self.inference_scale(), full_inference_scale=self.inference_scale(full=True))
+
     def _load_from_state_dict(
             self,
             state_dict: Dict[str, Any],
@@ -158,18 +164,31 @@ class StochasticBlock(nn.Module):
             local_metadata: Dict[str, Any],
             *args: Any,
     ) -> None:
-        if local_metadata.get('version') != self._version and self.inference_scale() != 1.:
-            origin = 'are of a plain network' if local_metadata else 'do not say whether they are of a plain network'
-            warnings.warn(
-                f'The weights {origin}. They are loaded as they are, as those of a network with stochastic depth. To'
-                ' fold those of a plain network, load them with timm.create_model(..., pretrained=True,'
-                ' pretrained_cfg_overlay=dict(file=...)).', stacklevel=2)
+        self._tell_of_other_rates(local_metadata)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
+    def _tell_of_other_rates(self, local_metadata: Dict[str, Any]) -> None:
+        # a run that goes on may have been at another point of its warm-up: the full rates tell
+        trained_scale = local_metadata.get('full_inference_scale')
+        keeps_function = (
+            'timm.create_model(..., pretrained=True, pretrained_cfg_overlay=dict(file=...)) keeps what a network'
+            ' computes.')
+        if trained_scale is not None:
+            if trained_scale != self.inference_scale(full=True):
+                warnings.warn(
+                    'The weights were trained at other drop rates, or with another scale_by_keep, than this network'
+                    f' has. They are loaded as they are, so that it computes something else: {keeps_function}',
+                    stacklevel=3)
+        elif local_metadata.get('version') != self._version and self.inference_scale() != 1.:
+            origin = 'are of a plain network' if local_metadata else 'do not say whether they are of a plain network'
+            warnings.warn(
+                f'The weights {origin}. They are loaded as they are, as those of a network with stochastic depth at'
+                f' the rates of this one. For other weights, {keeps_function}', stacklevel=3)
+
     @torch.jit.unused
-    def inference_scale(self) -> float:
-        """What the branch is multiplied with at inference."""
-        return 1. if self.scale_by_keep else 1. - self.drop_prob
+    def inference_scale(self, full: bool = False) -> float:
+        """What the branch is multiplied with at inference; with `full`, at the rate of the end of the warm-up."""
+        return 1. if self.scale_by_keep else 1. - (self.full_drop_prob if full else self.drop_prob)
 
     def train(self, mode: bool = True) -> 'StochasticBlock':
         if mode and self.drop_warmup > 0. and not self.progress.is_told:

@@ -10,7 +10,7 @@ from typing import Callable, Generator, Optional, Sequence, Union
 
 from .file_kinds import holds_kind
 
-__all__ = ['check_output_file', 'check_place', 'file_sha256', 'workspace', 'write_beside', 'write_file']
+__all__ = ['check_output_file', 'check_place', 'file_sha256', 'workspace', 'write_beside', 'write_file', 'written_by']
 
 PathLike = Union[str, Path]
 
@@ -69,10 +69,11 @@ def write_file(
         sources: Sequence[PathLike] = (),
         force: bool = False,
         name: str = 'OUT',
+        command: Optional[str] = None,
 ) -> Generator[Path, None, None]:
     """`write_beside` under the rules of `check_output_file`, which hold at the start and still at the end."""
     def check() -> Path:
-        return check_output_file(path, suffixes, sources, force, name)
+        return check_output_file(path, suffixes, sources, force, name, command)
 
     with write_beside(check()) as beside:
         yield beside
@@ -116,6 +117,7 @@ def check_output_file(
         sources: Sequence[PathLike] = (),
         force: bool = False,
         name: str = 'OUT',
+        command: Optional[str] = None,
 ) -> Path:
     """Refuse a file that must not be written, before the work for it starts.
 
@@ -125,6 +127,7 @@ def check_output_file(
         sources: Files and folders that the work reads.
         force: Whether a file of the same format may be replaced.
         name: What the path is called where the user gave it.
+        command: Name of the command that writes, which may replace what it wrote itself: see `written_by`.
 
     Returns:
         The path.
@@ -147,9 +150,22 @@ def check_output_file(
             raise FileExistsError(
                 f'{name} must be a new file, or one that holds what {suffix} says, but got {str(path)!r}, which holds'
                 ' something else.')
-        if not force:
+        if not force and not (command and _is_written_by(command, target)):
             raise FileExistsError(f'{name} must be a new file, but got {str(path)!r}, which --force replaces.')
     return target
+
+
+def written_by(command: str) -> str:
+    """What a command notes in the metadata of a file that it writes, whatever the format, to know it again."""
+    return f'written by timm-stochdepth {command}'
+
+
+def _is_written_by(command: str, path: Path) -> bool:
+    reach = 1 << 16  # metadata stand at the start of a file, a PDF's at its end
+    with path.open('rb') as file:
+        start = file.read(reach)
+        file.seek(max(path.stat().st_size - reach, 0))
+        return written_by(command).encode() in start + file.read()
 
 
 def _suffix_of(path: Path, suffixes: Sequence[str]) -> Optional[str]:

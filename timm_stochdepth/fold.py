@@ -1,19 +1,28 @@
-"""Folding: inference with `shortcut + (1 - p) * branch` is inference of a plain network with other weights.
+"""Folding: weights that were trained for some drop rates become weights for others, and the function stays the same.
 
-The factor goes into the weight and bias of the branch's last norm. Where an attention layer follows, its gate has to
-see what it saw before, so that the factor is taken out again in the gate's first layer.
+A branch is multiplied at inference with a scale: `1 - p` of its block, 1 in a plain network and with `scale_by_keep`.
+Weights that were trained for the scale s, in a network that has the scale t, need the factor s / t in the weight and
+bias of the branch's last norm. Where an attention layer follows, its gate has to see what it saw before, so that the
+factor is taken out again in the gate's first layer.
 """
 from collections import OrderedDict
 from copy import deepcopy
-from typing import Callable, Dict, Mapping
+from typing import Any, Dict, Mapping
 
 import timm.layers
 from torch import Tensor, nn
 
 from .blocks import StochasticBlock
-from .surgery import set_training_progress, stochastic_blocks
+from .surgery import drop_rates, set_training_progress, stochastic_blocks, stochastic_depth_args
 
-__all__ = ['as_weights_of', 'fold_plain_weights', 'fold_stochastic_depth', 'start_warmup']
+__all__ = [
+    'as_weights_of',
+    'fold_stochastic_depth',
+    'fold_weights',
+    'inference_scales',
+    'start_warmup',
+    'weights_at_full_rate',
+]
 
 # attention layers that multiply their input with a gate, and the first layer of that gate, linear in the input
 _GATE_INPUT_LAYERS = {
@@ -24,12 +33,22 @@ _GATE_INPUT_LAYERS = {
 }
 
 
+def inference_scales(model: nn.Module, full: bool = False) -> Dict[str, float]:
+    """What each stochastic block's branch is multiplied with at inference, by module name.
+
+    Args:
+        model: Any model; without stochastic blocks there are no scales.
+        full: At the rates of the end of the warm-up, instead of those in force.
+    """
+    return {name: block.inference_scale(full) for name, block in stochastic_blocks(model)}
+
+
 def _branch_exponents(name: str, block: StochasticBlock) -> Dict[str, int]:
     """Tensors of a block that a factor on its branch goes into, and the factor's exponent in each."""
     norm = getattr(block, block.last_norm)
     if getattr(norm, 'weight', None) is None or not isinstance(getattr(norm, 'act', nn.Identity()), nn.Identity):
         raise ValueError(f'{name}.{block.last_norm} must have a weight and no activation to be folded, but is {norm}.')
-    exponents = {f'{block.last_norm}.weight': 1, f'{block.last_norm}.bias': 1}
+    exponents = {f'{block.last_norm}.{n}': 1 for n in ('weight', 'bias') if getattr(norm, n, None) is not None}
     attention = getattr(block, block.attention) if block.attention else None
     if attention is not None:
         if type(attention) not in _GATE_INPUT_LAYERS:
@@ -50,20 +69,72 @@ def as_weights_of(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[st
 def _scale_branches(
         state_dict: Mapping[str, Tensor],
         model: nn.Module,
-        factor_of: Callable[[str, StochasticBlock], float],
+        trained_scales: Mapping[str, float],
+        scales: Mapping[str, float],
 ) -> Dict[str, Tensor]:
-    """A state_dict for model, in which the branch of every stochastic block is scaled by a factor."""
+    """A state_dict for model, in which the branch of each block is right for its scale, and was for the trained one.
+
+    Raises:
+        ValueError: A tensor that is to be scaled is not there, or a scale is 0 and the trained one is not.
+    """
     scaled = as_weights_of(model, state_dict)
     for name, block in stochastic_blocks(model):
-        factor = factor_of(name, block)
-        if factor == 1.:
+        trained_scale, scale = trained_scales.get(name, 1.), scales.get(name, 1.)
+        if trained_scale == scale:
             continue
+        if scale == 0.:
+            raise ValueError(
+                f'drop_rate must be below 1 to fold weights that were trained for a lower one, but {name} is dropped'
+                ' with probability 1.0: use a lower rate, or scale_by_keep=True.')
+        factor = trained_scale / scale
         for key, exponent in _branch_exponents(name, block).items():
             key = f'{name}.{key}' if name else key
+            if key not in scaled:
+                raise ValueError(f'state_dict must hold {key}, which has to be scaled to fold it, but lacks it.')
             # a branch of zeros needs nothing taken out of its gate
-            if key in scaled and not (factor == 0. and exponent < 0):
+            if not (factor == 0. and exponent < 0):
                 scaled[key] = scaled[key] * factor ** exponent
     return scaled
+
+
+def fold_weights(
+        state_dict: Mapping[str, Tensor],
+        model: nn.Module,
+        trained_scales: Mapping[str, float],
+) -> Dict[str, Tensor]:
+    """Weights from elsewhere, as model needs them to compute at inference what they computed there.
+
+    Args:
+        state_dict: Weights of a network like model, but for its drop rates; left as they are.
+        model: Model with stochastic blocks that they shall be loaded into; the rates in force count.
+        trained_scales: What each block's branch was multiplied with at inference where the weights come from, by
+            module name; empty for a plain network.
+
+    Raises:
+        ValueError: A block of model is always dropped, at a rate of 1: no weights make its branch count. Or the scales
+            are those of another network, with other blocks.
+    """
+    names = [name for name, _ in stochastic_blocks(model)]
+    if trained_scales and sorted(trained_scales) != sorted(names):
+        raise ValueError(
+            f'model must have the blocks that its weights were trained with, {", ".join(trained_scales)}, but has'
+            f' {", ".join(names)}.')
+    return _scale_branches(state_dict, model, trained_scales, inference_scales(model))
+
+
+def weights_at_full_rate(model: nn.Module) -> Dict[str, Tensor]:
+    """A model's weights for its full rates, with which they compute what the model computes at the rates in force.
+
+    In the middle of a warm-up both differ, and a file says the full rates alone.
+
+    Raises:
+        ValueError: The full rate of a block is 1, and the one in force is not: no weights make its branch count.
+    """
+    full_scales = inference_scales(model, full=True)
+    weights: Any = _scale_branches(model.state_dict(), model, inference_scales(model), full_scales)
+    for name, scale in full_scales.items():
+        weights._metadata[name].update(inference_scale=scale)
+    return weights
 
 
 def fold_stochastic_depth(model: nn.Module) -> nn.Module:
@@ -73,41 +144,31 @@ def fold_stochastic_depth(model: nn.Module) -> nn.Module:
         model: Model with stochastic blocks; it is left as it is.
 
     Returns:
-        A model of plain blocks, whose state_dict loads strictly into the plain timm or torchvision model.
+        A model of plain blocks, whose state_dict loads strictly into the plain timm or torchvision model. What it was
+        trained with stays known as its attribute `folded_drop_rates`, by module name.
 
     Raises:
         ValueError: The last norm of a branch cannot take the rate up, or an attention layer follows it that is not
             a plain gate (squeeze-excite and the ECA family can be folded).
     """
     folded = deepcopy(model)
-    folded.load_state_dict(_scale_branches(folded.state_dict(), folded, lambda _, block: block.inference_scale()))
-    for _, block in list(stochastic_blocks(folded)):
+    folded.load_state_dict(_scale_branches(folded.state_dict(), folded, inference_scales(folded), {}))
+    blocks = [block for _, block in stochastic_blocks(folded)]
+    if not blocks:
+        return folded
+    settings = stochastic_depth_args(folded)
+    folded.folded_drop_rates = drop_rates(folded)  # type: ignore[assignment]
+    for block in blocks:
         block.restore_plain_class()
     plain_architecture = getattr(folded, 'plain_architecture', None)
     if isinstance(plain_architecture, str):  # a registered model: what is saved from now on names timm's model
         for cfg in ('pretrained_cfg', 'default_cfg'):
             setattr(folded, cfg, {**getattr(folded, cfg), 'architecture': plain_architecture})
+        # what timm noted of how it was made, and writes to config.json
+        model_args: Any = folded._model_args
+        folded._model_args = {  # type: ignore[assignment]
+            k: v for k, v in model_args.items() if k not in settings and k != 'fold_pretrained'}
     return folded
-
-
-def fold_plain_weights(state_dict: Mapping[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:
-    """Weights of a plain network, as model needs them to compute the same at inference, at the rates now in force.
-
-    Args:
-        state_dict: Weights made for the plain network; left as they are.
-        model: Model with stochastic blocks that they shall be loaded into.
-
-    Raises:
-        ValueError: A block is always dropped, at a rate of 1: no weights make its branch count.
-    """
-    def factor(name: str, block: StochasticBlock) -> float:
-        scale = block.inference_scale()
-        if scale == 0.:
-            raise ValueError(
-                f'drop_rate must be below 1 to fold weights of a plain network, but {name} is dropped with'
-                f' probability {block.drop_prob}: use a lower rate, or scale_by_keep=True.')
-        return 1. / scale
-    return _scale_branches(state_dict, model, factor)
 
 
 def start_warmup(model: nn.Module) -> None:
@@ -117,7 +178,6 @@ def start_warmup(model: nn.Module) -> None:
     were right at the full rate would be scaled by the rate at the start, which is 0. Drop rates without a warm-up and
     their weights stay as they are.
     """
-    scales = {name: block.inference_scale() for name, block in stochastic_blocks(model)}
+    scales = inference_scales(model)
     set_training_progress(model, 0.)
-    model.load_state_dict(
-        _scale_branches(model.state_dict(), model, lambda name, block: scales[name] / block.inference_scale()))
+    model.load_state_dict(fold_weights(model.state_dict(), model, scales))

@@ -1,12 +1,18 @@
 """A picture of the drop rates of a network."""
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict
 
 from .files import write_file
 
-__all__ = ['PICTURES', 'plot_rates', 'save_figure']
+__all__ = ['PICTURES', 'can_plot', 'plot_rates', 'save_figure']
 
 PICTURES = ('.png', '.pdf', '.svg')
+
+
+def can_plot() -> bool:
+    """Whether matplotlib is installed, which the `demo` extra brings."""
+    return find_spec('matplotlib') is not None
 
 
 def plot_rates(title: str, rates: Dict[str, float], path: Path, force: bool = False) -> None:

@@ -195,7 +195,7 @@ def edit_config(folder, **changes):
         (lambda p: edit_config(p, model_args={'drop_paths': 0.1}), 'model_args must be arguments of resnet50_sd_block'),
         (lambda p: edit_config(p, model_args={'drop_path_rate': 7}), 'drop_rate must be in [0, 1], but got 7'),
         (lambda p: (p / 'config.json').write_text('{'), 'is no JSON'),
-        (lambda p: (p / 'config.json').unlink(), 'must hold a config.json'),
+        (lambda p: (p / 'config.json').unlink(), 'must hold a file config.json'),
         (lambda p: (p / 'model.safetensors').write_bytes(b'x' * 99), 'truncated or altered'),
         (
             lambda p: (p / 'model.safetensors').write_bytes((p / 'model.safetensors').read_bytes()[:-5000]),
@@ -221,10 +221,13 @@ class Evil:
     'contents, message',
     [
         (dict(state_dict={}, args=Evil()), 'could run any code'),
-        (dict(weights={}), "must be a checkpoint of timm's train.py"),
-        (dict(state_dict={}), 'does not say which model it is for'),
+        (dict(weights={}), "must hold a state_dict of tensors, but 'weights' is a dict"),
+        (dict(state_dict={}), 'must hold weights, but its state_dict is empty'),
+        (dict(state_dict=[torch.zeros(1)]), "must hold a state_dict, but its 'state_dict' is a list"),
+        ([1, 2], 'must hold a checkpoint or a state_dict, but holds a list'),
+        (dict(state_dict={'fc.bias': torch.zeros(10)}), 'does not say which network it is for, and its tensors are'),
         (dict(state_dict={'fc.bias': torch.zeros(10)}, arch='resnet50_sd_block'), 'does not fit the model'),
-        (dict(state_dict={}, arch='resnet51'), "architecture must be a name that timm knows, but got 'resnet51'"),
+        (dict(state_dict={'fc.bias': torch.zeros(10)}, arch='resnet51'), "'resnet51', a name that timm does not know"),
     ],
 )
 def test_a_broken_checkpoint_is_one_sentence(tmp_path, contents, message, capsys):
@@ -283,7 +286,7 @@ def test_fold_and_unfold(checkpoint, tmp_path, capsys):
     for key, value in load_file(back).items():
         torch.testing.assert_close(value, original[key])
     assert main(['fold', str(plain), str(back), '--unfold', 'resnet50']) == 1
-    assert 'MODEL must be one of' in capsys.readouterr().err
+    assert '--unfold must be one of' in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_what_was_there(checkpoint, tmp_path):

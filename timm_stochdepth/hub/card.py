@@ -1,13 +1,15 @@
 """The model card of a repository."""
 import re
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from torch import nn
 
-from ..surgery import drop_rates, stochastic_blocks
-from .sources import TrainingRecord, is_stochastic
+from ..surgery import stochastic_blocks
+from .record import TrainingRecord
+from .sources import is_stochastic
 
-__all__ = ['PICTURE', 'code_blocks', 'create_card', 'example_code']
+__all__ = ['PICTURE', 'code_blocks', 'create_card', 'example_code', 'full_drop_rates']
 
 PICTURE = 'drop_rates.png'
 
@@ -68,7 +70,18 @@ def code_blocks(card: str) -> List[str]:
     return re.findall(r'^```python\n(.*?)^```', card, flags=re.MULTILINE | re.DOTALL)
 
 
-def create_card(model: Any, repo_id: str, record: TrainingRecord, license: str) -> ModelCard:
+def full_drop_rates(model: nn.Module) -> Dict[str, float]:
+    """Drop rate of each stochastic block at the end of the warm-up, for which a file's weights are, by module name."""
+    return {name: block.full_drop_prob for name, block in stochastic_blocks(model)}
+
+
+def create_card(
+        model: Any,
+        repo_id: str,
+        record: TrainingRecord,
+        license: str,
+        has_picture: bool = False,
+) -> ModelCard:
     """The card of a model: what it is, how it was trained, how to use it.
 
     Args:
@@ -76,6 +89,7 @@ def create_card(model: Any, repo_id: str, record: TrainingRecord, license: str) 
         repo_id: Repository that it is pushed to.
         record: What is known of its training.
         license: Licence of its weights.
+        has_picture: Whether a picture of the drop rates lies beside the card; a table takes its place otherwise.
     """
     architecture = model.pretrained_cfg['architecture']
     stochastic = is_stochastic(model)
@@ -90,7 +104,7 @@ def create_card(model: Any, repo_id: str, record: TrainingRecord, license: str) 
     )
     sections = [
         f'---\n{data.to_yaml()}\n---\n# {repo_id.split("/")[-1]}',
-        _description(model, architecture, stochastic),
+        _description(model, architecture, stochastic, has_picture),
         _training(record),
         '## How to use it\n\n' + _requirement(stochastic) + '\n\n' + '\n\n'.join(
             f'{title}\n\n```python\n{code}```' for title, code in zip(
@@ -102,7 +116,7 @@ def create_card(model: Any, repo_id: str, record: TrainingRecord, license: str) 
     return ModelCard('\n\n'.join(sections) + '\n')
 
 
-def _description(model: Any, architecture: str, stochastic: bool) -> str:
+def _description(model: Any, architecture: str, stochastic: bool, has_picture: bool) -> str:
     num_parameters = sum(p.numel() for p in model.parameters())
     text = (
         f'An image classifier with {model.num_classes} classes, timm architecture `{architecture}`,'
@@ -117,11 +131,13 @@ def _description(model: Any, architecture: str, stochastic: bool) -> str:
     scaling = 'divided by its keep probability in training' if block.scale_by_keep else 'scaled at inference'
     if block.skip_dropped:
         scaling += ', and computed for the samples that kept it alone'
-    rates = drop_rates(model)
-    return text + (
+    rates = full_drop_rates(model)
+    text += (
         f'\n\nMethod `{block.stochastic_method}`, rate {block.drop_rate} with {block.drop_distribution} distribution'
-        f' over {len(rates)} blocks, the branch {scaling}. Drop rate of each block:\n\n![drop rate of each'
-        f' block]({PICTURE})')
+        f' over {len(rates)} blocks, the branch {scaling}. Drop rate of each block:\n\n')
+    if has_picture:
+        return text + f'![drop rate of each block]({PICTURE})'
+    return text + '\n'.join(['| block | drop rate |', '| --- | --- |', *(f'| {n} | {r:.4g} |' for n, r in rates.items())])
 
 
 def _requirement(stochastic: bool) -> str:
@@ -130,11 +146,13 @@ def _requirement(stochastic: bool) -> str:
 
 def _training(record: TrainingRecord) -> str:
     lines = ['## How it was trained', '']
-    settings = {k: record.args[k] for k in _ARGUMENTS if record.args.get(k) not in (None, [], {}, '', False)}
+    shown = {name: _without_paths(record.args.get(name)) for name in _ARGUMENTS}
+    settings = {name: value for name, value in shown.items() if value not in (None, [], {}, '', False)}
     if not settings and not record.results:
         return '\n'.join([*lines, 'Its settings and results were not recorded.'])
-    if record.args.get('data_dir') or record.args.get('dataset'):
-        lines += [f'Data: `{_data_name(record.args)}`.', '']
+    data_name = _data_name(record.args)
+    if data_name:
+        lines += [f'Data: `{data_name}`.', '']
     if settings:
         lines += ['| setting | value |', '| --- | --- |', *(f'| {k} | {v} |' for k, v in settings.items()), '']
     if record.results:
@@ -144,9 +162,29 @@ def _training(record: TrainingRecord) -> str:
     return '\n'.join(lines).rstrip()
 
 
-def _data_name(args: Dict[str, Any]) -> str:
-    # the name alone: where it lies on somebody's disk is nobody's business
-    return args.get('dataset') or str(args['data_dir']).rstrip('/').split('/')[-1]
+# where something lies on somebody's disk is nobody's business: a name alone is published, whichever system wrote it
+_PATH_MARKS = ('/', '\\')
+# timm's prefixes of datasets that have a public name
+_DATASETS = ('hfds/', 'hfids/', 'tfds/', 'torch/')
+
+
+def _data_name(args: Dict[str, Any]) -> Optional[str]:
+    """Name of the dataset, or of the folder that it lay in."""
+    dataset = str(args.get('dataset') or '')
+    public = dataset.startswith(_DATASETS) and re.fullmatch(r'[\w.-]+(/[\w.-]+)+', dataset)
+    if dataset and (public or not any(mark in dataset for mark in _PATH_MARKS)):
+        return dataset
+    place = str(dataset or args.get('data_dir') or args.get('data') or '')
+    name = re.split(r'[\\/]', place.rstrip('\\/'))[-1]
+    return name if re.search(r'\w', name) and not name.endswith(':') else None
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: v for k, v in value.items() if _without_paths(v) is not None}
+    if isinstance(value, (list, tuple)):
+        return [v for v in value if _without_paths(v) is not None]
+    return None if isinstance(value, str) and any(mark in value for mark in _PATH_MARKS) else value
 
 
 def _origin(record: TrainingRecord) -> str:
@@ -154,15 +192,15 @@ def _origin(record: TrainingRecord) -> str:
         return f'Training started from [{record.base_model}](https://huggingface.co/{record.base_model}).'
     if any(record.args.get(k) for k in ('pretrained', 'initial_checkpoint', 'pretrained_path')):
         return 'Training started from a file of weights.'
-    if record.args:
+    if 'model' in record.args:
         return 'It was trained from scratch.'
     return 'What its training started from was not recorded.'
 
 
 def _eval_results(repo_id: str, record: TrainingRecord) -> 'List[EvalResult] | None':
-    if 'top1' not in record.results or not (record.args.get('data_dir') or record.args.get('dataset')):
-        return None
     name = _data_name(record.args)
+    if 'top1' not in record.results or name is None:
+        return None
     return [
         EvalResult(
             task_type='image-classification',

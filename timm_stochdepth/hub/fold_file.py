@@ -1,15 +1,18 @@
 """Fold and unfold files."""
+import math
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from ..files import write_beside
-from ..fold import fold_plain_weights, fold_stochastic_depth
-from .folder import save_weights
-from .sources import create_model, is_stochastic, load_model, load_state_dict
+from ..files import write_file, written_by
+from ..fold import fold_stochastic_depth, fold_weights
+from ..surgery import stochastic_blocks
+from ..weights import check_finite
+from ..weights_file import read_weights_file
+from .folder import WEIGHTS_SUFFIXES, save_weights
+from .sources import build_model, is_stochastic, load_model, load_state_dict
 
 __all__ = ['fold_file', 'unfold_file']
 
@@ -17,53 +20,85 @@ __all__ = ['fold_file', 'unfold_file']
 def _largest_difference(model: nn.Module, other: nn.Module) -> float:
     generator = torch.Generator().manual_seed(0)
     cfg: Any = model.pretrained_cfg
-    x_NCHW = torch.randn(2, *cfg['input_size'], generator=generator)
+    in_chans: Any = getattr(model, 'in_chans', cfg['input_size'][0])
+    x_NCHW = torch.randn(2, in_chans, *cfg['input_size'][1:], generator=generator)
     with torch.inference_mode():
-        return (model.eval()(x_NCHW) - other.eval()(x_NCHW)).abs().max().item()
+        difference = (model.eval()(x_NCHW) - other.eval()(x_NCHW)).abs().max().item()
+    if not math.isfinite(difference):
+        raise ValueError('the weights must give finite logits to be folded, but do not.')
+    return difference
 
 
-def fold_file(source: Path, target: Path, use_ema: bool = False) -> float:
+def fold_file(
+        source: Path,
+        target: Path,
+        use_ema: bool = False,
+        force: bool = False,
+        model_name: Optional[str] = None,
+        model_args: Optional[Dict[str, Any]] = None,
+) -> float:
     """Write a plain timm network's weights from a checkpoint or folder of a stochastic one.
+
+    Args:
+        source: A folder with a config.json, a checkpoint, or a file of weights alone.
+        target: File to write, its suffix says the format, see `save_weights`.
+        use_ema: Take a checkpoint's EMA weights.
+        force: Replace a file of the same format.
+        model_name: Name of the network, for a file that does not say it.
+        model_args: Arguments of the network, likewise.
 
     Returns:
         The largest difference of the two networks' logits.
 
     Raises:
-        ValueError: source does not hold a network with stochastic depth.
+        ValueError: source does not hold a network with stochastic depth, its weights are not finite, or target is none
+            that may be written.
+        OSError: target is there already.
     """
-    model, _ = load_model(source, use_ema)
-    if not is_stochastic(model):
-        raise ValueError(f'{source} must hold a network with stochastic depth to fold, but holds a plain one.')
-    folded = fold_stochastic_depth(model)
-    with write_beside(target) as file:
-        save_weights(folded, file)
-    return _largest_difference(model, folded)
+    with write_file(target, WEIGHTS_SUFFIXES, sources=[source], force=force, command='fold') as file:
+        model, _ = load_model(source, use_ema, model_name, model_args)
+        if not any(stochastic_blocks(model)):
+            raise ValueError(f'{source} must hold a network with stochastic depth to fold, but holds a plain one.')
+        folded = fold_stochastic_depth(model)
+        save_weights(folded, file, note=written_by('fold'))
+        return _largest_difference(model, folded)
 
 
-def unfold_file(source: Path, target: Path, name: str, drop_path_rate: Optional[float] = None) -> float:
-    """Write the weights of a model with stochastic depth from safetensors of the plain network.
+def unfold_file(
+        source: Path,
+        target: Path,
+        name: str,
+        drop_path_rate: Optional[float] = None,
+        force: bool = False,
+) -> float:
+    """Write the weights of a model with stochastic depth from those of the plain network.
 
     Args:
         source: Weights of the plain network.
-        target: File to write.
+        target: File to write, its suffix says the format, see `save_weights`.
         name: Name of the model.
         drop_path_rate: Its drop rate, the default one if None.
+        force: Replace a file of the same format.
 
     Returns:
         The largest difference of the two networks' logits.
 
     Raises:
-        ValueError: name is none of this package, or source does not fit it.
+        ValueError: name is none of this package, source does not fit it or says that it holds a stochastic network, or
+            target is none that may be written.
+        OSError: target is there already.
     """
-    plain_weights = load_file(source)
-    num_classes = plain_weights['fc.bias'].shape[0] if 'fc.bias' in plain_weights else 0
-    in_chans = plain_weights['conv1.weight'].shape[1] if 'conv1.weight' in plain_weights else 3
-    model: Any = create_model(name, num_classes=num_classes, in_chans=in_chans, drop_path_rate=drop_path_rate)
-    if not is_stochastic(model):
-        raise ValueError(f'MODEL must be one of `timm-stochdepth list`, but got {name!r}.')
-    plain = create_model(model.plain_architecture, num_classes=num_classes, in_chans=in_chans)
-    load_state_dict(plain, plain_weights, source)
-    model.load_state_dict(fold_plain_weights(plain_weights, model))
-    with write_beside(target) as file:
-        save_weights(model, file)
-    return _largest_difference(model, plain)
+    with write_file(target, WEIGHTS_SUFFIXES, sources=[source], force=force, command='fold') as file:
+        weights = read_weights_file(source, use_ema=False)
+        check_finite(weights.state_dict, str(source))
+        if any(scale != 1. for scale in (weights.trained_scales() or {}).values()):
+            raise ValueError(f'{source} must hold a plain network to unfold, but says that it holds a stochastic one.')
+        model_args = {**weights.model_args, 'drop_path_rate': drop_path_rate}
+        model: Any = build_model(name, model_args, weights.state_dict)
+        if not is_stochastic(model):
+            raise ValueError(f'--unfold must be one of `timm-stochdepth list`, but got {name!r}.')
+        plain = build_model(model.plain_architecture, {}, weights.state_dict)
+        load_state_dict(plain, weights.state_dict, source)
+        model.load_state_dict(fold_weights(weights.state_dict, model, {}))
+        save_weights(model, file, note=written_by('fold'))
+        return _largest_difference(model, plain)

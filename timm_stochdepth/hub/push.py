@@ -1,15 +1,18 @@
 """Push a network to the Hub, in one commit."""
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Dict, List, Optional
+from typing import Any, Dict, List, Optional, Union
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.utils import validate_repo_id
+from timm.utils import unwrap_model
 from torch import nn
 
 from ..fold import fold_stochastic_depth
+from ..surgery import stochastic_blocks
 from ..version import __version__
 from .folder import write_folder
+from .labels import check_label_names
 from .sources import TrainingRecord, is_stochastic
 
 __all__ = ['push_to_hub']
@@ -27,13 +30,15 @@ def push_to_hub(
         label_names: Optional[List[str]] = None,
         record: Optional[TrainingRecord] = None,
         dry_run: bool = False,
+        out: Optional[Union[str, Path]] = None,
 ) -> 'tuple[str, Dict[str, int]]':
     """Push weights, config and card in one commit: all of them, or none.
 
     The login is huggingface-hub's own (`hf auth login`, or HF_TOKEN).
 
     Args:
-        model: A network of this package's names.
+        model: A network of this package's names, or with `plain` any network of timm with stochastic depth. What
+            torch.compile or DistributedDataParallel made of it is taken as well.
         repo_id: user/name of the repository; it is made if there is none.
         plain: Push the folded network, timm's own architecture: who has timm alone gets the same logits.
         private: Make a new repository private.
@@ -43,26 +48,34 @@ def push_to_hub(
         label_names: Names of the classes, in the order of the logits.
         record: What is known of the training, for the card.
         dry_run: Send nothing.
+        out: Folder to keep the files in, too, to be read before they are public: a new or empty one.
 
     Returns:
         Address of the commit or pull request, empty after a dry run, and the size of each file in bytes.
 
     Raises:
-        ValueError: model is not of this package, repo_id not the Hub's, or label_names not as many as the classes.
+        TypeError: model is no network, or label_names no list of names.
+        ValueError: model is not of this package and not to be folded, repo_id not the Hub's, label_names not as many as
+            the classes, weights not finite, or something of the network was assumed that nothing says.
+        FileExistsError: out holds something else.
         huggingface_hub.errors.HfHubHTTPError: The Hub refuses or fails; nothing has been committed.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f'model must be a network (nn.Module), but got {model!r:.200}.')
+    if not isinstance(repo_id, str):
+        raise TypeError(f'repo_id must be a name as in user/name, but got {repo_id!r}.')
     validate_repo_id(repo_id)
-    if not is_stochastic(model):
-        raise ValueError('model must be one of `timm-stochdepth list`: push others with timm.models.push_to_hf_hub.')
+    network: Any = _network_to_push(unwrap_model(model), plain)
     record = record or TrainingRecord()
+    if record.assumed and not dry_run:
+        raise ValueError(f'Nothing is published on an assumption: {record.assumed}')
     if label_names is not None:
         record.label_names = label_names
-    num_classes = getattr(model, 'num_classes', None)
-    if record.label_names and len(record.label_names) != num_classes:
-        raise ValueError(f'label_names must be {num_classes} names, but got {len(record.label_names)}.')
+    if record.label_names is not None:
+        check_label_names(record.label_names, network.num_classes)
     with TemporaryDirectory() as name:
-        folder = Path(name)
-        write_folder(fold_stochastic_depth(model) if plain else model, folder, repo_id, record)
+        folder = Path(out or name)
+        write_folder(network, folder, repo_id, record)
         paths = sorted(folder.iterdir())
         sizes = {p.name: p.stat().st_size for p in paths}
         if dry_run:
@@ -79,3 +92,22 @@ def push_to_hub(
             create_pr=create_pr,
         )
         return commit.pr_url or commit.commit_url, sizes
+
+
+def _network_to_push(model: nn.Module, plain: bool) -> nn.Module:
+    has_blocks = any(stochastic_blocks(model))
+    is_named = is_stochastic(model) and has_blocks
+    if not getattr(model, 'pretrained_cfg', None):
+        raise ValueError(f'model must be a network of timm, with a pretrained_cfg, but is a {type(model).__name__}.')
+    if is_named and not plain:
+        return model
+    if not plain:
+        raise ValueError(
+            'model must be one of `timm-stochdepth list` to be pushed with its stochastic depth. Others are folded'
+            ' first, by fold_stochastic_depth: push_to_hub(..., plain=True) does so, and who has timm alone can load'
+            ' them.')
+    if not has_blocks and not hasattr(model, 'folded_drop_rates'):
+        raise ValueError(
+            'model must have stochastic depth, or be what fold_stochastic_depth returned: push others with'
+            ' timm.models.push_to_hf_hub.')
+    return fold_stochastic_depth(model)

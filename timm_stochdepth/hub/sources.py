@@ -1,122 +1,127 @@
-"""Networks from files: a folder as on the Hub, or a checkpoint of timm's train.py."""
-import argparse
-import csv
-import json
-import pickle
-from dataclasses import dataclass, field
+"""Networks from files: a folder as on the Hub, a checkpoint of timm's scripts, or weights alone."""
+import difflib
+import warnings
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 import timm
 import torch
-from timm.models import PretrainedCfg, clean_state_dict
+from timm.models import get_arch_name, parse_model_name
 from timm.models._hub import load_state_dict_from_path
-from torch import nn
+from torch import Tensor, nn
 
-from ..fold import as_weights_of
-from ..models.pretrained import is_stochastic_architecture
+from ..fold import as_weights_of, fold_weights
+from ..weights import check_finite, strip_wrappers
+from ..weights_file import WeightsFile, create_on_meta, is_stochastic_architecture, read_weights_file, says_rate
+from .config import read_config
+from .record import TrainingRecord, record_of_run
 
-__all__ = ['TrainingRecord', 'create_model', 'is_stochastic', 'load_checkpoint_file', 'load_model', 'load_state_dict']
-
-
-@dataclass
-class TrainingRecord:
-    """What is known of how a network was trained."""
-    args: Dict[str, Any] = field(default_factory=dict)
-    epoch: Optional[int] = None
-    results: Dict[str, float] = field(default_factory=dict)
-    label_names: Optional[List[str]] = None
-
-    def _base(self) -> Optional[PretrainedCfg]:
-        return timm.models.get_pretrained_cfg(self.args.get('model', '')) if self.args.get('pretrained') else None
-
-    @property
-    def base_model(self) -> Optional[str]:
-        """Repository of the weights that training started from."""
-        base = self._base()
-        return base.hf_hub_id if base else None
-
-    @property
-    def license(self) -> Optional[str]:
-        """Licence of the weights that training started from."""
-        base = self._base()
-        return base.license if base else None
+__all__ = ['TrainingRecord', 'build_model', 'create_model', 'is_stochastic', 'load_model', 'load_state_dict']
 
 
-def load_checkpoint_file(path: Path) -> Dict[str, Any]:
-    """Read a checkpoint of timm's train.py.
+def load_model(
+        path: Path,
+        use_ema: bool = False,
+        model_name: Optional[str] = None,
+        model_args: Optional[Dict[str, Any]] = None,
+) -> 'tuple[nn.Module, TrainingRecord]':
+    """Build the network that a folder or a file of weights holds, at its full drop rate.
 
-    Raises:
-        ValueError: It is no checkpoint, or holds objects that are not safe to unpickle.
-    """
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as e:
-        unsafe = ', '.join(torch.serialization.get_unsafe_globals_in_checkpoint(path)) or 'what it holds'
-        raise ValueError(
-            f'{path} must hold weights and settings alone, but asks to load {unsafe}, which could run any code.') from e
-    except (EOFError, RuntimeError) as e:
-        raise ValueError(f'{path} is truncated or no checkpoint: {" ".join(str(e).split())}') from e
-    if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
-        raise ValueError(f"{path} must be a checkpoint of timm's train.py, with a state_dict and the args of the run.")
-    return checkpoint
-
-
-def load_model(path: Path, use_ema: bool = False) -> 'tuple[nn.Module, TrainingRecord]':
-    """Build the network that a folder or a checkpoint holds, at its full drop rate.
+    It computes at inference what the weights computed where they come from, see `models.pretrained`.
 
     Args:
-        path: A folder with a config.json and weights, or a checkpoint of timm's train.py.
+        path: A folder with a config.json and weights, a checkpoint of timm's train.py, or a file of weights alone.
         use_ema: Take a checkpoint's EMA weights.
+        model_name: Name of the network, for a file that does not say it, or instead of what it says.
+        model_args: Arguments of the network, likewise; its shape comes from the weights.
 
     Raises:
         FileNotFoundError: There is no such file or folder.
         ValueError: The file is broken, its architecture unknown or not to be rebuilt, or has no EMA weights.
     """
-    if not path.exists():
-        raise FileNotFoundError(f'{path} does not exist.')
     if path.is_dir():
-        return _load_folder(path), TrainingRecord(label_names=_read_config(path).get('label_names'))
+        for name, value in (('model_name', model_name), ('model_args', model_args), ('use_ema', use_ema)):
+            if value:
+                raise ValueError(
+                    f'{name} must be left out for a folder, whose config.json says it, but got {value!r} for {path}.')
+        return _load_folder(path)
 
-    checkpoint = load_checkpoint_file(path)
-    args = vars(checkpoint['args']) if isinstance(checkpoint.get('args'), argparse.Namespace) else {}
-    key = 'state_dict_ema' if use_ema else 'state_dict'
-    if checkpoint.get(key) is None:
-        raise ValueError(f'{path} has no EMA weights.')
-    name = args.get('model') or checkpoint.get('arch')
+    file = read_weights_file(path, use_ema)
+    check_finite(file.state_dict, str(path))
+    record = record_of_run(path, file, use_ema)
+    name = model_name or file.architecture or ''
     if not name:
-        raise ValueError(f'{path} does not say which model it is for.')
-    state_dict = clean_state_dict(checkpoint[key])
-    model = create_model(
-        name,
-        num_classes=state_dict['fc.bias'].shape[0] if 'fc.bias' in state_dict else 0,
-        in_chans=args.get('in_chans'),
-        global_pool=args.get('gp'),
-        drop_path_rate=args.get('drop_path'),
-        **{k: v for k, v in (args.get('model_kwargs') or {}).items() if k != 'fold_pretrained'},
-    )
+        name = _first_that_fits(file, path)
+        record.assumed = (
+            f'{_says_no_name(file, path)}. It is assumed to be {name}, whose tensors are these, at its default drop'
+            ' rate: say which it is with --model NAME, and its rate with --drop-path RATE.')
+        warnings.warn(record.assumed, stacklevel=2)
+    model = build_model(name, {**file.model_args, **(model_args or {})}, file.state_dict)
+    state_dict = file.state_dict
+    trained_scales = file.trained_scales()
+    if trained_scales is not None:
+        state_dict = fold_weights(state_dict, model, trained_scales)
     load_state_dict(model, state_dict, path)
-    record = TrainingRecord(args=args, epoch=checkpoint.get('epoch'), results=_results(path, checkpoint))
     return model, record
 
 
-def create_model(name: str, **kwargs: Any) -> nn.Module:
+def build_model(name: str, model_args: Dict[str, Any], state_dict: Dict[str, Tensor]) -> nn.Module:
+    """The network of that name, with as many classes and channels as its weights have."""
+    probe: Any = create_model(name, on_meta=True, **model_args)
+    classifier, first_conv = (probe.pretrained_cfg.get(key) for key in ('classifier', 'first_conv'))
+    if isinstance(classifier, str):
+        bias = state_dict.get(f'{classifier}.bias')
+        model_args = {**model_args, 'num_classes': 0 if bias is None else bias.shape[0]}
+    if isinstance(first_conv, str) and f'{first_conv}.weight' in state_dict:
+        model_args = {**model_args, 'in_chans': state_dict[f'{first_conv}.weight'].shape[1]}
+    return create_model(name, **model_args)
+
+
+def _first_that_fits(file: WeightsFile, path: Path) -> str:
+    shapes = {key: value.shape for key, value in file.state_dict.items()}
+    names = timm.list_models(module='resnet_sd')
+    for name in sorted(names, key=lambda n: not n.endswith('_sample')):
+        with torch.device('meta'):
+            fits = {k: v.shape for k, v in build_model(name, file.model_args, file.state_dict).state_dict().items()}
+        if fits == shapes:
+            return name
+    raise ValueError(
+        f'{_says_no_name(file, path)}, and its tensors are those of none of {", ".join(names)}: say which it is with'
+        ' --model NAME.')
+
+
+def _says_no_name(file: WeightsFile, path: Path) -> str:
+    if file.other_name is None:
+        return f'{path} does not say which network it is for'
+    return f'{path} says that its network is {file.other_name!r}, a name that timm does not know'
+
+
+def create_model(name: str, on_meta: bool = False, **kwargs: Any) -> nn.Module:
     """`timm.create_model`, for names and arguments from a file.
 
+    Args:
+        name: A name of timm's registry, or of a network with `hf-hub:` or `local-dir:`.
+        on_meta: Without memory for the weights.
+        **kwargs: Arguments of the network.
+
     Raises:
-        ValueError: The architecture is unknown, or does not take the arguments.
+        ValueError: The architecture is unknown, its source is not there, or it does not take the arguments.
     """
-    architecture = timm.models.get_arch_name(name)
-    if not timm.is_model(architecture):
-        raise ValueError(f'architecture must be a name that timm knows, but got {architecture!r}.')
+    source, model_id = parse_model_name(name)
+    if source == 'local-dir':
+        read_config(Path(model_id))  # whose errors name what is wrong
+    elif source is None and not timm.is_model(get_arch_name(name)):
+        close = difflib.get_close_matches(get_arch_name(name), timm.list_models(), n=3)
+        raise ValueError(
+            f'architecture must be a name that timm knows, but got {get_arch_name(name)!r}'
+            + (f', the closest are {", ".join(close)}.' if close else '.'))
     try:
-        return timm.create_model(name, **kwargs)
+        return (create_on_meta if on_meta else timm.create_model)(name, **kwargs)
     except TypeError as e:
-        raise ValueError(f'model_args must be arguments of {architecture}, but got {kwargs}: {e}') from e
+        raise ValueError(f'model_args must be arguments of {name}, but got {kwargs}: {_one_line(e)}') from e
 
 
-def load_state_dict(model: nn.Module, state_dict: Dict[str, torch.Tensor], path: Path) -> None:
+def load_state_dict(model: nn.Module, state_dict: Dict[str, Tensor], path: Path) -> None:
     """Load weights that were trained with this very model.
 
     Raises:
@@ -125,45 +130,35 @@ def load_state_dict(model: nn.Module, state_dict: Dict[str, torch.Tensor], path:
     try:
         model.load_state_dict(as_weights_of(model, state_dict))
     except RuntimeError as e:
-        raise ValueError(f'{path} does not fit the model: {" ".join(str(e).split())}') from e
+        raise ValueError(f'{path} does not fit the model: {_one_line(e)}') from e
 
 
-def _read_config(folder: Path) -> Dict[str, Any]:
-    path = folder / 'config.json'
-    if not path.is_file():
-        raise FileNotFoundError(f'{folder} must hold a config.json.')
+def _load_folder(folder: Path) -> 'tuple[nn.Module, TrainingRecord]':
+    config = read_config(folder)
+    create_model(config['architecture'], on_meta=True, **config.get('model_args', {}))  # its errors name what is wrong
     try:
-        config = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as e:
-        raise ValueError(f'{path} is no JSON: {e}') from e
-    if not isinstance(config, dict) or not isinstance(config.get('architecture'), str):
-        raise ValueError(f'{path} must name an architecture.')
-    return config
-
-
-def _load_folder(folder: Path) -> nn.Module:
-    config = _read_config(folder)
-    create_model(config['architecture'], **config.get('model_args', {}))  # whose errors name what is wrong
+        state_dict = strip_wrappers(load_state_dict_from_path(folder, weights_only=True))
+    except RuntimeError as e:
+        raise ValueError(f'{folder} must hold weights, as model.safetensors, but: {_one_line(e)}') from e
+    check_finite(state_dict, str(folder))
     model = timm.create_model(f'local-dir:{folder}')
     # strictly, where timm would give a network of other classes a new classifier
-    load_state_dict(model, load_state_dict_from_path(folder, weights_only=True), folder)
-    return model
-
-
-def _results(path: Path, checkpoint: Dict[str, Any]) -> Dict[str, float]:
-    """Validation results of a checkpoint's epoch, from the summary.csv beside it or the checkpoint's metric."""
-    summary = path.parent / 'summary.csv'
-    if summary.is_file():
-        with summary.open(newline='') as file:
-            for row in csv.DictReader(file):
-                if row.get('epoch') == str(checkpoint.get('epoch')):
-                    return {k[len('eval_'):]: float(v) for k, v in row.items() if k.startswith('eval_') and v}
-    metric = checkpoint.get('metric')
-    name = getattr(checkpoint.get('args'), 'eval_metric', 'top1')
-    return {name: float(metric)} if metric is not None else {}
+    load_state_dict(model, state_dict, folder)
+    if is_stochastic(model) and not says_rate(config.get('model_args', {})):
+        warnings.warn(
+            f'{folder}/config.json does not say the drop_path_rate of its network in model_args. It is assumed to be'
+            ' the default one.', stacklevel=3)
+    label_names = config.get('label_names')
+    if isinstance(label_names, dict):  # which timm takes as well
+        label_names = list(label_names.values())
+    return model, TrainingRecord(label_names=label_names)
 
 
 def is_stochastic(model: nn.Module) -> bool:
     """Whether a model is one of this package's names, and not a plain or folded one."""
     cfg: Any = getattr(model, 'pretrained_cfg', {})
     return is_stochastic_architecture(cfg.get('architecture', ''))
+
+
+def _one_line(error: BaseException) -> str:
+    return ' '.join(str(error).split())

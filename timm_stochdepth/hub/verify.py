@@ -1,5 +1,4 @@
 """Check that a repository is what it says: every tensor, the hash, the config and the card's code."""
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,11 +6,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import timm
-import torch
 from safetensors import safe_open
 from torch import nn
 
+from ..weights import check_finite
 from .card import code_blocks, example_code
+from .config import read_config
 from .errors import explain
 from .pull import file_sha256, hub_hashes
 from .sources import create_model, is_stochastic, load_model
@@ -72,9 +72,9 @@ def _attempt(title: str, check: Callable[[], str]) -> Check:
 
 
 def _check_weights(folder: Path) -> str:
-    config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
-    with torch.device('meta'):
-        expected = create_model(config['architecture'], **config.get('model_args', {})).state_dict()
+    config = read_config(folder)
+    model_args = {**config.get('model_args', {}), 'num_classes': config['num_classes']}
+    expected = create_model(config['architecture'], on_meta=True, **model_args).state_dict()
     with safe_open(str(folder / 'model.safetensors'), framework='pt') as file:
         found = set(file.keys())
         if found != set(expected):
@@ -85,15 +85,14 @@ def _check_weights(folder: Path) -> str:
                 raise ValueError(
                     f'{name} must be {tuple(reference.shape)} of {reference.dtype}, but is {tuple(tensor.shape)} of'
                     f' {tensor.dtype}.')
-            if not torch.isfinite(tensor).all():
-                raise ValueError(f'{name} holds values that are not finite.')
+            check_finite({name: tensor}, 'model.safetensors')
     return f'{len(found)} tensors of the right names, shapes and dtypes, all finite'
 
 
 def _check_config(folder: Path, built: List[nn.Module]) -> str:
     model, _ = load_model(folder)
     built.append(model)
-    saved = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+    saved = read_config(folder)
     cfg: Any = model.pretrained_cfg
     if cfg['num_classes'] != saved['num_classes']:
         raise ValueError(f'num_classes must be {saved["num_classes"]}, but the model has {cfg["num_classes"]}.')

@@ -1,82 +1,93 @@
-"""Whose weights are these? A plain network's are folded on load, a stochastic network's are loaded as they are.
+"""What were these weights trained for? Pretrained weights are folded on load, from those rates to the ones in force.
 
 What decides, the first rule that holds:
 
-1. The argument `fold_pretrained`, True or False, of `timm.create_model`.
-2. Weights beside a config.json (`hf-hub:`, `local-dir:`): its architecture, one of ours, says that they were trained
-   with stochastic depth. They are loaded as they are.
-3. Weights of a tag, from timm's repository for the plain architecture: a plain network's. They are folded.
-4. A file (`pretrained_cfg_overlay=dict(file=...)`, timm's `--pretrained-path`) that names its architecture: a
-   checkpoint of timm's train.py, or safetensors that this package wrote.
-5. Anything else does not say. It is taken for a plain network's, as most weights are, and a warning says so and how to
-   say otherwise.
+1. The argument `fold_pretrained` of `timm.create_model`: True, they are a plain network's; False, they are loaded as
+   they are.
+2. Weights of a tag, from timm's repository for the plain architecture: a plain network's.
+3. Weights beside a config.json (`hf-hub:`, `local-dir:`, a tag's `hf_hub_id`): its architecture and `model_args`.
+4. A file (`pretrained_cfg_overlay=dict(file=...)`, timm's `--pretrained-path`), or a state_dict: what it says, see
+   `weights_file`.
+5. What names a stochastic network and no rate is taken for one with the rates in force. Anything else does not say: it
+   is taken for a plain network's, as most weights are. In both cases a warning says so, and how to say otherwise.
 
 `checkpoint_path` and `load_state_dict` load what they are given as it is: they resume what a stochastic model wrote. A
-state_dict whose metadata does not confirm that gets a warning.
+state_dict whose metadata does not confirm that gets a warning. Under the launcher `checkpoint_path` folds, too.
 """
-import argparse
 import warnings
-import zipfile
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Union
 
-import torch
-from safetensors import safe_open
-from timm.models import is_model_in_modules, split_model_name_tag
+from timm.models._hub import load_model_config_from_hf
 from torch import Tensor, nn
 
-from ..fold import as_weights_of, fold_plain_weights
+from ..fold import as_weights_of, fold_weights
+from ..weights import strip_wrappers
+from ..weights_file import WeightsFile, is_stochastic_architecture, read_weights_file
 
-__all__ = ['checkpoint_filter_fn', 'is_stochastic_architecture']
+__all__ = ['checkpoint_filter_fn']
 
-
-def is_stochastic_architecture(name: str) -> bool:
-    """Whether a name of timm's registry, with or without a tag, is one of this package."""
-    return is_model_in_modules(split_model_name_tag(name)[0], ['resnet_sd'])
+_HOW_TO_SAY = (
+    'Pass fold_pretrained=False to load them as they are, or fold_pretrained=True for those of a plain network.')
 
 
 def checkpoint_filter_fn(
         state_dict: Mapping[str, Tensor],
         model: nn.Module,
         fold_pretrained: Optional[bool] = None,
+        cache_dir: Optional[Union[str, Path]] = None,
 ) -> Dict[str, Tensor]:
-    """Fold pretrained weights into model where they were made for a plain network; see the module's rules."""
-    pretrained_cfg: Any = model.pretrained_cfg
-    plain_architecture: Any = model.plain_architecture
-    if fold_pretrained is None:
-        fold_pretrained = _is_plain(pretrained_cfg, plain_architecture)
+    """Fold pretrained weights into model, from the rates that they were trained for; see the module's rules."""
+    weights = strip_wrappers(state_dict)
     if fold_pretrained is False:
-        return as_weights_of(model, state_dict)
-
-    folded = fold_plain_weights(state_dict, model)
-    if fold_pretrained is None and any(folded[key] is not state_dict[key] for key in folded):
+        return as_weights_of(model, weights)
+    if fold_pretrained is True or _is_timms_repository(model):
+        return fold_weights(weights, model, {})
+    said = _what_is_said(weights, model, cache_dir)
+    trained_scales = said.trained_scales()
+    if trained_scales is not None:
+        return fold_weights(weights, model, trained_scales)
+    if said.architecture and is_stochastic_architecture(said.architecture):
+        warnings.warn(
+            'The pretrained weights do not say the drop_path_rate that they were trained with (timm leaves it out of'
+            ' config.json unless it is given model_args=timm_stochdepth.stochastic_depth_args(model) on saving). It is'
+            f' assumed to be the one of this network. {_HOW_TO_SAY}', stacklevel=2)
+        return as_weights_of(model, weights)
+    folded = fold_weights(weights, model, {})
+    if any(folded[key] is not weights[key] for key in folded):
         warnings.warn(
             'The pretrained weights do not say whether they were trained with stochastic depth. It is assumed that they'
-            ' were not, and they are folded. Pass fold_pretrained=False to load them as they are, or'
-            ' fold_pretrained=True to confirm.', stacklevel=2)
+            f' were not, and they are folded. {_HOW_TO_SAY}', stacklevel=2)
     return folded
 
 
-def _is_plain(pretrained_cfg: Dict[str, Any], plain_architecture: str) -> Optional[bool]:
-    """Whether weights are a plain network's, None if that is not said."""
-    if pretrained_cfg.get('source') in ('hf-hub', 'local-dir'):
-        return False
-    if pretrained_cfg.get('state_dict'):
-        return None
-    if pretrained_cfg.get('file'):
-        architecture = _architecture_of_file(Path(pretrained_cfg['file']))
-        return None if architecture is None else not is_stochastic_architecture(architecture)
-    if (pretrained_cfg.get('hf_hub_id') or '').startswith(f'timm/{plain_architecture}.'):
-        return True
-    return None
+def _is_timms_repository(model: nn.Module) -> bool:
+    cfg: Any = model.pretrained_cfg
+    is_elsewhere = any(cfg.get(key) for key in ('source', 'state_dict', 'file'))
+    return not is_elsewhere and (cfg.get('hf_hub_id') or '').startswith(f'timm/{model.plain_architecture}.')
 
 
-def _architecture_of_file(path: Path) -> Optional[str]:
-    if path.suffix == '.safetensors':
-        with safe_open(str(path), framework='pt') as file:
-            return (file.metadata() or {}).get('architecture')
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        # without reading the tensors, where the file's format allows it
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path))
-    architecture = checkpoint.get('arch') if isinstance(checkpoint, dict) else None
-    return architecture if isinstance(architecture, str) else None
+def _what_is_said(
+        state_dict: Dict[str, Tensor],
+        model: nn.Module,
+        cache_dir: Optional[Union[str, Path]],
+) -> WeightsFile:
+    """Weights with what is said of them where timm takes them from."""
+    cfg: Any = model.pretrained_cfg
+    model_args: Any = model.pretrained_model_args
+    if cfg.get('source') in ('hf-hub', 'local-dir'):
+        return WeightsFile(state_dict, cfg['architecture'], model_args=_without_fold(model_args))
+    if cfg.get('file') and not cfg.get('state_dict'):
+        return read_weights_file(Path(cfg['file']))
+    if cfg.get('hf_hub_id') and not cfg.get('state_dict'):
+        try:
+            _, architecture, model_args = load_model_config_from_hf(cfg['hf_hub_id'], cache_dir)
+        except Exception:  # weights without a config.json that timm reads: then nothing says it
+            return WeightsFile(state_dict)
+        return WeightsFile(state_dict, architecture, model_args=_without_fold(model_args))
+    return WeightsFile(state_dict)
+
+
+def _without_fold(model_args: Mapping[str, Any]) -> Dict[str, Any]:
+    # timm records every argument in config.json: this one was about an earlier load, of other weights
+    return {k: v for k, v in model_args.items() if k != 'fold_pretrained'}

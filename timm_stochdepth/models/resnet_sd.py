@@ -73,7 +73,8 @@ def _create_resnet_sd(
         partial(_build_resnet_sd, plain_architecture, stochastic_method),
         f'{plain_architecture}_sd_{stochastic_method}',
         pretrained,
-        pretrained_filter_fn=partial(checkpoint_filter_fn, fold_pretrained=fold_pretrained),
+        pretrained_filter_fn=partial(
+            checkpoint_filter_fn, fold_pretrained=fold_pretrained, cache_dir=kwargs.get('cache_dir')),
         **kwargs,
     )
 

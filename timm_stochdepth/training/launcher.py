@@ -1,9 +1,10 @@
-"""Run a script of timm's, otherwise untouched, with the models registered and the warm-up connected."""
+"""Run a script of timm's, otherwise untouched: models registered, warm-up connected, checkpoints folded."""
 import runpy
 import sys
 from pathlib import Path
 from typing import Sequence
 
+from .checkpoints import folded_checkpoints
 from .warmup import warmup_from_scheduler
 
 __all__ = ['run_script']
@@ -23,5 +24,5 @@ def run_script(script: str, args: Sequence[str]) -> None:
         raise FileNotFoundError(f'script must be a Python file, but got {script!r}.')
     sys.argv = [script, *args]
     sys.path.insert(0, str(Path(script).resolve().parent))
-    with warmup_from_scheduler():
+    with folded_checkpoints(), warmup_from_scheduler():
         runpy.run_path(script, run_name='__main__')

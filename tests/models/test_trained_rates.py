@@ -1,0 +1,266 @@
+"""Weights keep their function, whatever rates they were trained for and wherever they come from."""
+
+import argparse
+import warnings
+from itertools import product
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+from networks import assert_same_output, images, randomize
+from safetensors.torch import save_file
+from timm.models import clean_state_dict
+
+import timm_stochdepth as ts
+from timm_stochdepth.hub.folder import save_weights, write_folder
+from timm_stochdepth.hub.sources import load_model
+from timm_stochdepth.training.checkpoints import folded_checkpoints
+
+LAYERS = dict(layers=[1, 2, 1, 1])  # a ResNet-50 of five blocks
+TRAINED = {
+    'plain': {},
+    'another rate': dict(drop_path_rate=0.6),
+    'another distribution': dict(drop_path_rate=0.3, drop_distribution='uniform'),
+    'another convention': dict(drop_path_rate=0.3, scale_by_keep=True),
+}
+TARGETS = {
+    'default': {},
+    'uniform': dict(drop_path_rate=0.4, drop_distribution='uniform'),
+    'scale_by_keep': dict(drop_path_rate=0.5, scale_by_keep=True),
+    'warm-up': dict(drop_path_rate=0.5, drop_warmup=0.5),
+    'zero': dict(drop_path_rate=0.0),
+}
+
+
+class Source:
+    """A network that was trained, in all the forms that weights come in."""
+
+    def __init__(self, method, trained, tmp_path):
+        torch.manual_seed(0)
+        self.is_plain = trained == 'plain'
+        self.name = f'resnet50_sd_{method}'
+        self.trained_name = 'resnet50' if self.is_plain else self.name
+        self.trained = TRAINED[trained]
+        self.model = randomize(timm.create_model(self.trained_name, **LAYERS, **self.trained)).eval()
+        self.path = tmp_path
+
+    def write_repository(self, repo_id):
+        """As the Hub's client caches a repository."""
+        revision = '0' * 40
+        repository = self.path / 'cache' / f'models--{repo_id.replace("/", "--")}'
+        (repository / 'refs').mkdir(parents=True)
+        (repository / 'refs' / 'main').write_text(revision)
+        self.write_folder(repository / 'snapshots' / revision)
+
+    def write_folder(self, folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if self.is_plain:
+            timm.models.save_for_hf(self.model, str(folder), safe_serialization=True)
+        else:
+            write_folder(self.model, folder, 'user/net')
+
+    def write_checkpoint(self):
+        kwargs = {k: v for k, v in self.trained.items() if k != 'drop_path_rate'}
+        args = argparse.Namespace(
+            model=self.trained_name, drop_path=self.trained.get('drop_path_rate'), model_kwargs={**LAYERS, **kwargs}
+        )
+        path = self.path / 'last.pth.tar'
+        # without the metadata that torch.save would keep: the arguments of the run have to do
+        torch.save(dict(arch=args.model, args=args, state_dict=clean_state_dict(self.model.state_dict())), path)
+        return path
+
+    def create(self, **kwargs):
+        return timm.create_model(self.name, **{**LAYERS, **kwargs})
+
+
+def from_tag(source, target):
+    source.write_repository('timm/resnet50.a1_in1k')
+    return timm.create_model(
+        f'{source.name}.a1_in1k', pretrained=True, cache_dir=source.path / 'cache', **LAYERS, **target
+    )
+
+
+def from_hub(source, target):
+    source.write_repository('user/net')
+    kwargs = dict(pretrained=True, cache_dir=source.path / 'cache', **target)
+    if source.is_plain:
+        return source.create(pretrained_cfg_overlay=dict(hf_hub_id='user/net'), **kwargs)
+    return timm.create_model('hf-hub:user/net', **kwargs)
+
+
+def from_folder(source, target):
+    source.write_folder(source.path / 'net')
+    if source.is_plain:
+        overlay = dict(file=str(source.path / 'net' / 'model.safetensors'))
+        return source.create(pretrained=True, pretrained_cfg_overlay=overlay, fold_pretrained=True, **target)
+    return timm.create_model(f'local-dir:{source.path / "net"}', pretrained=True, **target)
+
+
+def from_checkpoint(source, target):
+    return load_model(source.write_checkpoint(), model_name=source.name, model_args={**LAYERS, **with_all(target)})[0]
+
+
+def with_all(target):
+    """Every setting named, since an argument that is left out is that of the checkpoint's run."""
+    defaults = dict(drop_distribution='linear', scale_by_keep=False, drop_path_rate=0.1)
+    return {**defaults, **target}
+
+
+def from_checkpoint_as_file(source, target):
+    return source.create(pretrained=True, pretrained_cfg_overlay=dict(file=str(source.write_checkpoint())), **target)
+
+
+def from_safetensors(source, target):
+    path = source.path / 'model.safetensors'
+    save_weights(source.model, path)
+    return source.create(pretrained=True, pretrained_cfg_overlay=dict(file=str(path)), **target)
+
+
+def from_state_dict(source, target):
+    path = source.path / 'model.pth'
+    torch.save(source.model.state_dict(), path)
+    kwargs = dict(fold_pretrained=True) if source.is_plain else {}  # a plain network's says nothing
+    return source.create(pretrained=True, pretrained_cfg_overlay=dict(file=str(path)), **kwargs, **target)
+
+
+def from_initial_checkpoint(source, target):
+    with folded_checkpoints():  # as under the launcher
+        return source.create(checkpoint_path=str(source.write_checkpoint()), **target)
+
+
+SOURCES = {
+    'hub': from_hub,
+    'folder': from_folder,
+    'checkpoint': from_checkpoint,
+    'checkpoint as file': from_checkpoint_as_file,
+    'safetensors': from_safetensors,
+    'state_dict': from_state_dict,
+    'initial checkpoint': from_initial_checkpoint,
+}
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+
+
+MATRIX = [
+    *product(SOURCES, ('sample', 'block'), TRAINED, ['default']),
+    *product(['tag'], ('sample', 'block'), ['plain'], ['default']),
+    *product(
+        ['folder', 'checkpoint', 'state_dict'], ['sample'], ['another rate'], [t for t in TARGETS if t != 'default']
+    ),
+]
+
+
+@pytest.mark.parametrize('source, method, trained, target', MATRIX)
+def test_the_function_stays_and_nothing_is_assumed(source, method, trained, target, tmp_path, offline):
+    written = Source(method, trained, tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        warnings.filterwarnings('ignore', 'drop_rate is 0')
+        model = {**SOURCES, 'tag': from_tag}[source](written, TARGETS[target])
+        assert max(ts.drop_rates(model).values()) == TARGETS[target].get('drop_path_rate', max_rate(source, written))
+    x = images(2)
+    with torch.no_grad():
+        y = written.model(x)
+        assert_same_output(model.eval()(x), y)
+        if target == 'warm-up':
+            ts.start_warmup(model)
+            assert max(ts.drop_rates(model).values()) == 0.0
+            assert_same_output(model(x), y)
+
+
+def max_rate(source, written):
+    """The rate of a network that is asked for without one: that of its config, or the default of its name."""
+    if source in ('hub', 'folder') and not written.is_plain:
+        return written.trained['drop_path_rate']
+    return 0.1 if source == 'checkpoint' else {'sample': 0.1, 'block': 0.2}[written.name.split('_')[-1]]
+
+
+def bare(source):
+    path = source.path / 'bare.safetensors'
+    save_file(source.model.state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize('trained', ['plain', 'another rate'])
+def test_weights_that_say_nothing_are_taken_for_plain_ones_with_a_word(trained, tmp_path):
+    source = Source('block', trained, tmp_path)
+    overlay = dict(file=str(bare(source)))
+    with pytest.warns(UserWarning, match='fold_pretrained=False to load them as they are'):
+        model = source.create(pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    x = images(2)
+    with torch.no_grad():
+        if source.is_plain:
+            assert_same_output(model(x), source.model(x))
+        model = source.create(
+            pretrained=True, pretrained_cfg_overlay=overlay, fold_pretrained=source.is_plain, **source.trained
+        ).eval()
+        assert_same_output(model(x), source.model(x))
+
+
+@pytest.mark.parametrize('arch', ['resnet', 'hf-hub:user/net', 'local-dir:runs/net', 'resnet50_sd_block', '', None])
+def test_a_name_that_says_no_rate_is_told(arch, tmp_path, offline):
+    source = Source('block', 'another rate', tmp_path)
+    path = tmp_path / 'model.pth'
+    torch.save(dict(arch=arch, state_dict=clean_state_dict(source.model.state_dict())), path)
+    with pytest.warns(UserWarning, match='The pretrained weights do not say'):
+        source.create(pretrained=True, pretrained_cfg_overlay=dict(file=str(path)))
+
+
+def test_a_config_that_says_no_rate_is_told(tmp_path):
+    source = Source('block', 'another rate', tmp_path)
+    timm.models.save_for_hf(source.model, str(tmp_path / 'net'), safe_serialization=True)
+    with pytest.warns(UserWarning, match='do not say the drop_path_rate'):
+        timm.create_model(f'local-dir:{tmp_path / "net"}', pretrained=True)
+    with pytest.warns(UserWarning, match='does not say the drop_path_rate'):
+        load_model(tmp_path / 'net')
+
+
+@pytest.mark.parametrize('trained', ['plain', 'another rate'])
+def test_load_state_dict_loads_as_it_is_and_tells(trained, tmp_path):
+    source = Source('block', trained, tmp_path)
+    model = source.create()
+    with pytest.warns(UserWarning, match='loaded as they are'):
+        model.load_state_dict(source.model.state_dict())
+    assert all(torch.equal(v, source.model.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_a_run_that_goes_on_amid_its_warmup_is_told_nothing(tmp_path):
+    settings = dict(drop_path_rate=0.5, drop_warmup=0.5, **LAYERS)
+    first = timm.create_model('resnet50_sd_block', **settings)
+    ts.start_warmup(first)
+    ts.set_training_progress(first, 0.2)
+    torch.save(first.state_dict(), tmp_path / 'last.pth')
+    second = timm.create_model('resnet50_sd_block', **settings)
+    ts.start_warmup(second)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        second.load_state_dict(torch.load(tmp_path / 'last.pth', weights_only=True))
+
+
+@pytest.mark.parametrize('form', ['checkpoint', 'folder', 'safetensors', 'pth'])
+def test_a_network_amid_its_warmup_is_saved_for_its_full_rate(form, tmp_path):
+    settings = dict(drop_path_rate=0.5, drop_warmup=0.5, **LAYERS)
+    model = randomize(timm.create_model('resnet50_sd_sample', **settings)).eval()
+    ts.set_training_progress(model, 0.2)
+    overlay = {}
+    if form == 'checkpoint':  # its metadata holds the scales of the very moment
+        torch.save(dict(arch='resnet', state_dict=model.state_dict()), tmp_path / 'last.pth.tar')
+        overlay = dict(file=str(tmp_path / 'last.pth.tar'))
+    elif form == 'folder':
+        write_folder(model, tmp_path / 'net', 'user/net')
+    else:
+        path = tmp_path / f'model.{form}'
+        save_weights(model, path)
+        overlay = dict(file=str(path))
+    if overlay:
+        loaded = timm.create_model('resnet50_sd_sample', pretrained=True, pretrained_cfg_overlay=overlay, **settings)
+    else:
+        loaded = timm.create_model(f'local-dir:{tmp_path / "net"}', pretrained=True)
+    assert max(ts.drop_rates(loaded).values()) == 0.5
+    x = images(2)
+    with torch.no_grad():
+        assert_same_output(loaded.eval()(x), model(x))

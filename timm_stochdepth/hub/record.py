@@ -1,0 +1,97 @@
+"""What is known of how a network was trained."""
+import csv
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import timm
+from timm.models import PretrainedCfg, parse_model_name
+
+from ..weights_file import WeightsFile
+
+__all__ = ['TrainingRecord', 'record_of_run']
+
+
+@dataclass
+class TrainingRecord:
+    """What is known of how a network was trained.
+
+    Attributes:
+        args: Arguments of timm's train.py.
+        epoch: Epoch after which the weights were saved.
+        results: Validation results of these very weights, by name.
+        label_names: Names of the classes, in the order of the logits.
+        assumed: What nothing said and was assumed of the network, in a sentence; such a network is not published.
+    """
+    args: Dict[str, Any] = field(default_factory=dict)
+    epoch: Optional[int] = None
+    results: Dict[str, float] = field(default_factory=dict)
+    label_names: Optional[List[str]] = None
+    assumed: Optional[str] = None
+
+    def _base(self) -> Optional[PretrainedCfg]:
+        if not self.args.get('pretrained') or self.args.get('pretrained_path') or self.args.get('initial_checkpoint'):
+            return None
+        source, name = parse_model_name(self.args.get('model') or '')
+        if source is not None:
+            return PretrainedCfg(hf_hub_id=name.partition('@')[0]) if source == 'hf-hub' else None
+        return timm.models.get_pretrained_cfg(name)
+
+    @property
+    def base_model(self) -> Optional[str]:
+        """Repository of the weights that training started from."""
+        base = self._base()
+        return base.hf_hub_id if base else None
+
+    @property
+    def license(self) -> Optional[str]:
+        """Licence of the weights that training started from."""
+        base = self._base()
+        return base.license if base else None
+
+
+def record_of_run(path: Path, file: WeightsFile, use_ema: bool) -> TrainingRecord:
+    """The record of a checkpoint: settings and epoch, and the results if they are those of its weights.
+
+    Args:
+        path: Where the checkpoint lies; the run's summary.csv lies beside it.
+        file: What was read from it.
+        use_ema: Whether its EMA weights were read.
+    """
+    return TrainingRecord(args=file.args, epoch=file.epoch, results=_results(path, file, use_ema))
+
+
+def _results(path: Path, file: WeightsFile, use_ema: bool) -> Dict[str, float]:
+    # train.py validates the EMA weights where there are some, unless they are kept on the CPU
+    scores_ema = bool(file.args.get('model_ema')) and not file.args.get('model_ema_force_cpu')
+    validates = file.args.get('val_split', 'validation') != ''
+    if use_ema != scores_ema or not validates or not _is_finite(file.metric):
+        return {}
+    name, metric = file.args.get('eval_metric') or 'top1', float(file.metric)  # type: ignore[arg-type]
+    row = _summary_row(path.parent / 'summary.csv', file.epoch)
+    if row is None:
+        return {name: metric}
+    results = {k[len('eval_'):]: float(v) for k, v in row.items() if k.startswith('eval_') and _is_finite(v)}
+    return results if name in results and math.isclose(results[name], metric, rel_tol=1e-6) else {}
+
+
+def _summary_row(path: Path, epoch: Optional[int]) -> Optional[Dict[str, str]]:
+    """The last row of an epoch: a run that was resumed has written some twice, and the header again."""
+    if not path.is_file():
+        return None
+    found, header = None, []
+    with path.open(newline='', encoding='utf-8') as file:
+        for row in csv.reader(file):
+            if row and row[0] == 'epoch':
+                header = row
+            elif row and row[0] == str(epoch):
+                found = dict(zip(header, row))
+    return found
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False

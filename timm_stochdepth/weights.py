@@ -1,0 +1,61 @@
+"""Weights under the names that the network itself has, and what a state_dict's metadata says of them."""
+from collections import OrderedDict
+from typing import Any, Dict, Iterable, Mapping, Optional
+
+import torch
+
+__all__ = ['check_finite', 'scales_in_metadata', 'strip_wrappers']
+
+# what torch.compile, activation checkpointing and FSDP put into the names of tensors
+_WRAPPERS = ('_orig_mod.', '_checkpoint_wrapped_module.', '_fsdp_wrapped_module.')
+
+
+def _strip_names(names: Iterable[str]) -> Dict[str, str]:
+    """The names of tensors or modules (these with a dot at the end), by what is left of them without wrappers."""
+    stripped = {}
+    for name in names:
+        short = name
+        for wrapper in _WRAPPERS:
+            short = short.replace(wrapper, '')
+        stripped[short] = name
+    while stripped and all(short.startswith('module.') or not short for short in stripped):
+        # DistributedDataParallel, an EMA or AveragedModel around the whole
+        stripped = {short[len('module.'):]: name for short, name in stripped.items() if short}
+    return stripped
+
+
+def strip_wrappers(state_dict: Mapping[str, Any]) -> Dict[str, Any]:
+    """A state_dict, and its metadata, under the names that the network itself has.
+
+    Left out is what wrappers add (torch.compile, DistributedDataParallel, FSDP, activation checkpointing, an EMA,
+    `torch.optim.swa_utils.AveragedModel`), and the auxiliary norms of timm's split BatchNorm, which only train.
+    """
+    keys = [key for key in state_dict if key != 'n_averaged' and '.aux_bn.' not in key]
+    stripped: Dict[str, Any] = OrderedDict((short, state_dict[key]) for short, key in _strip_names(keys).items())
+    metadata = getattr(state_dict, '_metadata', None)
+    if metadata is not None:
+        names = _strip_names(f'{name}.' if name else '' for name in metadata)
+        stripped._metadata = OrderedDict(  # type: ignore[attr-defined]
+            (short.rstrip('.'), metadata[name.rstrip('.')]) for short, name in names.items())
+    return stripped
+
+
+def scales_in_metadata(state_dict: Mapping[str, Any]) -> Optional[Dict[str, float]]:
+    """What each stochastic block's branch was multiplied with at inference when it gave its weights.
+
+    Returns:
+        The scales by module name; None if the metadata says nothing of them, as after timm's `clean_state_dict`.
+    """
+    metadata = getattr(state_dict, '_metadata', {})
+    return {name: m['inference_scale'] for name, m in metadata.items() if 'inference_scale' in m} or None
+
+
+def check_finite(state_dict: Mapping[str, Any], name: str) -> None:
+    """Refuse weights that are not finite.
+
+    Raises:
+        ValueError: A tensor holds NaN or infinite values; the message names it, and where it comes from by name.
+    """
+    for key, value in state_dict.items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f'{name} must hold finite weights, but {key} holds values that are not finite.')
