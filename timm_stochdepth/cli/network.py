@@ -7,9 +7,11 @@ from .arguments import Fraction, KeyValue, ModelName
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('network, for weights that do not say it')
-    group.add_argument('--model', type=ModelName(), metavar='NAME', help='Name of the network that the weights are for.')
     group.add_argument(
-        '--drop-path', type=Fraction(), metavar='RATE', help='Drop rate that they were trained with, if not the default.')
+        '--model', type=ModelName(), metavar='NAME', help='Name of the network that the weights are for.')
+    group.add_argument(
+        '--drop-path', type=Fraction(), metavar='RATE',
+        help='Drop rate that they were trained with, if not the default.')
     group.add_argument(
         '--model-kwargs', type=KeyValue(), nargs='*', default=[], metavar='KEY=VALUE',
         help='Other arguments of the network, as in drop_distribution=uniform.')
