@@ -7,12 +7,18 @@ from typing import Collection, Dict, Generator, Iterator, List, Optional
 
 from .files import WORKSPACE_PREFIX, PathLike, check_place, file_sha256, set_usual_mode, workspace, write_beside
 
-__all__ = ['MARK', 'OutputFolder', 'write_new_folder']
+__all__ = ['MARK', 'OutputFolder', 'check_folder', 'write_new_folder']
 
 MARK = '.timm-stochdepth.json'
 
 
-def _check_folder(path: PathLike, name: str) -> Path:
+def check_folder(path: PathLike, name: str) -> Path:
+    """Refuse a path that is no folder which can be written to, or at which none can be made.
+
+    Raises:
+        ValueError: The path is none that can be written.
+        OSError: It is something else than a folder, or cannot be written to.
+    """
     folder = check_place(path, name)
     if os.path.lexists(folder) and not folder.is_dir():
         raise NotADirectoryError(f'{name} must be a folder to write to, but got {str(path)!r}, which is none.')
@@ -54,7 +60,7 @@ class OutputFolder:
     """
 
     def __init__(self, path: PathLike, command: str, name: str = '--out') -> None:
-        self.path = _check_folder(path, name)
+        self.path = check_folder(path, name)
         self.command = command
         self.name = name
         listed = self._read_mark()
@@ -182,7 +188,7 @@ def write_new_folder(path: PathLike, name: str = '--out') -> Generator[Path, Non
         ValueError: The path is none that can be written.
         OSError: It cannot be written to, is no folder, or holds something else.
     """
-    folder = _check_folder(path, name)
+    folder = check_folder(path, name)
     with workspace(folder if folder.is_dir() else folder.parent) as work:
         beside = work / 'new'
         beside.mkdir()

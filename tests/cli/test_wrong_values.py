@@ -1,10 +1,11 @@
 """Wrong values for every argument of every command, by what kind of argument it is: found from the parsers."""
 
 import argparse
+import os
 import shutil
 
 import pytest
-from test_files import snapshot
+from test_files import KINDS, snapshot
 
 from timm_stochdepth.cli.arguments import (
     Choice,
@@ -13,6 +14,7 @@ from timm_stochdepth.cli.arguments import (
     InputPath,
     KeyValue,
     ModelName,
+    NewFolder,
     OutputFile,
     OutputFolderPath,
     RepoId,
@@ -37,6 +39,7 @@ WRONG = {
     InputPath: ['', 'missing', 'folder', 'notes.txt/x', LONG],
     RepoOrFolder: ['', './missing', 'a/b/c', 'notes.txt', 'user/'],
     OutputFile: ['', '.', 'folder', 'new/', 'notes.txt/new.png', 'new.xyz', 'new', 'notes.txt', LONG + '.png'],
+    NewFolder: ['', 'notes.txt', 'notes.txt/x', 'dangling', LONG],
     OutputFolderPath: ['', 'notes.txt', 'notes.txt/x', 'folder', 'dangling', LONG],
 }
 RIGHT = {
@@ -44,7 +47,6 @@ RIGHT = {
     RepoId: 'user/name',
     InputPath: 'script.py',
     RepoOrFolder: 'folder',
-    OutputFile: 'new.png',
     OutputFolderPath: 'new',
 }
 
@@ -57,14 +59,14 @@ def arguments(kind=object):
                 yield name, action
 
 
-def command_line(name, action, value):
+def command_line(name, action, value, right=RIGHT):
     """The command with a value for one argument, and right ones for the others that it needs."""
     line = [name]
     for other in create_parsers()[1][name]._actions:
         if other.dest == action.dest:
             line += [f'{action.option_strings[-1]}={value}' if action.option_strings else value]
         elif other.required and other.nargs != argparse.REMAINDER:
-            line += [RIGHT[type(other.type)]]
+            line += [right.get(type(other.type)) or f'new{other.type.suffixes[0]}']
     return line
 
 
@@ -91,9 +93,10 @@ def refused(line, place, capsys):
     """The one line in which a command is refused, having changed nothing."""
     before = snapshot(place)
     status = main(line)
-    err = capsys.readouterr().err
+    *said, err = capsys.readouterr().err.splitlines()
     assert status in (1, 2), line
-    assert err.count('\n') == 1 and err.startswith(f'timm-stochdepth {line[0]}: '), err
+    assert said == [f'timm-stochdepth fold: folding {line[1]}'][: len(said)]  # what a command says before it starts
+    assert err.startswith(f'timm-stochdepth {line[0]}: '), err
     assert 'Traceback' not in err and 'internal error' not in err
     assert snapshot(place) == before
     return err
@@ -109,12 +112,13 @@ def test_a_wrong_value_is_told_with_the_arguments_name(name, action, place, caps
 
 
 FILES = list(arguments(OutputFile))
-FOLDERS = list(arguments(OutputFolderPath))
+FOLDERS = list(arguments((OutputFolderPath, NewFolder)))
 
 
 def test_there_are_arguments_of_each_kind_to_test():
-    """An argument that is a path says so by its kind: none of them passes as a text."""
-    assert FILES and FOLDERS
+    """None is without a kind, so that no path can be without one."""
+    assert {name for name, _ in FILES} >= {'show', 'fold'}
+    assert {name for name, _ in FOLDERS} >= {'demo', 'pull', 'push', 'bench'}
     assert {type(action.type) for _, action in arguments()} <= set(WRONG)
 
 
@@ -131,10 +135,23 @@ def test_a_file_takes_no_place_of_somebodys(name, action, place, capsys):
         (theirs / 'notes.txt').write_text('my notes')
         refused([*command_line(name, action, str(theirs)), '--force'], place, capsys)
         shutil.rmtree(theirs)
-    # of the same kind, but --force was not said
-    theirs = place / 'theirs.png'
-    theirs.write_bytes(b'\x89PNG\r\n\x1a\n')
-    assert '--force' in refused(command_line(name, action, str(theirs)), place, capsys)
+        # of the same kind, but --force was not said
+        KINDS[f'a{suffix}'](theirs)
+        assert '--force' in refused(command_line(name, action, str(theirs)), place, capsys)
+
+
+@pytest.mark.parametrize('name, action', [pytest.param(*a, id=title(*a)) for a in FILES])
+def test_what_is_read_is_not_written_to(name, action, place, capsys):
+    if not any(isinstance(other.type, InputPath) for command, other in arguments() if command == name):
+        return
+    for suffix in action.type.suffixes:
+        source = place / f'source{suffix}'
+        KINDS[f'a{suffix}'](source)
+        (place / f'link{suffix}').symlink_to(source.name)
+        os.link(source, place / f'hard{suffix}')
+        for target in ('source', './source', 'folder/../source', 'link', 'hard'):
+            line = command_line(name, action, f'{target}{suffix}', {**RIGHT, InputPath: source.name})
+            assert 'must not be what is read' in refused([*line, '--force'], place, capsys)
 
 
 @pytest.mark.parametrize('name, action', [pytest.param(*a, id=title(*a)) for a in FOLDERS])
@@ -144,5 +161,6 @@ def test_a_folder_of_others_is_not_written_to(name, action, place, capsys):
     with OutputFolder(place / 'of_other', other).write('net') as beside:
         beside.write_text('net')
     for target in ('of_other', 'folder', 'notes.txt', 'folder/notes.txt', 'dangling'):
-        err = refused(command_line(name, action, target), place, capsys)
-        assert argument_name(action) in err and repr(target) in err
+        if isinstance(action.type, OutputFolderPath) or not os.path.isdir(target):  # else the content decides, later
+            err = refused(command_line(name, action, target), place, capsys)
+            assert argument_name(action) in err and repr(target) in err

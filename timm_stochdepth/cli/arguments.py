@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Callable, Collection, NoReturn, Sequence, Tuple, TypeVar
 
 from ..files import check_output_file
-from ..output_folder import OutputFolder
+from ..output_folder import OutputFolder, check_folder
 
 __all__ = [
-    'Choice', 'Device', 'Fraction', 'InputPath', 'KeyValue', 'ModelName', 'OutputFile', 'OutputFolderPath', 'Parser',
-    'RepoId', 'RepoOrFolder', 'Text', 'UsageError', 'WholeNumber', 'closest',
+    'Choice', 'Device', 'Fraction', 'InputPath', 'KeyValue', 'ModelName', 'NewFolder', 'OutputFile', 'OutputFolderPath',
+    'Parser', 'RepoId', 'RepoOrFolder', 'Text', 'UsageError', 'WholeNumber', 'closest',
 ]
 
 T = TypeVar('T')
@@ -207,6 +207,13 @@ class OutputFolderPath:
 
     def __call__(self, value: str) -> OutputFolder:
         return _checked(lambda: OutputFolder(value, self.command, name=''))
+
+
+class NewFolder:
+    """A folder to write to that holds nothing of others: see `write_new_folder`."""
+
+    def __call__(self, value: str) -> Path:
+        return _checked(lambda: check_folder(value, name=''))
 
 
 def _checked(check: Callable[[], T]) -> T:

@@ -1,24 +1,37 @@
 """Fold a checkpoint into a plain timm network's, or with --unfold back."""
 import argparse
-from pathlib import Path
 
+from ..file_kinds import WEIGHTS
+from ..terminal import say
+from .arguments import InputPath, ModelName, OutputFile, UsageError
 from .network import add_network_arguments, network_args
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('source', type=Path, metavar='IN', help='Checkpoint, folder with a config.json, or weights alone.')
     parser.add_argument(
-        'target', type=Path, metavar='OUT', help='File to write: its suffix, .safetensors or .pth, says the format.')
+        'source', type=InputPath('file or folder'), metavar='IN',
+        help='A checkpoint, a folder with a config.json, or weights alone.')
+    parser.add_argument(
+        'target', type=OutputFile(WEIGHTS), metavar='OUT',
+        help=f'New file to write, in the format of its suffix: {", ".join(WEIGHTS)}.')
+    parser.add_argument('--force', action='store_true', help='Replace a file of that format.')
     parser.add_argument('--ema', action='store_true', help="Take a checkpoint's EMA weights.")
-    parser.add_argument('--force', action='store_true', help='Replace OUT if it is a file of the same format.')
     parser.add_argument(
-        '--unfold', metavar='MODEL', help='IN holds a plain network, OUT gets the weights for this model.')
+        '--unfold', type=ModelName(), metavar='MODEL',
+        help='IN holds a plain network, OUT gets the weights for this model.')
     add_network_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     from ..hub.fold_file import fold_file, unfold_file
+    from .checks import check_model_name
 
+    for name in ('unfold', 'model'):
+        if getattr(args, name):
+            check_model_name(f'--{name}', getattr(args, name))
+    if args.unfold and (args.ema or args.model or args.model_kwargs):
+        raise UsageError('--unfold must be without --ema, --model and --model-kwargs, which have no effect with it.')
+    say(f'folding {args.source}')
     if args.unfold:
         difference = unfold_file(args.source, args.target, args.unfold, args.drop_path, args.force)
     else:

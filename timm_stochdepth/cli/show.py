@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if args.plot:
-        check_output_file(args.plot, PICTURES, force=args.force, name='--plot')
+        check_output_file(args.plot, PICTURES, force=args.force, name='--plot', command='show')
         import matplotlib  # noqa: F401  missed now, and not after the table
 
     import timm
@@ -56,5 +56,5 @@ def run(args: argparse.Namespace) -> None:
     print(f'Expected depth: {depth:.2f} of {len(rates)} blocks.')
     print(f'Operations left when dropped blocks are skipped: {limit:.3f} of the plain network.')
     if args.plot:
-        plot_rates(args.model, rates, args.plot, force=args.force)
+        plot_rates(args.model, rates, args.plot, force=args.force, command='show')
         print(f'Picture: {args.plot}')

@@ -137,7 +137,8 @@ def _description(model: Any, architecture: str, stochastic: bool, has_picture: b
         f' over {len(rates)} blocks, the branch {scaling}. Drop rate of each block:\n\n')
     if has_picture:
         return text + f'![drop rate of each block]({PICTURE})'
-    return text + '\n'.join(['| block | drop rate |', '| --- | --- |', *(f'| {n} | {r:.4g} |' for n, r in rates.items())])
+    rows = [f'| {name} | {rate:.4g} |' for name, rate in rates.items()]
+    return text + '\n'.join(['| block | drop rate |', '| --- | --- |', *rows])
 
 
 def _requirement(stochastic: bool) -> str:
@@ -172,7 +173,7 @@ def _data_name(args: Dict[str, Any]) -> Optional[str]:
     """Name of the dataset, or of the folder that it lay in."""
     dataset = str(args.get('dataset') or '')
     public = dataset.startswith(_DATASETS) and re.fullmatch(r'[\w.-]+(/[\w.-]+)+', dataset)
-    if dataset and (public or not any(mark in dataset for mark in _PATH_MARKS)):
+    if public:
         return dataset
     place = str(dataset or args.get('data_dir') or args.get('data') or '')
     name = re.split(r'[\\/]', place.rstrip('\\/'))[-1]

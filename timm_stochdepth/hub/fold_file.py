@@ -6,12 +6,14 @@ from typing import Any, Dict, Optional
 import torch
 from torch import nn
 
+from ..file_kinds import WEIGHTS
 from ..files import write_file, written_by
 from ..fold import fold_stochastic_depth, fold_weights
 from ..surgery import stochastic_blocks
+from ..terminal import progress_bar
 from ..weights import check_finite
 from ..weights_file import read_weights_file
-from .folder import WEIGHTS_SUFFIXES, save_weights
+from .folder import save_weights
 from .sources import build_model, is_stochastic, load_model, load_state_dict
 
 __all__ = ['fold_file', 'unfold_file']
@@ -55,13 +57,16 @@ def fold_file(
             that may be written.
         OSError: target is there already.
     """
-    with write_file(target, WEIGHTS_SUFFIXES, sources=[source], force=force, command='fold') as file:
-        model, _ = load_model(source, use_ema, model_name, model_args)
-        if not any(stochastic_blocks(model)):
-            raise ValueError(f'{source} must hold a network with stochastic depth to fold, but holds a plain one.')
-        folded = fold_stochastic_depth(model)
-        save_weights(folded, file, note=written_by('fold'))
-        return _largest_difference(model, folded)
+    with write_file(target, WEIGHTS, sources=[source], force=force, command='fold') as file:
+        with progress_bar(2, 'folding', 'step') as progress:
+            model, _ = load_model(source, use_ema, model_name, model_args)
+            if not any(stochastic_blocks(model)):
+                raise ValueError(f'{source} must hold a network with stochastic depth to fold, but holds a plain one.')
+            progress.update()
+            folded = fold_stochastic_depth(model)
+            save_weights(folded, file, note=written_by('fold'))
+            progress.update()
+            return _largest_difference(model, folded)
 
 
 def unfold_file(
@@ -88,7 +93,7 @@ def unfold_file(
             target is none that may be written.
         OSError: target is there already.
     """
-    with write_file(target, WEIGHTS_SUFFIXES, sources=[source], force=force, command='fold') as file:
+    with write_file(target, WEIGHTS, sources=[source], force=force, command='fold') as file:
         weights = read_weights_file(source, use_ema=False)
         check_finite(weights.state_dict, str(source))
         if any(scale != 1. for scale in (weights.trained_scales() or {}).values()):

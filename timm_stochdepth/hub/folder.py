@@ -20,9 +20,7 @@ from .card import PICTURE, create_card, full_drop_rates
 from .record import TrainingRecord
 from .sources import create_model, is_stochastic
 
-__all__ = ['WEIGHTS_SUFFIXES', 'save_weights', 'write_folder']
-
-WEIGHTS_SUFFIXES = ('.safetensors', '.pth', '.pth.tar', '.pt', '.bin')
+__all__ = ['create_config', 'save_weights', 'write_folder']
 
 
 def save_weights(model: nn.Module, path: Path, note: Optional[str] = None) -> None:
@@ -31,7 +29,7 @@ def save_weights(model: nn.Module, path: Path, note: Optional[str] = None) -> No
     Args:
         model: A network of timm's registry or of this package.
         path: File to write: safetensors with what they are for in their metadata, or with another suffix of
-            `WEIGHTS_SUFFIXES` a checkpoint of torch.save, which timm's loaders and scripts take.
+            `file_kinds.WEIGHTS` a checkpoint of torch.save, which timm's loaders and scripts take.
         note: What else to note beside the weights.
 
     Raises:
@@ -47,8 +45,19 @@ def save_weights(model: nn.Module, path: Path, note: Optional[str] = None) -> No
             notes['model_args'] = json.dumps(create_config(model, TrainingRecord())['model_args'])
         tensors: Dict[str, Tensor] = {key: value.contiguous() for key, value in state_dict.items()}
         save_file(tensors, path, metadata=dict(format='pt', architecture=architecture, **notes))
+        _sort_metadata(path)
     else:
         torch.save(dict(arch=architecture, state_dict=state_dict, **notes), path)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Make equal networks equal files: safetensors' writer puts the metadata in any order."""
+    with path.open('r+b') as file:
+        size = int.from_bytes(file.read(8), 'little')
+        header = json.loads(file.read(size))
+        header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+        file.seek(8)
+        file.write(json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode().ljust(size))
 
 
 def write_folder(model: nn.Module, folder: Path, repo_id: str, record: Optional[TrainingRecord] = None) -> None:

@@ -9,11 +9,13 @@ import timm
 from safetensors import safe_open
 from torch import nn
 
+from ..files import file_sha256
+from ..terminal import progress_bar
 from ..weights import check_finite
 from .card import code_blocks, example_code
 from .config import read_config
 from .errors import explain
-from .pull import file_sha256, hub_hashes
+from .pull import TerminalBar, hub_hashes
 from .sources import create_model, is_stochastic, load_model
 
 __all__ = ['verify']
@@ -40,7 +42,7 @@ def verify(repo_or_folder: str, revision: Optional[str] = None) -> Iterator[Chec
         folder = Path(name)
         try:
             hashes = hub_hashes(repo_or_folder, revision)
-            snapshot_download(repo_or_folder, revision=revision, local_dir=folder)
+            snapshot_download(repo_or_folder, revision=revision, local_dir=folder, tqdm_class=TerminalBar)
         except Exception as e:
             yield 'download', False, explain(e, repo_or_folder)
             return
@@ -49,19 +51,24 @@ def verify(repo_or_folder: str, revision: Optional[str] = None) -> Iterator[Chec
 
 
 def _verify_folder(folder: Path, repo_id: Optional[str], hashes: Dict[str, str]) -> Iterator[Check]:
-    for name, sha256 in hashes.items():
-        matches = file_sha256(folder / name) == sha256
-        yield f'hash of {name}', matches, sha256 if matches else "differs from the Hub's"
+    total = sum((folder / name).stat().st_size for name in hashes)
+    with progress_bar(total, 'hashing', 'B') as progress:
+        for name, sha256 in hashes.items():
+            matches = file_sha256(folder / name, progress.update) == sha256
+            yield f'hash of {name}', matches, sha256 if matches else "differs from the Hub's"
     model: List[nn.Module] = []
-    for title, check in (
-            ('weights', lambda: _check_weights(folder)),
-            ('config', lambda: _check_config(folder, model)),
-            ('card', lambda: _check_card(folder, repo_id, model[0])),
-    ):
-        result = _attempt(title, check)
-        yield result
-        if not result[1]:
-            return
+    checks: Dict[str, Callable[[], str]] = {
+        'weights': lambda: _check_weights(folder),
+        'config': lambda: _check_config(folder, model),
+        'card': lambda: _check_card(folder, repo_id, model[0]),
+    }
+    with progress_bar(len(checks), 'verifying', 'check') as progress:
+        for title, check in checks.items():
+            result = _attempt(title, check)
+            progress.update()
+            yield result
+            if not result[1]:
+                return
 
 
 def _attempt(title: str, check: Callable[[], str]) -> Check:

@@ -1,0 +1,84 @@
+"""What is pushed is what timm itself would write, but for what has to differ, and transformers loads it."""
+
+import json
+
+import pytest
+import timm
+import torch
+from networks import assert_same_output, randomize
+from PIL import Image
+from timm.models._hub import save_config_for_hf
+
+import timm_stochdepth as ts
+from timm_stochdepth.hub.folder import write_folder
+from timm_stochdepth.hub.sources import TrainingRecord
+
+NAMES = ['ant', 'bee', 'cat', 'dog']
+NETWORKS = {
+    'rate': ('resnet50_sd_block', dict(drop_path_rate=0.5)),
+    'distribution': ('resnet50_sd_sample', dict(drop_distribution='uniform')),
+    'convention': ('resnet50_sd_sample', dict(scale_by_keep=True, skip_dropped=True)),
+    'shape': ('resnet50_sd_block', dict(in_chans=1, global_pool='max', output_stride=16)),
+    'warm-up': ('resnet50_sd_block', dict(drop_warmup=0.5)),
+    'folded': ('resnet50_sd_block', dict(drop_path_rate=0.5, drop_distribution='uniform')),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    name, kwargs = NETWORKS[request.param]
+    model = randomize(timm.create_model(name, num_classes=4, layers=[1, 2, 1, 1], **kwargs)).eval()
+    return ts.fold_stochastic_depth(model) if request.param == 'folded' else model
+
+
+def difference(ours, theirs, prefix=''):
+    """Keys of either whose values differ, those of dictionaries below them."""
+    keys = set()
+    for key in {**ours, **theirs}:
+        if isinstance(ours.get(key), dict) and isinstance(theirs.get(key), dict):
+            keys |= difference(ours[key], theirs[key], f'{prefix}{key}.')
+        elif ours.get(key, difference) != theirs.get(key, difference):
+            keys.add(f'{prefix}{key}')
+    return keys
+
+
+def test_the_config_is_timms_but_for_what_has_to_differ(network, tmp_path):
+    write_folder(network, tmp_path / 'net', 'user/net', TrainingRecord(label_names=NAMES))
+    ours = json.loads((tmp_path / 'net' / 'config.json').read_text())
+    model_args = ts.stochastic_depth_args(network) if ts.drop_rates(network) else {}
+    save_config_for_hf(network, tmp_path / 'config.json', model_config=dict(label_names=NAMES), model_args=model_args)
+    theirs = json.loads((tmp_path / 'config.json').read_text())
+    assert difference(ours, theirs) == {
+        'model_args.num_classes',  # transformers gives it to create_model beside model_args
+        'pretrained_cfg.tag',  # of timm's weights, which these are not
+        'pretrained_cfg.origin_url',
+        'pretrained_cfg.paper_ids',
+    }
+    assert list(ours) == list(theirs)
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+def test_transformers_computes_what_timm_computes(network, tmp_path):
+    from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+    in_chans = network.in_chans if hasattr(network, 'in_chans') else 3
+    x = torch.randn(2, in_chans, 64, 64)
+    write_folder(network, tmp_path / 'net', 'user/net', TrainingRecord(label_names=NAMES, args=dict(img_size=64)))
+    with torch.no_grad():
+        expected = timm.create_model(f'local-dir:{tmp_path / "net"}', pretrained=True).eval()(x)
+        assert_same_output(network(x), expected)
+        loaded = AutoModelForImageClassification.from_pretrained(tmp_path / 'net').eval()
+        loaded.save_pretrained(tmp_path / 'again')
+        again = AutoModelForImageClassification.from_pretrained(tmp_path / 'again').eval()
+        for wrapped in (loaded, again):
+            assert_same_output(wrapped(pixel_values=x).logits, expected)
+            assert [wrapped.config.id2label[i] for i in range(4)] == NAMES
+    if in_chans == 3:
+        image = Image.effect_noise((64, 64), 50).convert('RGB')
+        answers = pipeline('image-classification', model=str(tmp_path / 'net'), device='cpu')(image)
+        pixels = AutoImageProcessor.from_pretrained(tmp_path / 'net')(image)['pixel_values']
+        with torch.no_grad():
+            scores = network(pixels.detach().clone()).softmax(1)[0]
+        assert {a['label']: round(a['score'], 4) for a in answers} == {
+            name: round(float(score), 4) for name, score in zip(NAMES, scores)
+        }

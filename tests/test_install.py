@@ -1,0 +1,158 @@
+"""The wheel in an environment of its base dependencies alone, and the README's install lines in a fresh one."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import timm
+from environments import all_requirements, clean_environ, create_environment
+from networks import randomize
+
+from timm_stochdepth.cli.main import create_parsers
+from timm_stochdepth.hub.folder import save_weights
+
+ROOT = Path(__file__).parent.parent
+EXTRAS = {'matplotlib', 'scikit-learn', 'pandas', 'pytest'}
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('wheel')
+    subprocess.run(
+        [sys.executable, '-m', 'build', '--wheel', '--outdir', folder, ROOT], check=True, capture_output=True
+    )
+    return next(folder.glob('*.whl'))
+
+
+@pytest.fixture(scope='module')
+def python(wheel, tmp_path_factory):
+    """Python with the wheel and its base dependencies."""
+    packages = all_requirements('timm-stochdepth')
+    assert {'torch', 'timm', 'huggingface-hub'} <= packages and not packages & EXTRAS
+    python = create_environment(tmp_path_factory.mktemp('base') / 'venv', packages)
+    subprocess.run([python, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index', wheel], check=True)
+    return python
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp('weights') / 'model.safetensors'
+    save_weights(randomize(timm.create_model('resnet50_sd_block', num_classes=4, layers=[1, 1, 1, 1])), path)
+    return path
+
+
+DEMO = "pip install 'timm-stochdepth[demo]'"
+# each command's main job: arguments, and what it says if that takes an extra
+COMMANDS = {
+    'list': [([], None)],
+    'show': [(['resnet50_sd_block'], None), (['resnet50_sd_block', '--plot', 'rates.png'], DEMO)],
+    'fold': [(['WEIGHTS', 'plain.safetensors'], None)],
+    'push': [(['WEIGHTS', 'user/net', '--dry-run', '--out', 'net'], None)],
+    'verify': [(['net'], None)],
+    'pull': [(['user/net', 'pulled'], 'cannot be reached')],
+    'bench': [
+        (['--model', 'resnet18', '--img-size', '32', '--batch-size', '2', '--max-rounds', '1'], None),
+        (['--model', 'resnet18', '--out', 'figures'], DEMO),
+    ],
+    'demo': [([], DEMO)],
+    'run': [(['script.py'], None)],
+}
+
+
+def test_every_command_does_its_job_or_says_which_extra_it_needs(python, weights, tmp_path):
+    (tmp_path / 'script.py').write_text("import timm\nassert timm.is_model('resnet50_sd_block')\n")
+    env = {**clean_environ(os.environ), 'HF_ENDPOINT': 'http://127.0.0.1:9', 'HF_HUB_CACHE': str(tmp_path / 'cache')}
+    assert set(COMMANDS) == set(create_parsers()[1])
+    for command, uses in COMMANDS.items():
+        for args, refusal in uses:
+            args = [str(weights) if arg == 'WEIGHTS' else arg for arg in args]
+            result = subprocess.run(
+                [python.parent / 'timm-stochdepth', command, *args],
+                cwd=tmp_path,
+                env=env,
+                capture_output=True,
+                text=True,
+            )
+            err = result.stderr
+            assert 'Traceback' not in err, err
+            if refusal is None:
+                assert result.returncode == 0, (command, err)
+            else:
+                assert result.returncode == 1 and refusal in err.splitlines()[-1], (command, err)
+    assert not {'figures', 'demo_output', 'rates.png'} & {p.name for p in tmp_path.iterdir()}
+
+
+FUNCTIONS = """
+    import sys, timm, torch
+    assert 'matplotlib' not in sys.modules
+    import timm_stochdepth as ts
+    model = timm.create_model('resnet18', num_classes=4)
+    ts.apply_stochastic_depth(model, 'sample', 'ResNetBasicBlock', 0.5, drop_warmup=0.1)
+    ts.start_warmup(model)
+    ts.set_training_progress(model, 0.5)
+    ts.set_drop_rate(model, 0.4)
+    assert max(ts.drop_rates(model).values()) == 0.4
+    assert ts.stochastic_depth_args(model)['drop_path_rate'] == 0.4
+    ts.push_to_hub(model, 'user/net', plain=True, dry_run=True)
+    ts.fold_stochastic_depth(model)(torch.randn(1, 3, 32, 32))
+    ts.StochasticDepth('block', 'ResNetBottleneck')
+    assert ts.STOCHASTIC_LAYER_MAPPING and ts.StochasticBlock and ts.models
+    used = set(ts.__all__) - {'__version__'}
+    assert all(name in open(sys.argv[1]).read() for name in used), used
+"""
+
+
+def test_every_public_function_works(python, tmp_path):
+    script = tmp_path / 'script.py'
+    script.write_text(textwrap.dedent(FUNCTIONS))
+    result = subprocess.run([python, script, script], env=clean_environ(os.environ), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def install_lines():
+    """The README's lines below "Install"."""
+    section = (ROOT / 'README.md').read_text().split('## Install\n')[1].split('\n## ')[0]
+    lines = re.search(r'```bash\n(.*?)```', section, re.DOTALL).group(1).splitlines()
+    return [line.partition('#')[0].strip() for line in lines if line.startswith('pip ')]
+
+
+def copy_of_checkout(folder):
+    names = subprocess.run(
+        ['git', 'ls-files'], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    'linked',
+    [
+        pytest.param(True, id='what it needs is there'),
+        pytest.param(False, id='nothing is there', marks=pytest.mark.install),  # gigabytes, some minutes
+    ],
+)
+def test_the_readmes_install_lines_work_in_a_fresh_environment(linked, tmp_path):
+    lines = install_lines()
+    assert 'pip install .' in lines and any('[demo]' in line for line in lines)
+    checkout = copy_of_checkout(tmp_path / 'checkout')
+    packages = all_requirements('timm-stochdepth', 'demo') if linked else set()
+    python = create_environment(tmp_path / 'venv', packages)
+    env = {**clean_environ(os.environ), 'PATH': f'{python.parent}:{os.environ["PATH"]}'}
+    for line in lines:
+        subprocess.run(line, shell=True, cwd=checkout, env=env, check=True, capture_output=True)
+    result = subprocess.run(
+        ['timm-stochdepth', 'list'], cwd=tmp_path, env=env, check=True, capture_output=True, text=True
+    )
+    assert 'resnet50_sd_block' in result.stdout
+    where = subprocess.run(
+        ['python', '-c', 'import sklearn, matplotlib, timm_stochdepth; print(timm_stochdepth.__file__)'],
+        cwd=tmp_path, env=env, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert where.stdout.startswith(str(tmp_path / 'venv'))
