@@ -174,13 +174,16 @@ def torch_file(path, **kwargs):
 KINDS = {
     'a.safetensors': lambda path: path.write_bytes(SAFETENSORS),
     'a.pth': torch_file,
+    'a.pt': torch_file,
+    'a.bin': torch_file,
     'a.pth.tar': lambda path: torch_file(path, _use_new_zipfile_serialization=False),
     'a.png': lambda path: path.write_bytes(b'\x89PNG\r\n\x1a\n...'),
     'a.pdf': lambda path: path.write_bytes(b'%PDF-1.4'),
     'a.svg': lambda path: path.write_text('<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"></svg>'),
     'a.json': lambda path: path.write_text('{}'),
 }
-SUFFIXES = ['.safetensors', '.pth', '.pth.tar', '.png', '.pdf', '.svg', '.json']
+TORCH = {'a.pth', 'a.pth.tar', 'a.pt', 'a.bin'}  # one format under several names
+SUFFIXES = ['.safetensors', '.pth', '.pth.tar', '.pt', '.bin', '.png', '.pdf', '.svg', '.json']
 
 
 @pytest.mark.parametrize('name', KINDS)
@@ -188,7 +191,7 @@ def test_a_kind_is_seen_in_the_content(tmp_path, name):
     path = tmp_path / name
     for other, write in KINDS.items():
         write(path)
-        if other.partition('.')[2][:3] == name.partition('.')[2][:3]:  # .pth and .pth.tar are one kind
+        if other == name or {other, name} <= TORCH:
             check_output_file(path, SUFFIXES, force=True)
         else:
             with pytest.raises(FileExistsError, match='something else'):

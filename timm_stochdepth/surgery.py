@@ -14,7 +14,13 @@ __all__ = ['apply_stochastic_depth', 'drop_rates', 'set_drop_rate', 'set_trainin
 
 
 def stochastic_blocks(model: nn.Module) -> Iterator[Tuple[str, StochasticBlock]]:
-    """Names and stochastic blocks of a model, in the order that they were registered in: forward order for a ResNet."""
+    """Names and stochastic blocks of a model, in the order that they were registered in: forward order for a ResNet.
+
+    Raises:
+        TypeError: model is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f'model must be a torch.nn.Module, but got {model!r} ({type(model).__name__}).')
     return ((name, m) for name, m in model.named_modules() if isinstance(m, StochasticBlock))
 
 
@@ -88,6 +94,7 @@ def apply_stochastic_depth(
         skip_dropped=skip_dropped,
     )
     check_arguments(stochastic_method, target_layer_name, drop_rate, **settings)  # before any change
+    stochastic_blocks(model)
     stochastic_classes = STOCHASTIC_LAYER_MAPPING[target_layer_name]
     ours = tuple(stochastic_classes.values())
     blocks = [(n, m) for n, m in model.named_modules() if type(m) in stochastic_classes or type(m) in ours]

@@ -55,9 +55,9 @@ def check_device(argument: str, name: str) -> torch.device:
     Raises:
         UsageError: The machine does not have it.
     """
-    device = torch.device(name)
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == 'cuda' and (device.index or 0) >= num_gpus:
+    kind, _, index = name.partition(':')
+    if kind == 'cuda' and int(index or 0) >= num_gpus:  # torch takes some large numbers for small ones
         gpus = ', '.join(['cpu', *(f'cuda:{i}' for i in range(num_gpus))])
         raise UsageError(f'{argument} must be a device that this machine has ({gpus}), but got {name!r}.')
-    return device
+    return torch.device(name)

@@ -22,7 +22,7 @@ _STATUS = {
     429: 'the Hub asks for fewer requests, try again later',
 }
 
-# the packages that the Hub's clients of all versions speak HTTP with; their errors have no base class in common
+# what the Hub's client speaks HTTP with begins so, in all its versions; their errors have no base class in common
 _HTTP_PACKAGES = ('httpcore', 'httpx', 'requests', 'urllib3')
 
 
@@ -54,7 +54,7 @@ def explain(error: BaseException, repo_id: Optional[str] = None) -> str:
         return _explain_safetensors(_one_line(error))
     if isinstance(error.__cause__, HfHubHTTPError):  # the client says which file, and hides the reason
         return explain(error.__cause__, repo_id)
-    if type(error).__module__.partition('.')[0] in _HTTP_PACKAGES:
+    if type(error).__module__.startswith(_HTTP_PACKAGES):
         return f'{name} cannot be reached: {_one_line(error) or type(error).__name__}'
     return _explain_local(error)
 

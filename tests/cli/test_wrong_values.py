@@ -1,0 +1,166 @@
+"""Wrong values for every argument of every command, by what kind of argument it is: found from the parsers."""
+
+import argparse
+import os
+import shutil
+
+import pytest
+from test_files import KINDS, snapshot
+
+from timm_stochdepth.cli.arguments import (
+    Choice,
+    Device,
+    Fraction,
+    InputPath,
+    KeyValue,
+    ModelName,
+    NewFolder,
+    OutputFile,
+    OutputFolderPath,
+    RepoId,
+    RepoOrFolder,
+    Text,
+    WholeNumber,
+)
+from timm_stochdepth.cli.main import create_parsers, main
+from timm_stochdepth.output_folder import OutputFolder
+
+LONG = 'n' * 300
+
+WRONG = {
+    Text: ['', ' '],
+    ModelName: ['', 'a name', 'resnet50_sd_blok', 'no-such-net', 'res\nnet'],
+    Choice: ['', 'LINEAR', 'other'],
+    WholeNumber: ['', '-1', '1.5', 'nan', 'inf', '1e3', 'one', str(2**40)],
+    Fraction: ['', '-0.1', '1.1', 'nan', 'inf', '-inf', '0,5', 'half'],
+    KeyValue: ['', 'foo', '=1', '1a=2', 'a b=1'],
+    Device: ['', 'foo', 'gpu', 'cuda:x', 'cuda:-1', 'mps', 'meta', 'CPU', 'cuda:999'],
+    RepoId: ['', 'a/b/c', 'user/', '/name', 'my user/x', 'a--b', 'a..b', 'x.git', 'user/é', '.x', 'u/' + LONG],
+    InputPath: ['', 'missing', 'folder', 'notes.txt/x', LONG],
+    RepoOrFolder: ['', './missing', 'a/b/c', 'notes.txt', 'user/'],
+    OutputFile: ['', '.', 'folder', 'new/', 'notes.txt/new.png', 'new.xyz', 'new', 'notes.txt', LONG + '.png'],
+    NewFolder: ['', 'notes.txt', 'notes.txt/x', 'dangling', LONG],
+    OutputFolderPath: ['', 'notes.txt', 'notes.txt/x', 'folder', 'dangling', LONG],
+}
+RIGHT = {
+    ModelName: 'resnet50_sd_block',
+    RepoId: 'user/name',
+    InputPath: 'script.py',
+    RepoOrFolder: 'folder',
+    OutputFolderPath: 'new',
+}
+
+
+def arguments(kind=object):
+    """Each argument that takes a value, with its command; the arguments of a script that is run are the script's."""
+    for name, parser in create_parsers()[1].items():
+        for action in parser._actions:
+            if action.nargs not in (0, argparse.REMAINDER) and isinstance(action.type, kind):
+                yield name, action
+
+
+def command_line(name, action, value, right=RIGHT):
+    """The command with a value for one argument, and right ones for the others that it needs."""
+    line = [name]
+    for other in create_parsers()[1][name]._actions:
+        if other.dest == action.dest:
+            line += [f'{action.option_strings[-1]}={value}' if action.option_strings else value]
+        elif other.required and other.nargs != argparse.REMAINDER:
+            line += [right.get(type(other.type)) or f'new{other.type.suffixes[0]}']
+    return line
+
+
+def title(name, action):
+    return f'{name} {argument_name(action)}'
+
+
+def argument_name(action):
+    return '/'.join(action.option_strings) or action.metavar or action.dest
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'notes.txt').write_text('my notes')
+    (tmp_path / 'script.py').touch()
+    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'folder' / 'notes.txt').write_text('my notes')
+    (tmp_path / 'dangling').symlink_to('nothing')
+    return tmp_path
+
+
+def refused(line, place, capsys):
+    """The one line in which a command is refused, having changed nothing."""
+    before = snapshot(place)
+    status = main(line)
+    *said, err = capsys.readouterr().err.splitlines()
+    assert status in (1, 2), line
+    assert said == [f'timm-stochdepth fold: folding {line[1]}'][: len(said)]  # what a command says before it starts
+    assert err.startswith(f'timm-stochdepth {line[0]}: '), err
+    assert 'Traceback' not in err and 'internal error' not in err
+    assert snapshot(place) == before
+    return err
+
+
+@pytest.mark.parametrize('name, action', [pytest.param(*a, id=title(*a)) for a in arguments()])
+def test_a_wrong_value_is_told_with_the_arguments_name(name, action, place, capsys):
+    for value in WRONG[type(action.type)]:
+        if value and value in getattr(action.type, 'kind', ''):  # a folder where one is read
+            continue
+        err = refused(command_line(name, action, value), place, capsys)
+        assert argument_name(action) in err and repr(value) in err, err
+
+
+FILES = list(arguments(OutputFile))
+FOLDERS = list(arguments((OutputFolderPath, NewFolder)))
+
+
+def test_there_are_arguments_of_each_kind_to_test():
+    """None is without a kind, so that no path can be without one."""
+    assert {name for name, _ in FILES} >= {'show', 'fold'}
+    assert {name for name, _ in FOLDERS} >= {'demo', 'pull', 'push', 'bench'}
+    assert {type(action.type) for _, action in arguments()} <= set(WRONG)
+
+
+@pytest.mark.parametrize('name, action', [pytest.param(*a, id=title(*a)) for a in FILES])
+def test_a_file_takes_no_place_of_somebodys(name, action, place, capsys):
+    for suffix in action.type.suffixes:
+        theirs = place / f'theirs{suffix}'
+        theirs.write_text('my notes')
+        for force in ([], ['--force']):
+            err = refused([*command_line(name, action, str(theirs)), *force], place, capsys)
+            assert argument_name(action) in err and str(theirs) in err
+        theirs.unlink()
+        theirs.mkdir()
+        (theirs / 'notes.txt').write_text('my notes')
+        refused([*command_line(name, action, str(theirs)), '--force'], place, capsys)
+        shutil.rmtree(theirs)
+        # of the same kind, but --force was not said
+        KINDS[f'a{suffix}'](theirs)
+        assert '--force' in refused(command_line(name, action, str(theirs)), place, capsys)
+
+
+@pytest.mark.parametrize('name, action', [pytest.param(*a, id=title(*a)) for a in FILES])
+def test_what_is_read_is_not_written_to(name, action, place, capsys):
+    if not any(isinstance(other.type, InputPath) for command, other in arguments() if command == name):
+        return
+    for suffix in action.type.suffixes:
+        source = place / f'source{suffix}'
+        KINDS[f'a{suffix}'](source)
+        (place / f'link{suffix}').symlink_to(source.name)
+        os.link(source, place / f'hard{suffix}')
+        for target in ('source', './source', 'folder/../source', 'link', 'hard'):
+            line = command_line(name, action, f'{target}{suffix}', {**RIGHT, InputPath: source.name})
+            assert 'must not be what is read' in refused([*line, '--force'], place, capsys)
+
+
+@pytest.mark.parametrize('name, action', [pytest.param(*a, id=title(*a)) for a in FOLDERS])
+def test_a_folder_of_others_is_not_written_to(name, action, place, capsys):
+    other = 'bench' if name != 'bench' else 'demo'
+    OutputFolder(place / 'of_other', other).claim()
+    with OutputFolder(place / 'of_other', other).write('net') as beside:
+        beside.write_text('net')
+    for target in ('of_other', 'folder', 'notes.txt', 'folder/notes.txt', 'dangling'):
+        if isinstance(action.type, OutputFolderPath) or not os.path.isdir(target):  # else the content decides, later
+            err = refused(command_line(name, action, target), place, capsys)
+            assert argument_name(action) in err and repr(target) in err

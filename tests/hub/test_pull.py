@@ -1,0 +1,90 @@
+"""A folder that is pulled to holds the repository, and what was somebody's own stays."""
+
+import hub
+import pytest
+
+hub_server = hub.hub_server
+
+WEIGHTS = b'w' * 1_000_000
+
+# each call of pull, and what came of it; change runs between the calls
+PULLS = """
+    import sys
+    from pathlib import Path
+    from timm_stochdepth.hub.errors import explain
+    from timm_stochdepth.hub.pull import pull
+    folder = Path(sys.argv[1])
+    def attempt(repo_id, **kwargs):
+        try:
+            print(*pull(repo_id, folder, **kwargs))
+        except Exception as e:
+            print('refused:', explain(e, repo_id))
+"""
+
+
+@pytest.fixture
+def pulls(hub_server, tmp_path):
+    hub_server.add_repository(
+        'user/one', {'config.json': b'{"one": 1}', 'model.safetensors': WEIGHTS, 'nested/a [1].txt': b'a'}
+    )
+    hub_server.add_repository('user/two', {'config.json': b'{"two": 2}', 'README.md': b'two'})
+
+    def run(code):
+        result = hub.run_client(f'{PULLS}{code}', hub_server.env(tmp_path / 'cache'), tmp_path / 'pulled')
+        assert result.returncode == 0 and '%' not in result.stderr, result.stderr  # no bar off a terminal
+        return result.stdout.splitlines(), tmp_path / 'pulled'
+
+    return run
+
+
+def test_a_pull_again_and_of_another_repository(pulls, hub_server):
+    lines, folder = pulls("""
+    attempt('user/one')
+    attempt('user/one')
+    (folder / 'notes.txt').write_text('my notes')
+    attempt('user/two')
+    """)
+    assert not any(line.startswith('refused') for line in lines), lines
+    downloads = [p for m, p in hub_server.requests if m == 'GET' and p.endswith('model.safetensors')]
+    assert len(downloads) <= 1  # what is there is not loaded again
+    names = {str(p.relative_to(folder)) for p in folder.rglob('*') if p.is_file()}
+    assert names - {'.gitattributes'} == {'README.md', 'config.json', 'notes.txt', '.timm-stochdepth.json'}
+    assert (folder / 'config.json').read_bytes() == b'{"two": 2}'
+
+
+def test_what_has_changed_since_is_left(pulls):
+    lines, folder = pulls("""
+    attempt('user/one')
+    (folder / 'config.json').write_text('{"mine": 3}')
+    attempt('user/two')
+    attempt('user/one')
+    """)
+    assert not lines[0].startswith('refused')
+    assert all(line.startswith('refused: folder must') and 'config.json' in line for line in lines[1:])
+    assert (folder / 'config.json').read_text() == '{"mine": 3}'
+    assert (folder / 'model.safetensors').read_bytes() == WEIGHTS
+
+
+def test_a_folder_of_others_is_not_pulled_to(pulls, hub_server):
+    lines, folder = pulls("""
+    folder.mkdir()
+    (folder / 'config.json').write_text('{"mine": 3}')
+    attempt('user/one')
+    """)
+    assert lines[0].startswith('refused: folder must be a new or empty folder')
+    assert [p.name for p in folder.iterdir()] == ['config.json'] and not hub_server.requests
+
+
+def test_a_broken_pull_leaves_nothing_but_what_it_goes_on_with(pulls, hub_server):
+    hub_server.cut(path='model.safetensors', after=500_000)
+    lines, folder = pulls("    attempt('user/one')")
+    assert lines[0].startswith('refused')
+    assert all(p.name.startswith('.timm-stochdepth') for p in folder.iterdir())
+    hub_server.clear_faults()
+    lines, folder = pulls("    attempt('user/two')")  # another one, too
+    assert not lines[0].startswith('refused')
+    assert {p.name for p in folder.iterdir()} - {'.gitattributes'} == {
+        'README.md',
+        'config.json',
+        '.timm-stochdepth.json',
+    }
