@@ -46,7 +46,7 @@ def weights(tmp_path_factory):
     return path
 
 
-DEMO = "pip install 'timm-stochdepth[demo]'"
+DEMO = 'timm-stochdepth[demo]'
 # each command's main job: arguments, and what it says if that takes an extra
 COMMANDS = {
     'list': [([], None)],

@@ -93,9 +93,8 @@ def refused(line, place, capsys):
     """The one line in which a command is refused, having changed nothing."""
     before = snapshot(place)
     status = main(line)
-    *said, err = capsys.readouterr().err.splitlines()
+    (err,) = capsys.readouterr().err.splitlines()
     assert status in (1, 2), line
-    assert said == [f'timm-stochdepth fold: folding {line[1]}'][: len(said)]  # what a command says before it starts
     assert err.startswith(f'timm-stochdepth {line[0]}: '), err
     assert 'Traceback' not in err and 'internal error' not in err
     assert snapshot(place) == before

@@ -22,6 +22,9 @@ _STATUS = {
     429: 'the Hub asks for fewer requests, try again later',
 }
 
+# modules of the demo extra, and the packages that they are in
+_EXTRAS = {'matplotlib': 'matplotlib', 'sklearn': 'scikit-learn'}
+
 # what the Hub's client speaks HTTP with begins so, in all its versions; their errors have no base class in common
 _HTTP_PACKAGES = ('httpcore', 'httpx', 'requests', 'urllib3')
 
@@ -69,8 +72,9 @@ def _explain_safetensors(text: str) -> str:
 
 def _explain_local(error: BaseException) -> str:
     text = _one_line(error) or type(error).__name__
-    if isinstance(error, ModuleNotFoundError) and error.name in ('matplotlib', 'sklearn'):
-        return f'{error.name} is not installed, the demo extra brings it: pip install "timm-stochdepth[demo]"'
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+        package = _EXTRAS[error.name]
+        return f'{package} is not installed, which the extra timm-stochdepth[demo] brings: pip install {package}'
     if isinstance(error, OSError) and error.strerror:
         names = ' and '.join(str(n) for n in (error.filename, error.filename2) if n is not None)
         return f'{names or "reading or writing"}: {error.strerror}.'
