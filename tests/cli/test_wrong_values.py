@@ -93,7 +93,9 @@ def refused(line, place, capsys):
     """The one line in which a command is refused, having changed nothing."""
     before = snapshot(place)
     status = main(line)
-    *said, err = capsys.readouterr().err.splitlines()
+    out, err = capsys.readouterr()
+    *said, err = err.splitlines()
+    assert out == ''  # before the work
     assert status in (1, 2), line
     assert said == [f'timm-stochdepth fold: folding {line[1]}'][: len(said)]  # what a command says before it starts
     assert err.startswith(f'timm-stochdepth {line[0]}: '), err
