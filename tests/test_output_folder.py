@@ -90,6 +90,14 @@ def test_what_is_not_listed_or_has_changed_is_left(tmp_path, change):
     assert snapshot(tmp_path) == before
 
 
+def test_what_appears_while_the_work_runs_is_left(tmp_path):
+    folder = OutputFolder(tmp_path, 'demo')
+    with pytest.raises(FileExistsError, match='is left as it is'), folder.write('picture.png') as beside:
+        beside.write_text('new')
+        (tmp_path / 'picture.png').write_text('mine')
+    assert (tmp_path / 'picture.png').read_text() == 'mine'
+
+
 def test_others_files_beside_ours_are_no_obstacle(tmp_path):
     write_run(tmp_path)
     (tmp_path / 'notes.txt').write_text('my notes')

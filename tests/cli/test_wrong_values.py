@@ -93,7 +93,9 @@ def refused(line, place, capsys):
     """The one line in which a command is refused, having changed nothing."""
     before = snapshot(place)
     status = main(line)
-    (err,) = capsys.readouterr().err.splitlines()
+    out, err = capsys.readouterr()
+    (err,) = err.splitlines()
+    assert out == ''  # before the work
     assert status in (1, 2), line
     assert err.startswith(f'timm-stochdepth {line[0]}: '), err
     assert 'Traceback' not in err and 'internal error' not in err
