@@ -25,6 +25,16 @@ def test_python_blocks_run_one_after_the_other(hub_cache, tmp_path):
     subprocess.run([sys.executable, '-W', 'error', '-c', script], env=hub_cache, cwd=tmp_path, check=True)
 
 
+@pytest.mark.parametrize('page', sorted((ROOT / 'docs').glob('*.md')), ids=lambda p: p.name)
+def test_python_blocks_of_the_docs_run_each_by_itself(page, hub_cache, tmp_path):
+    scripts = re.findall(r'^```python\n(.*?)^```', page.read_text(), flags=re.M | re.S)
+    assert scripts
+    for number, script in enumerate(scripts):
+        (tmp_path / str(number)).mkdir()
+        command = [sys.executable, '-W', 'error', '-c', script]
+        subprocess.run(command, env=hub_cache, cwd=tmp_path / str(number), check=True)
+
+
 def test_tests_that_the_readme_names_exist():
     names = set(re.findall(r'`(test_\w+)`', README))
     defined = {

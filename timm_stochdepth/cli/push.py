@@ -1,6 +1,7 @@
 """Push a checkpoint or a folder to the Hub, with config and model card."""
 import argparse
 import sys
+import warnings
 
 from ..terminal import say
 from .arguments import InputPath, NewFolder, RepoId, Text, WholeNumber
@@ -41,6 +42,10 @@ def run(args: argparse.Namespace) -> None:
         disable_progress_bars()  # of the upload, which the Hub's client shows anywhere
     say(f'reading {args.source}')
     model, record = load_model(args.source, args.ema, args.model, network_args(args))
+    if record.args.get('model_ema') and record.scores_ema != args.ema:
+        warnings.warn(
+            f'The run scored its {"EMA" if record.scores_ema else "own"} weights, and these are others: the card has no'
+            f' results. push {"with" if record.scores_ema else "without"} --ema takes those.', stacklevel=2)
     if args.img_size:
         check_img_size('--img-size', args.img_size, model)
         record.args['img_size'] = args.img_size

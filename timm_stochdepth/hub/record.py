@@ -39,6 +39,11 @@ class TrainingRecord:
         return timm.models.get_pretrained_cfg(name)
 
     @property
+    def scores_ema(self) -> bool:
+        """Whether train.py validated the EMA weights: where there are some, unless they are kept on the CPU."""
+        return bool(self.args.get('model_ema')) and not self.args.get('model_ema_force_cpu')
+
+    @property
     def base_model(self) -> Optional[str]:
         """Repository of the weights that training started from."""
         base = self._base()
@@ -59,14 +64,15 @@ def record_of_run(path: Path, file: WeightsFile, use_ema: bool) -> TrainingRecor
         file: What was read from it.
         use_ema: Whether its EMA weights were read.
     """
-    return TrainingRecord(args=file.args, epoch=file.epoch, results=_results(path, file, use_ema))
+    record = TrainingRecord(args=file.args, epoch=file.epoch)
+    if use_ema == record.scores_ema:
+        record.results = _results(path, file)
+    return record
 
 
-def _results(path: Path, file: WeightsFile, use_ema: bool) -> Dict[str, float]:
-    # train.py validates the EMA weights where there are some, unless they are kept on the CPU
-    scores_ema = bool(file.args.get('model_ema')) and not file.args.get('model_ema_force_cpu')
+def _results(path: Path, file: WeightsFile) -> Dict[str, float]:
     validates = file.args.get('val_split', 'validation') != ''
-    if use_ema != scores_ema or not validates or not _is_finite(file.metric):
+    if not validates or not _is_finite(file.metric):
         return {}
     name, metric = file.args.get('eval_metric') or 'top1', float(file.metric)  # type: ignore[arg-type]
     row = _summary_row(path.parent / 'summary.csv', file.epoch)

@@ -1,0 +1,48 @@
+"""The README's commands for the Hub run as written, one after the other, against a server."""
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import hub
+import timm
+import torch
+from networks import assert_same_output, randomize
+from safetensors.torch import load_file, save_file
+
+hub_server = hub.hub_server
+
+README = (Path(__file__).parent.parent.parent / 'README.md').read_text()
+
+
+def commands():
+    section = README.split('## The Hub\n')[1].split('\n## ')[0]
+    lines = re.search(r'```bash\n(.*?)```', section, re.DOTALL).group(1).splitlines()
+    return [line.partition('#')[0].strip() for line in lines]
+
+
+def test_the_commands_of_the_hub(hub_server, tmp_path):
+    model = randomize(timm.create_model('resnet50_sd_block', num_classes=10, drop_path_rate=0.3)).eval()
+    run = tmp_path / 'output' / 'train' / 'run'
+    run.mkdir(parents=True)
+    args = argparse.Namespace(model='resnet50_sd_block', drop_path=0.3, model_kwargs={})
+    torch.save(dict(epoch=0, arch=args.model, state_dict=model.state_dict(), args=args), run / 'model_best.pth.tar')
+    save_file(model.state_dict(), tmp_path / 'averaged.safetensors')
+
+    lines = commands()
+    assert len(lines) == 8 and all(line.startswith('timm-stochdepth ') for line in lines)
+    env = hub_server.env(tmp_path / 'cache')
+    env['PATH'] = f'{Path(sys.executable).parent}:{env["PATH"]}'
+    for line in lines:
+        result = subprocess.run(line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert result.returncode == 0, (line, result.stderr)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        for folder in ('my_model', 'pulled'):
+            loaded = timm.create_model(f'local-dir:{tmp_path / folder}', pretrained=True)
+            assert_same_output(loaded.eval()(x), model(x))
+        plain = timm.create_model('resnet50', num_classes=10)
+        plain.load_state_dict(load_file(tmp_path / 'plain.safetensors'))
+        assert_same_output(plain.eval()(x), model(x))
