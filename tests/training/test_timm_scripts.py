@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import yaml
 
@@ -40,7 +41,7 @@ def few_digits(tmp_path_factory):
     return root
 
 
-def run_script(script, *args, launcher=True, ranks=1, env=None):
+def run_script(script, *args, launcher=True, ranks=1, env=None, cwd=None):
     """Run a script of timm's under the launcher or plainly; what it printed."""
     command = [sys.executable]
     if ranks > 1:
@@ -50,7 +51,7 @@ def run_script(script, *args, launcher=True, ranks=1, env=None):
         command += ['-m', 'timm_stochdepth.run'] if launcher else []
     command += [f'{TIMM_REPO}/{script}', *map(str, args)]
     env = {**(env or os.environ), 'OMP_NUM_THREADS': '1' if ranks > 1 else '2'}
-    result = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    result = subprocess.run(command, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert result.returncode == 0, result.stdout[-5000:]
     return result.stdout
 
@@ -156,6 +157,66 @@ def test_two_ranks_killed_and_resumed(few_digits, tmp_path, use_same_gpu_seed):
     assert dict(re.findall(r'Epoch (\d+): drop rate ([\d.]+)', resumed)) == rates
     states = [torch.load(first, map_location='cpu', weights_only=False)[k] for k in ('state_dict', 'state_dict_ema')]
     assert all(torch.isfinite(v).all() for state in states for v in state.values())
+
+
+@needs_timm_repo
+@pytest.mark.parametrize('ema', [[], ['--ema']])
+def test_what_the_scripts_write_is_pushed_folded_and_validated(few_digits, tmp_path, ema, capsys):
+    network = ['--drop-path', 0.4, '--model-kwargs', 'drop_distribution=uniform']
+    args = [*network, '--in-chans', 1, '--gp', 'max', '--head-init-scale', 0.1, '--model-ema', '--model-ema-decay', 0.5]
+    train(few_digits, tmp_path, *args, epochs=2)
+    run = tmp_path / 'run'
+    summary = (run / 'summary.csv').read_text().splitlines()
+    scored = float(dict(zip(summary[0].split(','), summary[-1].split(',')))['eval_top1'])
+
+    # train.py scores the EMA weights; at its default rate the network has to be what it was at 0.4, uniform
+    validated = run_script(
+        'validate.py',
+        *('--data-dir', few_digits, '--model', 'resnet50_sd_block', '--checkpoint', run / 'last.pth.tar', '--use-ema'),
+        *('--num-classes', 10, '--in-chans', 1, '--gp', 'max', '--img-size', 32, '--crop-pct', 0.95, '--device', 'cpu'),
+        *('-b', 16, '--workers', 1),
+    )
+    assert top1(validated) == pytest.approx(scored, abs=1e-3)
+
+    assert main(['push', str(run / 'last.pth.tar'), 'user/net', '--dry-run', '--out', str(tmp_path / 'net'), *ema]) == 0
+    card = (tmp_path / 'net' / 'README.md').read_text()
+    assert ('| top1 |' in card) == bool(ema)
+    assert 'The run scored its EMA weights' in capsys.readouterr().err or ema
+    assert main(['fold', str(run / 'last.pth.tar'), str(tmp_path / 'plain.pth'), *ema]) == 0
+    folded = run_script(
+        'validate.py',
+        *('--data-dir', few_digits, '--model', 'resnet50', '--checkpoint', tmp_path / 'plain.pth'),
+        *('--num-classes', 10, '--in-chans', 1, '--gp', 'max', '--img-size', 32, '--crop-pct', 0.95, '--device', 'cpu'),
+        *('-b', 16, '--workers', 1),
+        launcher=False,
+    )
+    assert top1(folded) == pytest.approx(scored, abs=1e-3) or not ema
+
+    run_script('avg_checkpoints.py', '--input', run, '--output', tmp_path / 'averaged.pth', launcher=False)
+    run_script(
+        'clean_checkpoint.py',
+        *(
+            '--checkpoint',
+            run / 'last.pth.tar',
+            '--output',
+            tmp_path / 'clean.safetensors',
+            '--safetensors',
+            '--no-hash',
+        ),
+        launcher=False,
+        cwd=tmp_path,
+    )
+    says = ['--model', 'resnet50_sd_block', *map(str, network), 'global_pool=max']
+    reference = timm.create_model(f'local-dir:{tmp_path / "net"}', pretrained=True).eval()
+    for name in ('averaged.pth', 'clean.safetensors'):
+        out = tmp_path / f'net of {name}'
+        assert main(['push', str(tmp_path / name), 'user/net', '--dry-run', '--out', str(out), *says]) == 0
+        assert timm.create_model(f'local-dir:{out}', pretrained=True).num_classes == 10
+    if ema:  # clean_checkpoint.py takes the EMA weights where there are some
+        cleaned = timm.create_model(f'local-dir:{tmp_path / "net of clean.safetensors"}', pretrained=True).eval()
+        x = torch.randn(2, 1, 32, 32)
+        with torch.no_grad():
+            torch.testing.assert_close(cleaned(x), reference(x))
 
 
 @needs_timm_repo
