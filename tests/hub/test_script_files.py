@@ -22,6 +22,7 @@ from timm_stochdepth.cli.main import main
 from timm_stochdepth.hub.sources import load_model
 
 LAYERS = dict(layers=[1, 2, 1, 1])
+WHOLE = dict(layers=[3, 4, 6, 3])
 
 
 def create(name='resnet50_sd_block', **kwargs):
@@ -222,6 +223,24 @@ def test_weights_alone_are_not_published_on_an_assumption(name, tmp_path, capsys
     assumed = name.replace('block', 'sample')
     with pytest.warns(UserWarning, match=f'does not say which network it is for. It is assumed to be {assumed}'):
         model, record = load_model(path)
+    assert_not_published(model, record)
+
+
+@pytest.mark.parametrize('says_its_scales', [True, False])
+def test_a_name_without_its_rate_is_not_published_on_an_assumption(says_its_scales, tmp_path):
+    state_dict = create(drop_path_rate=0.5, **WHOLE).state_dict()
+    path = tmp_path / 'model.pth'
+    torch.save(
+        dict(arch='resnet50_sd_block', state_dict=state_dict if says_its_scales else clean_state_dict(state_dict)), path
+    )
+    if says_its_scales:
+        load_model(path)
+        return
+    with pytest.warns(UserWarning, match='does not say the drop rate that its resnet50_sd_block was trained with'):
+        assert_not_published(*load_model(path))
+
+
+def assert_not_published(model, record):
     with pytest.raises(ValueError, match='Nothing is published on an assumption.*--model NAME'):
         ts.push_to_hub(model, 'user/net', record=record)
 

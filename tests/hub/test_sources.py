@@ -202,6 +202,21 @@ def edit_config(folder, **changes):
             'truncated or altered',
         ),
         (lambda p: edit_config(p, model_args={'num_classes': 11}), 'does not fit the model'),
+        (lambda p: edit_config(p, model_args=[1]), 'must be a dictionary, but is [1]'),
+        (lambda p: edit_config(p, pretrained_cfg=[1]), 'must be a dictionary, but is [1]'),
+        (lambda p: edit_config(p, pretrained_cfg={'colour': 1}), 'must have keys of url, file'),
+        (lambda p: edit_config(p, num_classes='10'), 'must be a whole number, 0 or more, but is '),
+        (lambda p: edit_config(p, num_classes=None), 'must be a whole number, 0 or more, but is None'),
+        (lambda p: edit_config(p, architecture=7), 'must name an architecture'),
+        (lambda p: edit_config(p, label_names=['a', 'b']), 'must be 10 names, as num_classes says'),
+        (
+            lambda p: (p / 'config.json').write_text('{"architecture": "resnet50_sd_block"}'),
+            'must hold a pretrained_cfg',
+        ),
+        (lambda p: (p / 'config.json').write_text('[]'), 'must name an architecture'),
+        (lambda p: (p / 'model.safetensors').unlink(), 'must hold weights, as model.safetensors'),
+        (lambda p: [(p / 'model.safetensors').unlink(), (p / 'model.safetensors').mkdir()], 'must hold weights, as'),
+        (lambda p: alter(p, lambda w: w['fc.bias'].fill_(float('nan'))), 'fc.bias holds values that are not finite'),
     ],
 )
 def test_a_broken_folder_is_one_sentence(folder, tmp_path, damage, message, capsys):

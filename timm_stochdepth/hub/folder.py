@@ -64,7 +64,7 @@ def write_folder(model: nn.Module, folder: Path, repo_id: str, record: Optional[
     """Write what a repository holds: model.safetensors, config.json, README.md and a picture of the drop rates.
 
     Args:
-        model: A network of this package's names, or a plain or folded one of timm's.
+        model: A network of this package's names, or one that was folded.
         folder: Where to write: a new or empty folder, or one that holds these very files.
         repo_id: The repository that the card speaks of.
         record: What is known of the training.

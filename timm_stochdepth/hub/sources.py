@@ -6,6 +6,7 @@ from typing import Any, Dict, Optional
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models import get_arch_name, parse_model_name
 from timm.models._hub import load_state_dict_from_path
 from torch import Tensor, nn
@@ -49,19 +50,19 @@ def load_model(
     file = read_weights_file(path, use_ema)
     check_finite(file.state_dict, str(path))
     record = record_of_run(path, file, use_ema)
-    name = model_name or file.architecture or ''
-    if not name:
-        name = _first_that_fits(file, path)
-        record.assumed = (
-            f'{_says_no_name(file, path)}. It is assumed to be {name}, whose tensors are these, at its default drop'
-            ' rate: say which it is with --model NAME, and its rate with --drop-path RATE.')
-        warnings.warn(record.assumed, stacklevel=2)
-    model = build_model(name, {**file.model_args, **(model_args or {})}, file.state_dict)
-    state_dict = file.state_dict
+    name = model_name or file.architecture or _first_that_fits(file, path)
+    model_args = {**file.model_args, **(model_args or {})}
+    model = build_model(name, model_args, file.state_dict)
     trained_scales = file.trained_scales()
     if trained_scales is not None:
-        state_dict = fold_weights(state_dict, model, trained_scales)
-    load_state_dict(model, state_dict, path)
+        load_state_dict(model, fold_weights(file.state_dict, model, trained_scales), path)
+        return model, record
+    load_state_dict(model, file.state_dict, path)
+    if model_name is None and is_stochastic(model) and not says_rate(model_args):
+        record.assumed = (
+            f'{_says_no_network(file, path)}. It is assumed to be {name} at its default drop rate: say which it is with'
+            ' --model NAME, and its rate with --drop-path RATE.')
+        warnings.warn(record.assumed, stacklevel=2)
     return model, record
 
 
@@ -86,11 +87,13 @@ def _first_that_fits(file: WeightsFile, path: Path) -> str:
         if fits == shapes:
             return name
     raise ValueError(
-        f'{_says_no_name(file, path)}, and its tensors are those of none of {", ".join(names)}: say which it is with'
+        f'{_says_no_network(file, path)}, and its tensors are those of none of {", ".join(names)}: say which it is with'
         ' --model NAME.')
 
 
-def _says_no_name(file: WeightsFile, path: Path) -> str:
+def _says_no_network(file: WeightsFile, path: Path) -> str:
+    if file.architecture is not None:
+        return f'{path} does not say the drop rate that its {file.architecture} was trained with'
     if file.other_name is None:
         return f'{path} does not say which network it is for'
     return f'{path} says that its network is {file.other_name!r}, a name that timm does not know'
@@ -138,8 +141,10 @@ def _load_folder(folder: Path) -> 'tuple[nn.Module, TrainingRecord]':
     create_model(config['architecture'], on_meta=True, **config.get('model_args', {}))  # its errors name what is wrong
     try:
         state_dict = strip_wrappers(load_state_dict_from_path(folder, weights_only=True))
-    except RuntimeError as e:
-        raise ValueError(f'{folder} must hold weights, as model.safetensors, but: {_one_line(e)}') from e
+    except SafetensorError as e:
+        raise ValueError(f'the weights in {folder} are truncated or altered, or no safetensors: {_one_line(e)}') from e
+    except (OSError, RuntimeError) as e:
+        raise ValueError(f'{folder} must hold weights, as model.safetensors, but: {_one_line(e) or "no file"}') from e
     check_finite(state_dict, str(folder))
     model = timm.create_model(f'local-dir:{folder}')
     # strictly, where timm would give a network of other classes a new classifier
