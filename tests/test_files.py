@@ -143,8 +143,13 @@ def test_a_folder_that_is_closed_is_seen_before_the_work(place):
 
 def test_force_replaces_a_file_of_the_same_kind(place):
     target = place / 'other.safetensors'
-    with pytest.raises(FileExistsError, match='--force replaces'):
-        check_output_file(target, ['.safetensors'])
+    before = target.read_bytes()
+    with pytest.raises(FileExistsError, match='--force replaces'), write_file(target, ['.safetensors']) as beside:
+        beside.write_bytes(SAFETENSORS + b'x')
+    assert target.read_bytes() == before
+    with write_file(target, ['.safetensors']) as beside:
+        beside.write_bytes(before)  # what is there already: nothing is lost
+    assert target.read_bytes() == before
     with write_file(target, ['.safetensors'], [place / 'source.safetensors'], force=True) as beside:
         beside.write_bytes(SAFETENSORS)
     assert target.read_bytes() == SAFETENSORS
@@ -192,7 +197,7 @@ def test_a_kind_is_seen_in_the_content(tmp_path, name):
     for other, write in KINDS.items():
         write(path)
         if other == name or {other, name} <= TORCH:
-            check_output_file(path, SUFFIXES, force=True)
+            check_output_file(path, SUFFIXES)
         else:
             with pytest.raises(FileExistsError, match='something else'):
-                check_output_file(path, SUFFIXES, force=True)
+                check_output_file(path, SUFFIXES)

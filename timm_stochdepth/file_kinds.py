@@ -4,8 +4,9 @@ import zipfile
 from pathlib import Path
 from typing import Callable, Dict
 
-__all__ = ['WEIGHTS', 'holds_kind']
+__all__ = ['REPOSITORY_FILES', 'WEIGHTS', 'holds_kind']
 
+REPOSITORY_FILES = ('README.md', 'config.json', 'drop_rates.png', 'model.safetensors')
 WEIGHTS = ('.safetensors', '.pth', '.pth.tar', '.pt', '.bin')
 
 _OLD_TORCH = bytes.fromhex('80028a0a6cfc9c46f9206aa850192e')  # the number that torch.save began with before 1.6

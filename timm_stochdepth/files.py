@@ -1,16 +1,17 @@
 """Files that are whole or not there at all, and the rules of where one may be written."""
 import hashlib
 import os
+import re
 import shutil
 import stat
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Generator, Optional, Sequence, Union
+from typing import Callable, Generator, Sequence, Union
 
 from .file_kinds import holds_kind
 
-__all__ = ['check_output_file', 'check_place', 'file_sha256', 'workspace', 'write_beside', 'write_file', 'written_by']
+__all__ = ['check_output_file', 'check_place', 'expand_home', 'file_sha256', 'workspace', 'write_beside', 'write_file']
 
 PathLike = Union[str, Path]
 
@@ -69,15 +70,29 @@ def write_file(
         sources: Sequence[PathLike] = (),
         force: bool = False,
         name: str = 'OUT',
-        command: Optional[str] = None,
 ) -> Generator[Path, None, None]:
-    """`write_beside` under the rules of `check_output_file`, which hold at the start and still at the end."""
-    def check() -> Path:
-        return check_output_file(path, suffixes, sources, force, name, command)
+    """`write_beside` under the rules of `check_output_file`, which hold at the start and still at the end.
 
-    with write_beside(check()) as beside:
+    Raises:
+        FileExistsError: There is a file already that holds something else, and `force` is False.
+    """
+    target = check_output_file(path, suffixes, sources, name)
+    with workspace(target.parent) as work:
+        beside = work / 'new' / target.name
+        beside.parent.mkdir()
         yield beside
-        check()
+        check_output_file(path, suffixes, sources, name)
+        if os.path.lexists(target) and not force and file_sha256(target) != file_sha256(beside):
+            raise FileExistsError(
+                f'{name} must be a new file, or hold what is written already, but got {str(path)!r}, which holds'
+                ' something else: --force replaces it.')
+        set_usual_mode(beside, work)
+        os.replace(beside, target)
+
+
+def expand_home(path: PathLike) -> Path:
+    """The path, with the home folder for a `~` that no shell has expanded, as in `--out=~/figures`."""
+    return Path(path).expanduser() if str(path) == '~' or str(path).startswith('~/') else Path(path)
 
 
 def check_place(path: PathLike, name: str) -> Path:
@@ -94,7 +109,9 @@ def check_place(path: PathLike, name: str) -> Path:
     """
     if not str(path):
         raise ValueError(f"{name} must be a path, but got ''.")
-    place = Path(path)
+    if re.match('[A-Za-z][A-Za-z0-9+.-]+:/', str(path)):
+        raise ValueError(f'{name} must be a path on this machine, but got {str(path)!r}.')
+    place = expand_home(path)
     try:
         os.lstat(place)  # os.path.exists does not say why a name cannot be
     except (FileNotFoundError, NotADirectoryError):
@@ -115,9 +132,7 @@ def check_output_file(
         path: PathLike,
         suffixes: Sequence[str],
         sources: Sequence[PathLike] = (),
-        force: bool = False,
         name: str = 'OUT',
-        command: Optional[str] = None,
 ) -> Path:
     """Refuse a file that must not be written, before the work for it starts.
 
@@ -125,16 +140,14 @@ def check_output_file(
         path: File to write.
         suffixes: Suffixes of its name that are allowed, as in `'.pth.tar'`: each says a format.
         sources: Files and folders that the work reads.
-        force: Whether a file of the same format may be replaced.
         name: What the path is called where the user gave it.
-        command: Name of the command that writes, which may replace what it wrote itself: see `written_by`.
 
     Returns:
         The path.
 
     Raises:
         ValueError: The suffix is none of these, or the file one of the sources; or as in `check_place`.
-        OSError: Something is there that must not be replaced; or as in `check_place`.
+        OSError: Something is there that no file of that format may replace; or as in `check_place`.
     """
     target = check_place(path, name)
     if str(path).endswith(('/', os.sep)) or target.is_dir():
@@ -142,35 +155,14 @@ def check_output_file(
     for source in map(Path, sources):
         if _is_part_of(target, source):
             raise ValueError(f'{name} must not be what is read, but got {str(path)!r}, and {source} is read.')
-    suffix = _suffix_of(target, suffixes)
+    suffix = next((s for s in suffixes if target.name.endswith(s) and target.name != s), None)
     if suffix is None:
         raise ValueError(f'{name} must end in {" or ".join(suffixes)}, but got {str(path)!r}.')
-    if os.path.lexists(target):
-        if not holds_kind(target, suffix):
-            raise FileExistsError(
-                f'{name} must be a new file, or one that holds what {suffix} says, but got {str(path)!r}, which holds'
-                ' something else.')
-        if not force and not (command and _is_written_by(command, target)):
-            raise FileExistsError(f'{name} must be a new file, but got {str(path)!r}, which --force replaces.')
+    if os.path.lexists(target) and not holds_kind(target, suffix):
+        raise FileExistsError(
+            f'{name} must be a new file, or one that holds what {suffix} says, but got {str(path)!r}, which holds'
+            ' something else.')
     return target
-
-
-def written_by(command: str) -> str:
-    """What a command notes in the metadata of a file that it writes, whatever the format, to know it again."""
-    return f'written by timm-stochdepth {command}'
-
-
-def _is_written_by(command: str, path: Path) -> bool:
-    reach = 1 << 16  # metadata stand at the start of a file, a PDF's at its end
-    with path.open('rb') as file:
-        start = file.read(reach)
-        file.seek(max(path.stat().st_size - reach, 0))
-        return written_by(command).encode() in start + file.read()
-
-
-def _suffix_of(path: Path, suffixes: Sequence[str]) -> Optional[str]:
-    name = path.name.lower()
-    return next((s for s in sorted(suffixes, key=len, reverse=True) if name.endswith(s) and name != s), None)
 
 
 def _is_part_of(target: Path, source: Path) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .blocks import StochasticBlock
 from .surgery import drop_rates, set_training_progress, stochastic_blocks, stochastic_depth_args
+from .weights import strip_name
 
 __all__ = [
     'as_weights_of',
@@ -60,9 +61,14 @@ def _branch_exponents(name: str, block: StochasticBlock) -> Dict[str, int]:
 
 
 def as_weights_of(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-    """A state_dict whose metadata says that it holds weights for the very kind of network that model is."""
-    marked: Dict[str, Tensor] = OrderedDict(state_dict)
-    marked._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    """A state_dict whose metadata says that it holds weights for the very kind of network that model is.
+
+    Norms' counters of batches, which inference has no use for and some files lack, are those of model.
+    """
+    own: Any = model.state_dict()
+    counters = {key: value for key, value in own.items() if key.endswith('.num_batches_tracked')}
+    marked: Any = OrderedDict({**counters, **state_dict})
+    marked._metadata = own._metadata
     return marked
 
 
@@ -87,8 +93,9 @@ def _scale_branches(
                 f'drop_rate must be below 1 to fold weights that were trained for a lower one, but {name} is dropped'
                 ' with probability 1.0: use a lower rate, or scale_by_keep=True.')
         factor = trained_scale / scale
-        for key, exponent in _branch_exponents(name, block).items():
-            key = f'{name}.{key}' if name else key
+        for tensor_name, exponent in _branch_exponents(name, block).items():
+            path = f'{name}.{tensor_name}' if name else tensor_name
+            key = path if path in scaled else strip_name(path)  # wrappers stand in names of modules, not in all keys
             if key not in scaled:
                 raise ValueError(f'state_dict must hold {key}, which has to be scaled to fold it, but lacks it.')
             # a branch of zeros needs nothing taken out of its gate
@@ -118,7 +125,7 @@ def fold_weights(
     if trained_scales and sorted(trained_scales) != sorted(names):
         raise ValueError(
             f'model must have the blocks that its weights were trained with, {", ".join(trained_scales)}, but has'
-            f' {", ".join(names)}.')
+            f' {", ".join(names) or "none"}.')
     return _scale_branches(state_dict, model, trained_scales, inference_scales(model))
 
 

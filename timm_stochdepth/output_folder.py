@@ -7,7 +7,7 @@ from typing import Collection, Dict, Generator, Iterator, List, Optional
 
 from .files import WORKSPACE_PREFIX, PathLike, check_place, file_sha256, set_usual_mode, workspace, write_beside
 
-__all__ = ['MARK', 'OutputFolder', 'check_folder', 'write_new_folder']
+__all__ = ['MARK', 'OutputFolder', 'check_folder', 'entries', 'write_new_folder']
 
 MARK = '.timm-stochdepth.json'
 
@@ -27,7 +27,7 @@ def check_folder(path: PathLike, name: str) -> Path:
     return folder
 
 
-def _entries(folder: Path) -> List[Path]:
+def entries(folder: Path) -> List[Path]:
     """What a folder holds; a workspace that a killed process left is nothing."""
     if not folder.is_dir():
         return []
@@ -64,7 +64,7 @@ class OutputFolder:
         self.command = command
         self.name = name
         listed = self._read_mark()
-        foreign = _entries(self.path)
+        foreign = entries(self.path)
         if listed is None and foreign:
             raise FileExistsError(
                 f'{name} must be a new or empty folder, or one that `timm-stochdepth {command}` made, but got'
@@ -197,7 +197,7 @@ def write_new_folder(path: PathLike, name: str = '--out') -> Generator[Path, Non
         if not folder.is_dir():
             os.replace(beside, folder)
             return
-        for file in (f for entry in _entries(folder) for f in _files(entry)):
+        for file in (f for entry in entries(folder) for f in _files(entry)):
             same = beside / file.relative_to(folder)
             if file.is_symlink() or not same.is_file() or file_sha256(same) != file_sha256(file):
                 raise FileExistsError(

@@ -1,15 +1,13 @@
 """A picture of the drop rates of a network."""
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict
 
-from .files import write_file, written_by
+from .files import write_file
 
 __all__ = ['PICTURES', 'can_plot', 'plot_rates', 'save_figure']
 
 PICTURES = ('.png', '.pdf', '.svg')
-# where each format has room for a note
-_NOTES = {'.png': 'Description', '.pdf': 'Subject', '.svg': 'Description'}
 
 
 def can_plot() -> bool:
@@ -17,13 +15,7 @@ def can_plot() -> bool:
     return find_spec('matplotlib') is not None
 
 
-def plot_rates(
-        title: str,
-        rates: Dict[str, float],
-        path: Path,
-        force: bool = False,
-        command: Optional[str] = None,
-) -> None:
+def plot_rates(title: str, rates: Dict[str, float], path: Path, force: bool = False, name: str = 'path') -> None:
     """Draw the drop rate of each block.
 
     Args:
@@ -31,7 +23,7 @@ def plot_rates(
         rates: Rate of each block, by name, in forward order.
         path: File to write, in the format of its suffix, one of `PICTURES`.
         force: Replace a picture that is there.
-        command: Name of the command that draws, which replaces its own pictures.
+        name: What the path is called where the user gave it.
 
     Raises:
         ImportError: matplotlib is not installed, the `demo` extra brings it.
@@ -45,16 +37,15 @@ def plot_rates(
     axes.bar(list(rates), list(rates.values()))
     axes.set(title=title, xlabel='block', ylabel='drop rate')
     axes.tick_params(axis='x', labelrotation=90)
-    save_figure(figure, path, force, command)
+    save_figure(figure, path, force, name)
 
 
-def save_figure(figure: Any, path: Path, force: bool = False, command: Optional[str] = None) -> None:
+def save_figure(figure: Any, path: Path, force: bool = False, name: str = 'path') -> None:
     """Write a figure of matplotlib, whole or not at all, in the format of the path's suffix.
 
     Raises:
         ValueError: The suffix is none of `PICTURES`.
         OSError: Something is at path that must not be replaced.
     """
-    with write_file(path, PICTURES, force=force, name='path', command=command) as file:
-        metadata = {_NOTES[path.suffix.lower()]: written_by(command)} if command else None
-        figure.savefig(file, dpi=120, metadata=metadata)
+    with write_file(path, PICTURES, force=force, name=name) as file:
+        figure.savefig(file, dpi=120)

@@ -4,20 +4,22 @@ from typing import Any, Dict, Iterable, Mapping, Optional
 
 import torch
 
-__all__ = ['check_finite', 'scales_in_metadata', 'strip_wrappers']
+__all__ = ['check_finite', 'scales_in_metadata', 'strip_name', 'strip_wrappers']
 
 # what torch.compile, activation checkpointing and FSDP put into the names of tensors
 _WRAPPERS = ('_orig_mod.', '_checkpoint_wrapped_module.', '_fsdp_wrapped_module.')
 
 
+def strip_name(name: str) -> str:
+    """The name of a tensor without the wrappers in the middle of it."""
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, '')
+    return name
+
+
 def _strip_names(names: Iterable[str]) -> Dict[str, str]:
     """The names of tensors or modules (these with a dot at the end), by what is left of them without wrappers."""
-    stripped = {}
-    for name in names:
-        short = name
-        for wrapper in _WRAPPERS:
-            short = short.replace(wrapper, '')
-        stripped[short] = name
+    stripped = {strip_name(name): name for name in names}
     while stripped and all(short.startswith('module.') or not short for short in stripped):
         # DistributedDataParallel, an EMA or AveragedModel around the whole
         stripped = {short[len('module.'):]: name for short, name in stripped.items() if short}
@@ -40,14 +42,19 @@ def strip_wrappers(state_dict: Mapping[str, Any]) -> Dict[str, Any]:
     return stripped
 
 
-def scales_in_metadata(state_dict: Mapping[str, Any]) -> Optional[Dict[str, float]]:
+def scales_in_metadata(state_dict: Mapping[str, Any], full: bool = False) -> Optional[Dict[str, float]]:
     """What each stochastic block's branch was multiplied with at inference when it gave its weights.
+
+    Args:
+        state_dict: Weights.
+        full: At the rates of the end of the warm-up, instead of those in force at that moment.
 
     Returns:
         The scales by module name; None if the metadata says nothing of them, as after timm's `clean_state_dict`.
     """
+    key = 'full_inference_scale' if full else 'inference_scale'
     metadata = getattr(state_dict, '_metadata', {})
-    return {name: m['inference_scale'] for name, m in metadata.items() if 'inference_scale' in m} or None
+    return {name: m[key] for name, m in metadata.items() if isinstance(m.get(key), (int, float))} or None
 
 
 def check_finite(state_dict: Mapping[str, Any], name: str) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from timm.models import is_model_in_modules, parse_model_name, split_model_name_tag
 from torch import Tensor, nn
 
+from .file_kinds import holds_kind
 from .fold import inference_scales
 from .weights import scales_in_metadata, strip_wrappers
 
@@ -35,7 +36,7 @@ def create_on_meta(name: str, **kwargs: Any) -> nn.Module:
 
 def says_rate(model_args: Mapping[str, Any]) -> bool:
     """Whether arguments of a network of this package say by how much its branches are scaled at inference."""
-    return 'drop_path_rate' in model_args or bool(model_args.get('scale_by_keep'))
+    return model_args.get('drop_path_rate') is not None or bool(model_args.get('scale_by_keep'))
 
 
 @dataclass
@@ -59,31 +60,44 @@ class WeightsFile:
     epoch: Optional[int] = None
     metric: Optional[float] = None
 
-    def trained_scales(self) -> Optional[Dict[str, float]]:
+    def says_rate(self) -> bool:
+        """Whether the arguments of the network say its drop rate: train.py has always one, None for the default."""
+        return says_rate(self.model_args) or 'drop_path' in self.args
+
+    def trained_scales(self, full: bool = False) -> Optional[Dict[str, float]]:
         """What each branch was multiplied with at inference where the weights come from, None if nothing says.
 
         The first that is there: the metadata of the state_dict, which a stochastic network gave at that very moment;
         the network's name and arguments. A plain network has no entries, its scales are 1.
+
+        Args:
+            full: At the rates of the end of the warm-up, instead of those in force at that moment.
         """
-        scales = scales_in_metadata(self.state_dict)
+        scales = scales_in_metadata(self.state_dict, full)
         if scales is not None or self.architecture is None:
             return scales
         source, name = parse_model_name(self.architecture)
         if source is None and not is_stochastic_architecture(name):
             return {}
-        if not self.args and not says_rate(self.model_args):
-            return None  # a name alone, of a network whose rate may have been set to anything
+        if not self.says_rate() or (self._is_amid_warmup() and not full):
+            return None
         try:
             return inference_scales(create_on_meta(self.architecture, **self.model_args))
         except Exception:  # a folder that is gone, a Hub out of reach: then nothing says it
             return None
+
+    def _is_amid_warmup(self) -> bool:
+        epochs, warmup = self.args.get('epochs'), self.model_args.get('drop_warmup')
+        if not epochs or not warmup or self.epoch is None:
+            return False
+        return (self.epoch + 1) / epochs < warmup
 
 
 def read_weights_file(path: Path, use_ema: Optional[bool] = None) -> WeightsFile:
     """Read weights, and what is said of them.
 
     Args:
-        path: Safetensors (by the suffix), or what torch.save wrote: a checkpoint or a bare state_dict.
+        path: Safetensors, or what torch.save wrote: a checkpoint or a bare state_dict.
         use_ema: Take a checkpoint's EMA weights, or not; None: where there are, as timm does.
 
     Raises:
@@ -95,11 +109,26 @@ def read_weights_file(path: Path, use_ema: Optional[bool] = None) -> WeightsFile
         raise ValueError(f'{path} must be a file of weights, but is a folder.')
     if not path.exists():
         raise FileNotFoundError(f'{path} does not exist.')
-    if path.suffix == '.safetensors':
+    _refuse_others_files(path)
+    if holds_kind(path, '.safetensors') or path.suffix == '.safetensors':
         if use_ema:
             raise ValueError(f'{path} has no EMA weights.')
         return _read_safetensors(path)
     return _read_checkpoint(path, use_ema)
+
+
+def _refuse_others_files(path: Path) -> None:
+    """Say what a file is that people often have in place of the weights."""
+    with path.open('rb') as file:
+        start = file.read(64)
+    if not start:
+        raise ValueError(f'{path} must hold weights, but is empty.')
+    if start.startswith(b'version https://git-lfs'):
+        raise ValueError(f'{path} must hold weights, but is a pointer of Git LFS: `git lfs pull` brings the file.')
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith('/constants.pkl') for name in archive.namelist()):
+                raise ValueError(f'{path} must hold weights, but is a TorchScript archive: save model.state_dict().')
 
 
 def _read_safetensors(path: Path) -> WeightsFile:
@@ -110,7 +139,11 @@ def _read_safetensors(path: Path) -> WeightsFile:
     except SafetensorError as e:
         raise ValueError(f'{path} is truncated or altered, or no safetensors: {_one_line(e)}') from e
     architecture, other_name = _first_model_name([metadata.get('architecture')])
-    return WeightsFile(state_dict, architecture, other_name, json.loads(metadata.get('model_args', '{}')))
+    try:
+        model_args = json.loads(metadata.get('model_args', '{}'))
+    except ValueError:
+        model_args = None
+    return WeightsFile(state_dict, architecture, other_name, model_args if isinstance(model_args, dict) else {})
 
 
 def _read_checkpoint(path: Path, use_ema: Optional[bool]) -> WeightsFile:
@@ -136,13 +169,14 @@ def _load_pickle(path: Path) -> Dict[str, Any]:
             # without reading the tensors before they are used, where the file's format allows it
             checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as e:
-        unsafe = ', '.join(_unsafe_globals(path))
+        unsafe = _unsafe_globals(path)
         if not unsafe:
             raise ValueError(f'{path} must be a checkpoint or state_dict of torch.save, but is something else.') from e
         raise ValueError(
-            f'{path} must hold weights and settings alone, but asks to load {unsafe}, which could run any code.') from e
+            f'{path} must hold weights and settings alone, as torch.save(model.state_dict()) writes them, but asks to'
+            f' load {", ".join(unsafe[:3])}{", ..." if len(unsafe) > 3 else ""}, which could run any code.') from e
     except (EOFError, RuntimeError, ValueError) as e:
-        raise ValueError(f'{path} is truncated or no checkpoint: {_one_line(e)}') from e
+        raise ValueError(f'{path} is truncated or no checkpoint: {_one_line(e) or type(e).__name__}') from e
     if not isinstance(checkpoint, dict):
         raise ValueError(f'{path} must hold a checkpoint or a state_dict, but holds a {type(checkpoint).__name__}.')
     return checkpoint
@@ -165,10 +199,11 @@ def _find_state_dict(checkpoint: Dict[str, Any], path: Path, use_ema: Optional[b
     state_dict = checkpoint if key is None else checkpoint[key]
     if not isinstance(state_dict, dict):
         raise ValueError(f'{path} must hold a state_dict, but its {key!r} is a {type(state_dict).__name__}.')
-    other = next((k for k, v in state_dict.items() if not isinstance(v, Tensor)), None)
-    if other is not None:
-        raise ValueError(
-            f'{path} must hold a state_dict of tensors, but {other!r} is a {type(state_dict[other]).__name__}.')
+    for name, value in state_dict.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ValueError(
+                f'{path} must hold a state_dict of tensors, alone or as one of {", ".join(raw_keys + ema_keys)}, but'
+                f' {name!r} is a {type(value).__name__}.')
     if not state_dict:
         raise ValueError(f'{path} must hold weights, but its state_dict is empty.')
     return state_dict
@@ -181,7 +216,8 @@ def _model_args_of_run(args: Dict[str, Any]) -> Dict[str, Any]:
         global_pool=args.get('gp'),
         drop_path_rate=args.get('drop_path'),
     )
-    model_args.update(args.get('model_kwargs') or {})
+    model_kwargs = args.get('model_kwargs')
+    model_args.update(model_kwargs if isinstance(model_kwargs, dict) else {})
     return {k: v for k, v in model_args.items() if v is not None and k != 'fold_pretrained'}
 
 

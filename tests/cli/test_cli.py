@@ -113,10 +113,10 @@ def test_help_and_typos_wait_for_no_import(args, status):
     assert not {'torch', 'timm', 'huggingface_hub', 'numpy', 'matplotlib', 'tqdm'} & imported
 
 
-@pytest.mark.parametrize('suffix', ['.pdf', '.svg', '.PNG'])
+@pytest.mark.parametrize('suffix', ['.pdf', '.svg', '.png'])
 def test_a_picture_has_the_format_of_its_suffix(tmp_path, suffix):
     plot_rates('net', {'layer1': 0.1}, tmp_path / f'rates{suffix}')
-    check_output_file(tmp_path / f'rates{suffix}', [suffix.lower()], force=True)  # knows the content
+    check_output_file(tmp_path / f'rates{suffix}', [suffix])  # knows the content
     with pytest.raises(ValueError, match=r'must end in \.png or \.pdf or \.svg'):
         plot_rates('net', {'layer1': 0.1}, tmp_path / 'rates.jpg')
 

@@ -87,6 +87,7 @@ PLACES = {
     '//server/somebody/pets': 'pets',
     '/home/somebody/pets/': 'pets',
     '~somebody/pets': 'pets',
+    'hfds/home/somebody/pets': 'pets',
     '../somebody/pets/.': None,
     '.': None,
     '..': None,
@@ -101,12 +102,12 @@ PLACES = {
 def test_the_data_has_a_name_and_no_place(model, place, argument, tmp_path):
     args = {
         'model': 'resnet50_sd_block', argument: place, 'lr': 0.1, 'aa': place,
-        'model_kwargs': {'weights': f'{place}/x', 'drop_warmup': 0.1}, 'initial_checkpoint': f'{place}/x.pth',
+        'model_kwargs': {'a': f'{place}/x', 'b': {'c': [f'{place}/x']}, 'drop_warmup': 0.1}, 'initial_checkpoint': f'{place}/x.pth',
     }  # fmt: skip
     write_folder(model, tmp_path / 'net', 'user/net', TrainingRecord(args=args, results={'top1': 90.0}))
     text = ''.join((tmp_path / 'net' / name).read_text() for name in ('README.md', 'config.json'))
     assert 'somebody' not in text and '\\' not in text.replace('\\url', '')
-    assert "{'drop_warmup': 0.1}" in text and '| lr | 0.1 |' in text
+    assert "'drop_warmup': 0.1}" in text and '| lr | 0.1 |' in text
     lines = [line for line in text.splitlines() if line.startswith('Data:')]
     assert lines == ([] if PLACES[place] is None else [f'Data: `{PLACES[place]}`.'])
 

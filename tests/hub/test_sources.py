@@ -236,7 +236,7 @@ class Evil:
     'contents, message',
     [
         (dict(state_dict={}, args=Evil()), 'could run any code'),
-        (dict(weights={}), "must hold a state_dict of tensors, but 'weights' is a dict"),
+        (dict(weights={}), "as one of state_dict, model, state_dict_ema, model_ema, but 'weights' is a dict"),
         (dict(state_dict={}), 'must hold weights, but its state_dict is empty'),
         (dict(state_dict=[torch.zeros(1)]), "must hold a state_dict, but its 'state_dict' is a list"),
         ([1, 2], 'must hold a checkpoint or a state_dict, but holds a list'),

@@ -98,13 +98,13 @@ def from_folder(source, target):
 
 
 def from_checkpoint(source, target):
-    return load_model(source.write_checkpoint(), model_name=source.name, model_args={**LAYERS, **with_all(target)})[0]
+    return load_model(source.write_checkpoint())[0]
 
 
-def with_all(target):
-    """Every setting named, since an argument that is left out is that of the checkpoint's run."""
-    defaults = dict(drop_distribution='linear', scale_by_keep=False, drop_path_rate=0.1)
-    return {**defaults, **target}
+def from_given_state_dict(source, target):
+    kwargs = dict(fold_pretrained=True) if source.is_plain else {}
+    overlay = dict(state_dict=source.model.state_dict())
+    return source.create(pretrained=True, pretrained_cfg_overlay=overlay, **kwargs, **target)
 
 
 def from_checkpoint_as_file(source, target):
@@ -132,7 +132,7 @@ def from_initial_checkpoint(source, target):
 SOURCES = {
     'hub': from_hub,
     'folder': from_folder,
-    'checkpoint': from_checkpoint,
+    'given state_dict': from_given_state_dict,
     'checkpoint as file': from_checkpoint_as_file,
     'safetensors': from_safetensors,
     'state_dict': from_state_dict,
@@ -145,12 +145,12 @@ def offline(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
 
 
+OTHER_TARGETS = [target for target in TARGETS if target != 'default']
 MATRIX = [
     *product(SOURCES, ('sample', 'block'), TRAINED, ['default']),
     *product(['tag'], ('sample', 'block'), ['plain'], ['default']),
-    *product(
-        ['folder', 'checkpoint', 'state_dict'], ['sample'], ['another rate'], [t for t in TARGETS if t != 'default']
-    ),
+    *product(['checkpoint'], ('sample', 'block'), [t for t in TRAINED if t != 'plain'], ['default']),
+    *product(['folder', 'checkpoint as file', 'state_dict'], ['sample'], ['another rate'], OTHER_TARGETS),
 ]
 
 
@@ -160,7 +160,7 @@ def test_the_function_stays_and_nothing_is_assumed(source, method, trained, targ
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         warnings.filterwarnings('ignore', 'drop_rate is 0')
-        model = {**SOURCES, 'tag': from_tag}[source](written, TARGETS[target])
+        model = {**SOURCES, 'tag': from_tag, 'checkpoint': from_checkpoint}[source](written, TARGETS[target])
         assert max(ts.drop_rates(model).values()) == TARGETS[target].get('drop_path_rate', max_rate(source, written))
     x = images(2)
     with torch.no_grad():
@@ -174,9 +174,9 @@ def test_the_function_stays_and_nothing_is_assumed(source, method, trained, targ
 
 def max_rate(source, written):
     """The rate of a network that is asked for without one: that of its config, or the default of its name."""
-    if source in ('hub', 'folder') and not written.is_plain:
+    if source in ('hub', 'folder', 'checkpoint') and not written.is_plain:
         return written.trained['drop_path_rate']
-    return 0.1 if source == 'checkpoint' else {'sample': 0.1, 'block': 0.2}[written.name.split('_')[-1]]
+    return {'sample': 0.1, 'block': 0.2}[written.name.split('_')[-1]]
 
 
 def bare(source):

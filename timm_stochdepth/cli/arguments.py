@@ -10,8 +10,8 @@ import re
 from pathlib import Path
 from typing import Any, Callable, Collection, NoReturn, Sequence, Tuple, TypeVar
 
-from ..files import check_output_file
-from ..output_folder import OutputFolder, check_folder
+from ..files import check_output_file, expand_home
+from ..output_folder import OutputFolder, check_folder, entries
 
 __all__ = [
     'Choice', 'Device', 'Fraction', 'InputPath', 'KeyValue', 'ModelName', 'NewFolder', 'OutputFile', 'OutputFolderPath',
@@ -155,8 +155,11 @@ class InputPath:
         self.kind = kind
 
     def __call__(self, value: str) -> Path:
+        if not value:
+            _refuse(f'a {self.kind}', value)
+        place = expand_home(value)
         try:
-            is_folder, exists = os.path.isdir(value), os.path.exists(value)
+            is_folder, exists = os.path.isdir(place), os.path.exists(place)
         except ValueError:  # a null character
             is_folder = exists = False
         if not exists:
@@ -165,9 +168,9 @@ class InputPath:
             _refuse('a file', value, ', a folder.')
         if not is_folder and 'file' not in self.kind:
             _refuse('a folder', value, ', which is none.')
-        if not os.access(value, os.R_OK | (os.X_OK if is_folder else 0)):
+        if not os.access(place, os.R_OK | (os.X_OK if is_folder else 0)):
             _refuse(f'a {self.kind} that can be read', value)
-        return Path(value)
+        return place
 
 
 class RepoOrFolder:
@@ -192,7 +195,7 @@ class OutputFile:
         self.suffixes = suffixes
 
     def __call__(self, value: str) -> Path:
-        return _checked(lambda: check_output_file(value, self.suffixes, force=True, name=''))
+        return _checked(lambda: check_output_file(value, self.suffixes, name=''))
 
 
 class OutputFolderPath:
@@ -210,10 +213,21 @@ class OutputFolderPath:
 
 
 class NewFolder:
-    """A folder to write to that holds nothing of others: see `write_new_folder`."""
+    """A folder to write to, new or empty; or with files of the same names, whose content decides when it is known.
+
+    Args:
+        names: Names of the files.
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        self.names = names
 
     def __call__(self, value: str) -> Path:
-        return _checked(lambda: check_folder(value, name=''))
+        folder = _checked(lambda: check_folder(value, name=''))
+        strange = [entry.name for entry in entries(folder) if entry.name not in self.names]
+        if strange:
+            _refuse('a new or empty folder', value, f', which holds {strange[0]}.')
+        return folder
 
 
 def _checked(check: Callable[[], T]) -> T:

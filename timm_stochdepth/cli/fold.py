@@ -2,6 +2,7 @@
 import argparse
 
 from ..file_kinds import WEIGHTS
+from ..files import check_output_file
 from ..terminal import say
 from .arguments import InputPath, ModelName, OutputFile, UsageError
 from .network import add_network_arguments, network_args
@@ -29,11 +30,16 @@ def run(args: argparse.Namespace) -> None:
     for name in ('unfold', 'model'):
         if getattr(args, name):
             check_model_name(f'--{name}', getattr(args, name))
-    if args.unfold and (args.ema or args.model or args.model_kwargs):
-        raise UsageError('--unfold must be without --ema, --model and --model-kwargs, which have no effect with it.')
+    if args.unfold and (args.ema or args.model):
+        raise UsageError('--unfold must be without --ema and --model, which have no effect with it.')
+    try:
+        check_output_file(args.target, WEIGHTS, sources=[args.source])
+    except ValueError as e:
+        raise UsageError(e) from e
     say(f'folding {args.source}')
     if args.unfold:
-        difference = unfold_file(args.source, args.target, args.unfold, args.drop_path, args.force)
+        difference = unfold_file(
+            args.source, args.target, args.unfold, args.drop_path, args.force, dict(args.model_kwargs))
     else:
         difference = fold_file(args.source, args.target, args.ema, args.force, args.model, network_args(args))
     print(f'Wrote {args.target}, largest difference of the logits {difference:.2e}')

@@ -3,6 +3,7 @@ import argparse
 import sys
 import warnings
 
+from ..file_kinds import REPOSITORY_FILES
 from ..terminal import say
 from .arguments import InputPath, NewFolder, RepoId, Text, WholeNumber
 from .network import add_network_arguments, network_args
@@ -21,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--labels', type=InputPath('file'), metavar='FILE', help='Names of the classes, one a line, in UTF-8.')
     parser.add_argument('--dry-run', action='store_true', help='Show every file and its size, send nothing.')
     parser.add_argument(
-        '--out', type=NewFolder(), metavar='DIR', help='Keep the files there, to be read: a new or empty folder.')
+        '--out', type=NewFolder(REPOSITORY_FILES), metavar='DIR',
+        help='Keep the files there, to be read: a new or empty folder.')
     add_network_arguments(parser)
     parser.add_argument(
         '--img-size', type=WholeNumber(1), metavar='N', help='Size of its images, for a file that does not say it.')

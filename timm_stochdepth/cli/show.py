@@ -1,7 +1,6 @@
 """Show the blocks of a model: rate, expected depth and share of the operations."""
 import argparse
 
-from ..files import check_output_file
 from ..plots import PICTURES
 from ..rates import DISTRIBUTIONS
 from .arguments import Choice, Fraction, ModelName, OutputFile, UsageError, WholeNumber
@@ -23,7 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if args.plot:
-        check_output_file(args.plot, PICTURES, force=args.force, name='--plot', command='show')
         import matplotlib  # noqa: F401  missed now, and not after the table
 
     import timm
@@ -47,6 +45,8 @@ def run(args: argparse.Namespace) -> None:
     rates = drop_rates(model)
     shares = branch_shares(model, (3, args.img_size, args.img_size))
 
+    if args.plot:
+        plot_rates(args.model, rates, args.plot, args.force, name='--plot')
     print(f'{"block":<12}{"rate":>8}{"expected depth":>17}{"operations":>13}')
     depth = 0.
     for name, rate in rates.items():
@@ -56,5 +56,4 @@ def run(args: argparse.Namespace) -> None:
     print(f'Expected depth: {depth:.2f} of {len(rates)} blocks.')
     print(f'Operations left when dropped blocks are skipped: {limit:.3f} of the plain network.')
     if args.plot:
-        plot_rates(args.model, rates, args.plot, force=args.force, command='show')
         print(f'Picture: {args.plot}')

@@ -164,7 +164,7 @@ def _training(record: TrainingRecord) -> str:
 
 
 # where something lies on somebody's disk is nobody's business: a name alone is published, whichever system wrote it
-_PATH_MARKS = ('/', '\\')
+_PATH = re.compile(r'[/\\]|^~|^[A-Za-z]:')
 # timm's prefixes of datasets that have a public name
 _DATASETS = ('hfds/', 'hfids/', 'tfds/', 'torch/')
 
@@ -172,7 +172,7 @@ _DATASETS = ('hfds/', 'hfids/', 'tfds/', 'torch/')
 def _data_name(args: Dict[str, Any]) -> Optional[str]:
     """Name of the dataset, or of the folder that it lay in."""
     dataset = str(args.get('dataset') or '')
-    public = dataset.startswith(_DATASETS) and re.fullmatch(r'[\w.-]+(/[\w.-]+)+', dataset)
+    public = dataset.startswith(_DATASETS) and re.fullmatch(r'\w+/([\w.-]+/)?[\w.-]+', dataset)
     if public:
         return dataset
     place = str(dataset or args.get('data_dir') or args.get('data') or '')
@@ -182,10 +182,10 @@ def _data_name(args: Dict[str, Any]) -> Optional[str]:
 
 def _without_paths(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: v for k, v in value.items() if _without_paths(v) is not None}
+        return {k: _without_paths(v) for k, v in value.items() if _without_paths(v) is not None}
     if isinstance(value, (list, tuple)):
-        return [v for v in value if _without_paths(v) is not None]
-    return None if isinstance(value, str) and any(mark in value for mark in _PATH_MARKS) else value
+        return [_without_paths(v) for v in value if _without_paths(v) is not None]
+    return None if isinstance(value, str) and _PATH.search(value) else value
 
 
 def _origin(record: TrainingRecord) -> str:

@@ -6,7 +6,13 @@ from typing import Any, Dict
 
 from timm.models import PretrainedCfg
 
-__all__ = ['read_config']
+__all__ = ['RESERVED_ARGS', 'read_config']
+
+# what timm.create_model takes itself, or what makes another kind of thing of the network
+RESERVED_ARGS = (
+    'pretrained', 'pretrained_cfg', 'pretrained_cfg_overlay', 'pretrained_model_args', 'checkpoint_path', 'cache_dir',
+    'features_only',
+)
 
 _CFG_FIELDS = tuple(f.name for f in fields(PretrainedCfg))
 
@@ -36,12 +42,18 @@ def read_config(folder: Path) -> Dict[str, Any]:
     if unknown:
         raise ValueError(
             f'pretrained_cfg in {path} must have keys of {", ".join(_CFG_FIELDS)}, but has {", ".join(unknown)}.')
+    input_size = config['pretrained_cfg'].get('input_size', [3, 224, 224])
+    if not isinstance(input_size, list) or len(input_size) != 3 or not all(isinstance(n, int) for n in input_size):
+        raise ValueError(f'input_size in {path} must be three whole numbers, channels first, but is {input_size!r}.')
     num_classes = config.get('num_classes')
     if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 0:
         raise ValueError(f'num_classes in {path} must be a whole number, 0 or more, but is {num_classes!r}.')
     label_names = config.get('label_names')
     if label_names is not None:
-        if not isinstance(label_names, (list, dict)) or len(label_names) != num_classes:
+        names = list(label_names.values()) if isinstance(label_names, dict) else label_names
+        indices = list(label_names) if isinstance(label_names, dict) else []
+        if not isinstance(names, list) or len(names) != num_classes or not all(isinstance(n, str) for n in names) \
+                or not all(str(index).isdecimal() for index in indices):
             raise ValueError(
                 f'label_names in {path} must be {num_classes} names, as num_classes says, but is {label_names!r:.200}.')
     return config

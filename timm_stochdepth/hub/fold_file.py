@@ -7,14 +7,12 @@ import torch
 from torch import nn
 
 from ..file_kinds import WEIGHTS
-from ..files import write_file, written_by
+from ..files import write_file
 from ..fold import fold_stochastic_depth, fold_weights
 from ..surgery import stochastic_blocks
 from ..terminal import progress_bar
-from ..weights import check_finite
-from ..weights_file import read_weights_file
 from .folder import save_weights
-from .sources import build_model, is_stochastic, load_model, load_state_dict
+from .sources import build_model, create_model, is_stochastic, load_model
 
 __all__ = ['fold_file', 'unfold_file']
 
@@ -58,7 +56,7 @@ def fold_file(
         OSError: target is there already.
     """
     with (
-        write_file(target, WEIGHTS, sources=[source], force=force, command='fold') as file,
+        write_file(target, WEIGHTS, sources=[source], force=force) as file,
         progress_bar(2, 'folding', 'step') as progress,
     ):
         model, _ = load_model(source, use_ema, model_name, model_args)
@@ -66,7 +64,7 @@ def fold_file(
             raise ValueError(f'{source} must hold a network with stochastic depth to fold, but holds a plain one.')
         progress.update()
         folded = fold_stochastic_depth(model)
-        save_weights(folded, file, note=written_by('fold'))
+        save_weights(folded, file)
         progress.update()
         return _largest_difference(model, folded)
 
@@ -77,15 +75,17 @@ def unfold_file(
         name: str,
         drop_path_rate: Optional[float] = None,
         force: bool = False,
+        model_args: Optional[Dict[str, Any]] = None,
 ) -> float:
     """Write the weights of a model with stochastic depth from those of the plain network.
 
     Args:
-        source: Weights of the plain network.
+        source: A folder with a config.json, a checkpoint, or a file of weights alone, of the plain network.
         target: File to write, its suffix says the format, see `save_weights`.
         name: Name of the model.
         drop_path_rate: Its drop rate, the default one if None.
         force: Replace a file of the same format.
+        model_args: Arguments of both networks, for a file that does not say them.
 
     Returns:
         The largest difference of the two networks' logits.
@@ -95,17 +95,23 @@ def unfold_file(
             target is none that may be written.
         OSError: target is there already.
     """
-    with write_file(target, WEIGHTS, sources=[source], force=force, command='fold') as file:
-        weights = read_weights_file(source, use_ema=False)
-        check_finite(weights.state_dict, str(source))
-        if any(scale != 1. for scale in (weights.trained_scales() or {}).values()):
-            raise ValueError(f'{source} must hold a plain network to unfold, but says that it holds a stochastic one.')
-        model_args = {**weights.model_args, 'drop_path_rate': drop_path_rate}
-        model: Any = build_model(name, model_args, weights.state_dict)
-        if not is_stochastic(model):
+    with (
+        write_file(target, WEIGHTS, sources=[source], force=force) as file,
+        progress_bar(2, 'unfolding', 'step') as progress,
+    ):
+        probe: Any = create_model(name, on_meta=True)
+        if not is_stochastic(probe):
             raise ValueError(f'--unfold must be one of `timm-stochdepth list`, but got {name!r}.')
-        plain = build_model(model.plain_architecture, {}, weights.state_dict)
-        load_state_dict(plain, weights.state_dict, source)
-        model.load_state_dict(fold_weights(weights.state_dict, model, {}))
-        save_weights(model, file, note=written_by('fold'))
+        if source.is_dir():
+            plain, _ = load_model(source)
+        else:
+            plain, _ = load_model(source, model_name=probe.plain_architecture, model_args=model_args)
+        if any(stochastic_blocks(plain)):
+            raise ValueError(f'{source} must hold a plain network to unfold, but holds a stochastic one.')
+        progress.update()
+        plain_args: Any = plain._model_args
+        model = build_model(name, {**plain_args, 'drop_path_rate': drop_path_rate}, plain.state_dict())
+        model.load_state_dict(fold_weights(plain.state_dict(), model, {}))
+        save_weights(model, file)
+        progress.update()
         return _largest_difference(model, plain)

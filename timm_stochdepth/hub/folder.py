@@ -2,7 +2,7 @@
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 from safetensors.torch import save_file
@@ -11,26 +11,25 @@ from timm.models import get_arch_name, get_pretrained_cfg
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
-from ..fold import weights_at_full_rate
+from ..fold import inference_scales, weights_at_full_rate
 from ..output_folder import write_new_folder
 from ..plots import can_plot, plot_rates
 from ..surgery import stochastic_depth_args
-from ..weights import check_finite, strip_wrappers
+from ..weights import check_finite, strip_name, strip_wrappers
 from .card import PICTURE, create_card, full_drop_rates
 from .record import TrainingRecord
 from .sources import create_model, is_stochastic
 
-__all__ = ['create_config', 'save_weights', 'write_folder']
+__all__ = ['create_config', 'save_weights', 'write_files', 'write_folder']
 
 
-def save_weights(model: nn.Module, path: Path, note: Optional[str] = None) -> None:
+def save_weights(model: nn.Module, path: Path) -> None:
     """Save a model's weights for its full rates, and what they are for, in the format of the path's suffix.
 
     Args:
         model: A network of timm's registry or of this package.
         path: File to write: safetensors with what they are for in their metadata, or with another suffix of
             `file_kinds.WEIGHTS` a checkpoint of torch.save, which timm's loaders and scripts take.
-        note: What else to note beside the weights.
 
     Raises:
         ValueError: A tensor is not finite; the message names it.
@@ -39,15 +38,15 @@ def save_weights(model: nn.Module, path: Path, note: Optional[str] = None) -> No
     check_finite(state_dict, 'model')
     pretrained_cfg: Any = model.pretrained_cfg
     architecture: str = pretrained_cfg['architecture']
-    notes = {} if note is None else dict(note=note)
     if path.suffix == '.safetensors':
+        metadata = dict(format='pt', architecture=architecture)
         if is_stochastic(model):
-            notes['model_args'] = json.dumps(create_config(model, TrainingRecord())['model_args'])
+            metadata['model_args'] = json.dumps(create_config(model, TrainingRecord())['model_args'])
         tensors: Dict[str, Tensor] = {key: value.contiguous() for key, value in state_dict.items()}
-        save_file(tensors, path, metadata=dict(format='pt', architecture=architecture, **notes))
+        save_file(tensors, path, metadata=metadata)
         _sort_metadata(path)
     else:
-        torch.save(dict(arch=architecture, state_dict=state_dict, **notes), path)
+        torch.save(dict(arch=architecture, state_dict=state_dict), path)
 
 
 def _sort_metadata(path: Path) -> None:
@@ -73,17 +72,21 @@ def write_folder(model: nn.Module, folder: Path, repo_id: str, record: Optional[
         ValueError: A tensor is not finite, or timm does not build the network from its config; the message names it.
         FileExistsError: folder holds something else.
     """
-    record = record or TrainingRecord()
     with write_new_folder(folder, name='folder') as beside:
-        config = create_config(model, record)
-        _check_rebuilds(config, model)
-        (beside / 'config.json').write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
-        has_picture = is_stochastic(model) and can_plot()
-        if has_picture:
-            plot_rates(repo_id.split('/')[-1], full_drop_rates(model), beside / PICTURE)
-        license = config['pretrained_cfg']['license']
-        create_card(model, repo_id, record, license, has_picture).save(beside / 'README.md')
-        save_weights(model, beside / 'model.safetensors')
+        write_files(model, beside, repo_id, record or TrainingRecord())
+
+
+def write_files(model: nn.Module, folder: Path, repo_id: str, record: TrainingRecord) -> None:
+    """As `write_folder`, into a folder that is there."""
+    config = create_config(model, record)
+    _check_rebuilds(config, model)
+    (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
+    has_picture = is_stochastic(model) and can_plot()
+    if has_picture:
+        plot_rates(repo_id.split('/')[-1], full_drop_rates(model), folder / PICTURE)
+    license = config['pretrained_cfg']['license']
+    create_card(model, repo_id, record, license, has_picture).save(folder / 'README.md')
+    save_weights(model, folder / 'model.safetensors')
 
 
 def create_config(model: nn.Module, record: TrainingRecord) -> Dict[str, Any]:
@@ -94,7 +97,7 @@ def create_config(model: nn.Module, record: TrainingRecord) -> Dict[str, Any]:
     """
     pretrained_cfg: Any = model.pretrained_cfg
     model_args = stochastic_depth_args(model) if is_stochastic(model) else {}
-    labels = dict(label_names=record.label_names) if record.label_names else {}
+    labels = dict(label_names=record.label_names, label_descriptions=record.label_descriptions)
     data_config = resolve_input_data_config(model, record.args) if record.args else None
     with TemporaryDirectory() as name:
         path = Path(name) / 'config.json'
@@ -113,13 +116,39 @@ def _check_rebuilds(config: Dict[str, Any], model: nn.Module) -> None:
     """Refuse a network that others could not build from its config.json: one with layers of one's own, for instance."""
     rebuilt = create_model(
         config['architecture'], on_meta=True, num_classes=config['num_classes'], **config.get('model_args', {}))
-    expected = {key: value.shape for key, value in rebuilt.state_dict().items()}
-    shapes = {key: value.shape for key, value in strip_wrappers(model.state_dict()).items()}
-    differing = sorted(key for key in {**expected, **shapes} if expected.get(key) != shapes.get(key))
+    differing = sorted({
+        *_differing(_shapes(rebuilt), _shapes(model)),
+        *_differing(_tensorless_types(rebuilt), _tensorless_types(model)),
+    })
     if differing:
         raise ValueError(
             f'model must be what timm builds as {config["architecture"]}, so that others can load it, but'
             f' {", ".join(differing[:3])} {"differs" if len(differing) == 1 else "differ"}.')
+    if _scales(rebuilt) != _scales(model):
+        raise ValueError(
+            'model must have one drop rate and distribution, which config.json can say, but its blocks were given'
+            ' others: set_drop_rate or apply_stochastic_depth on the whole network, or push it with plain=True.')
+
+
+def _differing(one: Dict[str, Any], other: Dict[str, Any]) -> List[str]:
+    return [key for key in {**one, **other} if one.get(key) != other.get(key)]
+
+
+def _shapes(model: nn.Module) -> Dict[str, torch.Size]:
+    # a norm that was frozen has no counter, and inference no use for one
+    return {k: v.shape for k, v in strip_wrappers(model.state_dict()).items() if not k.endswith('.num_batches_tracked')}
+
+
+def _tensorless_types(model: nn.Module) -> Dict[str, type]:
+    """Classes of the modules that no tensor shows: activations, pooling."""
+    return {
+        strip_name(name): type(module) for name, module in model.named_modules()
+        if not any(True for _ in (*module.parameters(), *module.buffers(), *module.children()))
+    }
+
+
+def _scales(model: nn.Module) -> Dict[str, float]:
+    return {strip_name(f'{name}.'): scale for name, scale in inference_scales(model, full=True).items()}
 
 
 def _license(pretrained_cfg: Dict[str, Any]) -> str:

@@ -1,4 +1,5 @@
 """Push a network to the Hub, in one commit."""
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Dict, List, Optional, Union
@@ -9,9 +10,11 @@ from timm.utils import unwrap_model
 from torch import nn
 
 from ..fold import fold_stochastic_depth
+from ..output_folder import write_new_folder
+from ..rates import check_flag
 from ..surgery import stochastic_blocks
 from ..version import __version__
-from .folder import write_folder
+from .folder import write_files
 from .labels import check_label_names
 from .sources import TrainingRecord, is_stochastic
 
@@ -65,6 +68,7 @@ def push_to_hub(
     if not isinstance(repo_id, str):
         raise TypeError(f'repo_id must be a name as in user/name, but got {repo_id!r}.')
     validate_repo_id(repo_id)
+    check_flag('plain', plain)
     network: Any = _network_to_push(unwrap_model(model), plain)
     record = record or TrainingRecord()
     if record.assumed and not dry_run:
@@ -74,8 +78,11 @@ def push_to_hub(
     if record.label_names is not None:
         check_label_names(record.label_names, network.num_classes)
     with TemporaryDirectory() as name:
-        folder = Path(out or name)
-        write_folder(network, folder, repo_id, record)
+        folder = Path(name)
+        write_files(network, folder, repo_id, record)
+        if out is not None:
+            with write_new_folder(out, name='--out') as beside:
+                shutil.copytree(folder, beside, dirs_exist_ok=True)
         paths = sorted(folder.iterdir())
         sizes = {p.name: p.stat().st_size for p in paths}
         if dry_run:

@@ -22,12 +22,14 @@ class TrainingRecord:
         epoch: Epoch after which the weights were saved.
         results: Validation results of these very weights, by name.
         label_names: Names of the classes, in the order of the logits.
+        label_descriptions: What these names stand for.
         assumed: What nothing said and was assumed of the network, in a sentence; such a network is not published.
     """
     args: Dict[str, Any] = field(default_factory=dict)
     epoch: Optional[int] = None
     results: Dict[str, float] = field(default_factory=dict)
     label_names: Optional[List[str]] = None
+    label_descriptions: Optional[Dict[str, str]] = None
     assumed: Optional[str] = None
 
     def _base(self) -> Optional[PretrainedCfg]:
@@ -87,8 +89,9 @@ def _summary_row(path: Path, epoch: Optional[int]) -> Optional[Dict[str, str]]:
     if not path.is_file():
         return None
     found, header = None, []
-    with path.open(newline='', encoding='utf-8') as file:
-        for row in csv.reader(file):
+    with path.open(newline='', encoding='utf-8', errors='replace') as file:
+        # a summary of train.py has short lines without a zero byte; anything else is somebody's own file
+        for row in csv.reader(line for line in file if len(line) < 10_000 and '\0' not in line):
             if row and row[0] == 'epoch':
                 header = row
             elif row and row[0] == str(epoch):

@@ -11,10 +11,10 @@ from timm.models import get_arch_name, parse_model_name
 from timm.models._hub import load_state_dict_from_path
 from torch import Tensor, nn
 
-from ..fold import as_weights_of, fold_weights
+from ..fold import as_weights_of, fold_weights, inference_scales
 from ..weights import check_finite, strip_wrappers
 from ..weights_file import WeightsFile, create_on_meta, is_stochastic_architecture, read_weights_file, says_rate
-from .config import read_config
+from .config import RESERVED_ARGS, read_config
 from .record import TrainingRecord, record_of_run
 
 __all__ = ['TrainingRecord', 'build_model', 'create_model', 'is_stochastic', 'load_model', 'load_state_dict']
@@ -33,12 +33,13 @@ def load_model(
     Args:
         path: A folder with a config.json and weights, a checkpoint of timm's train.py, or a file of weights alone.
         use_ema: Take a checkpoint's EMA weights.
-        model_name: Name of the network, for a file that does not say it, or instead of what it says.
+        model_name: Name of the network, for a file that does not say it.
         model_args: Arguments of the network, likewise; its shape comes from the weights.
 
     Raises:
         FileNotFoundError: There is no such file or folder.
-        ValueError: The file is broken, its architecture unknown or not to be rebuilt, or has no EMA weights.
+        ValueError: The file is broken, its architecture unknown or not to be rebuilt, it has no EMA weights, or says
+            something else of its weights than is given.
     """
     if path.is_dir():
         for name, value in (('model_name', model_name), ('model_args', model_args), ('use_ema', use_ema)):
@@ -51,19 +52,32 @@ def load_model(
     check_finite(file.state_dict, str(path))
     record = record_of_run(path, file, use_ema)
     name = model_name or file.architecture or _first_that_fits(file, path)
-    model_args = {**file.model_args, **(model_args or {})}
-    model = build_model(name, model_args, file.state_dict)
+    model = build_model(name, {**file.model_args, **(model_args or {})}, file.state_dict)
+    if model_name or model_args:
+        _check_agrees(model, file, path)
     trained_scales = file.trained_scales()
-    if trained_scales is not None:
-        load_state_dict(model, fold_weights(file.state_dict, model, trained_scales), path)
-        return model, record
-    load_state_dict(model, file.state_dict, path)
-    if model_name is None and is_stochastic(model) and not says_rate(model_args):
+    weights = file.state_dict if trained_scales is None else fold_weights(file.state_dict, model, trained_scales)
+    load_state_dict(model, weights, path)
+    says_all = file.architecture and (trained_scales is not None or file.says_rate() or says_rate(model_args or {}))
+    if is_stochastic(model) and not says_all and not model_name:
         record.assumed = (
             f'{_says_no_network(file, path)}. It is assumed to be {name} at its default drop rate: say which it is with'
             ' --model NAME, and its rate with --drop-path RATE.')
         warnings.warn(record.assumed, stacklevel=2)
     return model, record
+
+
+def _check_agrees(model: nn.Module, file: WeightsFile, path: Path) -> None:
+    """Refuse what somebody says of weights that say something else themselves."""
+    trained_scales = file.trained_scales(full=True)
+    if trained_scales is None:
+        return
+    scales = inference_scales(model, full=True)
+    if any(trained_scales.get(name, 1.) != scales.get(name, 1.) for name in {**trained_scales, **scales}):
+        said = 'a plain network' if not trained_scales else f'rates up to {1. - min(trained_scales.values()):.4g}'
+        raise ValueError(
+            f'--model, --drop-path and --model-kwargs must agree with what {path} says of its weights, that they were'
+            f' trained with {said}, but do not: leave out what the file says.')
 
 
 def build_model(name: str, model_args: Dict[str, Any], state_dict: Dict[str, Tensor]) -> nn.Module:
@@ -72,9 +86,14 @@ def build_model(name: str, model_args: Dict[str, Any], state_dict: Dict[str, Ten
     classifier, first_conv = (probe.pretrained_cfg.get(key) for key in ('classifier', 'first_conv'))
     if isinstance(classifier, str):
         bias = state_dict.get(f'{classifier}.bias')
-        model_args = {**model_args, 'num_classes': 0 if bias is None else bias.shape[0]}
-    if isinstance(first_conv, str) and f'{first_conv}.weight' in state_dict:
-        model_args = {**model_args, 'in_chans': state_dict[f'{first_conv}.weight'].shape[1]}
+        num_classes = len(bias) if bias is not None and bias.ndim else 0
+        if model_args.get('num_classes', num_classes) != num_classes:
+            raise ValueError(
+                f'num_classes must be {num_classes}, as the weights say, but got {model_args["num_classes"]}.')
+        model_args = {**model_args, 'num_classes': num_classes}
+    weight = state_dict.get(f'{first_conv}.weight')
+    if weight is not None and weight.ndim == 4:
+        model_args = {**model_args, 'in_chans': weight.shape[1]}
     return create_model(name, **model_args)
 
 
@@ -110,6 +129,9 @@ def create_model(name: str, on_meta: bool = False, **kwargs: Any) -> nn.Module:
     Raises:
         ValueError: The architecture is unknown, its source is not there, or it does not take the arguments.
     """
+    reserved = [key for key in kwargs if key in RESERVED_ARGS]
+    if reserved:
+        raise ValueError(f'model_args must be arguments of the network alone, but has {", ".join(reserved)}.')
     source, model_id = parse_model_name(name)
     if source == 'local-dir':
         read_config(Path(model_id))  # whose errors name what is wrong
@@ -120,7 +142,7 @@ def create_model(name: str, on_meta: bool = False, **kwargs: Any) -> nn.Module:
             + (f', the closest are {", ".join(close)}.' if close else '.'))
     try:
         return (create_on_meta if on_meta else timm.create_model)(name, **kwargs)
-    except TypeError as e:
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
         raise ValueError(f'model_args must be arguments of {name}, but got {kwargs}: {_one_line(e)}') from e
 
 
@@ -133,12 +155,14 @@ def load_state_dict(model: nn.Module, state_dict: Dict[str, Tensor], path: Path)
     try:
         model.load_state_dict(as_weights_of(model, state_dict))
     except RuntimeError as e:
-        raise ValueError(f'{path} does not fit the model: {_one_line(e)}') from e
+        raise ValueError(f'{path} does not fit the model: {_one_line(e):.400}') from e
 
 
 def _load_folder(folder: Path) -> 'tuple[nn.Module, TrainingRecord]':
     config = read_config(folder)
     create_model(config['architecture'], on_meta=True, **config.get('model_args', {}))  # its errors name what is wrong
+    if any(folder.glob('*.index.json')):
+        raise ValueError(f'{folder} must hold its weights in one file, but holds an index of several.')
     try:
         state_dict = strip_wrappers(load_state_dict_from_path(folder, weights_only=True))
     except SafetensorError as e:
@@ -154,9 +178,9 @@ def _load_folder(folder: Path) -> 'tuple[nn.Module, TrainingRecord]':
             f'{folder}/config.json does not say the drop_path_rate of its network in model_args. It is assumed to be'
             ' the default one.', stacklevel=3)
     label_names = config.get('label_names')
-    if isinstance(label_names, dict):  # which timm takes as well
-        label_names = list(label_names.values())
-    return model, TrainingRecord(label_names=label_names)
+    if isinstance(label_names, dict):  # by index, which timm takes as well
+        label_names = [label_names[index] for index in sorted(label_names, key=int)]
+    return model, TrainingRecord(label_names=label_names, label_descriptions=config.get('label_descriptions'))
 
 
 def is_stochastic(model: nn.Module) -> bool:

@@ -36,9 +36,21 @@ def checkpoint_filter_fn(
         model: nn.Module,
         fold_pretrained: Optional[bool] = None,
         cache_dir: Optional[Union[str, Path]] = None,
+        given_state_dict: Optional[Mapping[str, Tensor]] = None,
 ) -> Dict[str, Tensor]:
-    """Fold pretrained weights into model, from the rates that they were trained for; see the module's rules."""
-    weights = strip_wrappers(state_dict)
+    """Fold pretrained weights into model, from the rates that they were trained for; see the module's rules.
+
+    Args:
+        state_dict: The weights, as timm has loaded them.
+        model: Network with stochastic depth that they are for.
+        fold_pretrained: The first rule; None: see the others.
+        cache_dir: The Hub's cache, where it is not the usual one.
+        given_state_dict: The state_dict of the caller's `pretrained_cfg_overlay`, of which timm copies the tensors and
+            not the metadata.
+    """
+    cfg: Any = model.pretrained_cfg
+    is_given = given_state_dict is not None and cfg.get('source') not in ('hf-hub', 'local-dir')
+    weights = strip_wrappers(given_state_dict if is_given else state_dict)  # type: ignore[arg-type]
     if fold_pretrained is False:
         return as_weights_of(model, weights)
     if fold_pretrained is True or _is_timms_repository(model):

@@ -74,7 +74,11 @@ def _create_resnet_sd(
         f'{plain_architecture}_sd_{stochastic_method}',
         pretrained,
         pretrained_filter_fn=partial(
-            checkpoint_filter_fn, fold_pretrained=fold_pretrained, cache_dir=kwargs.get('cache_dir')),
+            checkpoint_filter_fn,
+            fold_pretrained=fold_pretrained,
+            cache_dir=kwargs.get('cache_dir'),
+            given_state_dict=(kwargs.get('pretrained_cfg_overlay') or {}).get('state_dict'),
+        ),
         **kwargs,
     )
 
