@@ -58,6 +58,11 @@ def torchvision_resnet():
     [
         (lambda: timm.create_model('resnet18'), False, 'must be one of `timm-stochdepth list`'),
         (lambda: timm.create_model('resnet18'), True, 'push others with timm.models.push_to_hf_hub'),
+        (
+            lambda: timm.create_model('resnet50_sd_block', features_only=True, **LAYERS),
+            False,
+            'must be an image classifier, but is a FeatureListNet',
+        ),
         (torchvision_resnet, True, 'model must be a network of timm, with a pretrained_cfg, but is a ResNet'),
         (own_head, True, r'must be what timm builds as resnet18.*but fc\.0\.bias, fc\.0\.weight, fc\.1 differ'),
     ],

@@ -125,6 +125,19 @@ def test_rates_by_hand_are_pushed_folded(tmp_path):
         assert_same_output(timm.create_model(f'local-dir:{tmp_path / "net"}', pretrained=True).eval()(x), model(x))
 
 
+def test_weights_without_counters_are_whole(tmp_path):
+    model = create()
+    path = tmp_path / 'model.pth'
+    torch.save({k: v for k, v in model.state_dict().items() if not k.endswith('num_batches_tracked')}, path)
+    kwargs = dict(pretrained_cfg_overlay=dict(file=str(path)), **LAYERS)
+    with pytest.warns(UserWarning, match='do not say whether they were trained with stochastic depth'):
+        timm.create_model('resnet50_sd_block', pretrained=True, **kwargs)
+    loaded = timm.create_model('resnet50_sd_block', pretrained=True, fold_pretrained=False, **kwargs).eval()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert_same_output(loaded(x), model(x))
+
+
 @pytest.mark.parametrize('plain', [False, True])
 def test_frozen_and_checkpointed_networks_are_pushed(plain, tmp_path):
     model = create(num_classes=3)

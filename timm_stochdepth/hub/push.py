@@ -81,7 +81,7 @@ def push_to_hub(
         folder = Path(name)
         write_files(network, folder, repo_id, record)
         if out is not None:
-            with write_new_folder(out, name='--out') as beside:
+            with write_new_folder(out, name='out') as beside:
                 shutil.copytree(folder, beside, dirs_exist_ok=True)
         paths = sorted(folder.iterdir())
         sizes = {p.name: p.stat().st_size for p in paths}
@@ -106,6 +106,8 @@ def _network_to_push(model: nn.Module, plain: bool) -> nn.Module:
     is_named = is_stochastic(model) and has_blocks
     if not getattr(model, 'pretrained_cfg', None):
         raise ValueError(f'model must be a network of timm, with a pretrained_cfg, but is a {type(model).__name__}.')
+    if not hasattr(model, 'num_classes'):
+        raise ValueError(f'model must be an image classifier, but is a {type(model).__name__}, which gives features.')
     if is_named and not plain:
         return model
     if not plain:

@@ -66,7 +66,7 @@ def checkpoint_filter_fn(
             f' assumed to be the one of this network. {_HOW_TO_SAY}', stacklevel=2)
         return as_weights_of(model, weights)
     folded = fold_weights(weights, model, {})
-    if any(folded[key] is not weights[key] for key in folded):
+    if any(folded[key] is not value for key, value in weights.items()):
         warnings.warn(
             'The pretrained weights do not say whether they were trained with stochastic depth. It is assumed that they'
             f' were not, and they are folded. {_HOW_TO_SAY}', stacklevel=2)
