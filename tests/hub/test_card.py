@@ -102,7 +102,8 @@ PLACES = {
 def test_the_data_has_a_name_and_no_place(model, place, argument, tmp_path):
     args = {
         'model': 'resnet50_sd_block', argument: place, 'lr': 0.1, 'aa': place,
-        'model_kwargs': {'a': f'{place}/x', 'b': {'c': [f'{place}/x']}, 'drop_warmup': 0.1}, 'initial_checkpoint': f'{place}/x.pth',
+        'model_kwargs': {'a': f'{place}/x', 'b': {'c': [f'{place}/x']}, 'drop_warmup': 0.1},
+        'initial_checkpoint': f'{place}/x.pth',
     }  # fmt: skip
     write_folder(model, tmp_path / 'net', 'user/net', TrainingRecord(args=args, results={'top1': 90.0}))
     text = ''.join((tmp_path / 'net' / name).read_text() for name in ('README.md', 'config.json'))
