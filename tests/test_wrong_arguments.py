@@ -4,8 +4,11 @@ import pytest
 from timm.models import create_model
 
 import timm_stochdepth as ts
+from timm_stochdepth.hub.folder import write_folder
+from timm_stochdepth.hub.sources import load_model
 
 MODEL = create_model('resnet18')
+ZOO_MODEL = create_model('resnet50_sd_block', num_classes=2, layers=[1, 1, 1, 1])
 LAYER = 'ResNetBasicBlock'
 NO_FRACTION = [-0.1, 1.1, float('nan'), float('inf'), '0.5', None, True, [0.5], 1j]
 NO_FLAG = [None, 0, 1, 'True', []]
@@ -20,7 +23,23 @@ def algorithm(stochastic_method='block', target_layer_name=LAYER, **settings):
     ts.StochasticDepth(stochastic_method, target_layer_name, **settings)
 
 
+def push(model=ZOO_MODEL, repo_id='user/net', **settings):
+    ts.push_to_hub(model, repo_id, dry_run=True, **settings)
+
+
+def write(folder):
+    write_folder(ZOO_MODEL, folder, 'user/net')
+
+
+NO_PATH = [None, 3, ['x'], b'x']
 CALLS = [
+    *((call, 'model', v) for call in (push, ts.fold_stochastic_depth, ts.start_warmup) for v in NO_MODEL),
+    *((push, 'repo_id', v) for v in [None, 3, '', 'a/b/c', '../x', 'user/x.git', 'us er/x', 'user/-x']),
+    *((push, 'label_names', v) for v in ['abc', [1, 2], {'a': 1}, 3]),
+    *((push, 'plain', v) for v in NO_FLAG),
+    *((push, 'out', v) for v in [3, ['x'], b'x', '', 's3://bucket/net']),
+    *((write, 'folder', v) for v in [*NO_PATH, '', 'file:///net']),
+    *((load_model, 'path', v) for v in NO_PATH),
     *((apply, 'model', v) for v in NO_MODEL),
     *((ts.drop_rates, 'model', v) for v in NO_MODEL),
     *((ts.stochastic_depth_args, 'model', v) for v in NO_MODEL),

@@ -7,11 +7,20 @@ import stat
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Generator, Sequence, Union
+from typing import Any, Callable, Generator, Sequence, Union
 
 from .file_kinds import holds_kind
 
-__all__ = ['check_output_file', 'check_place', 'expand_home', 'file_sha256', 'workspace', 'write_beside', 'write_file']
+__all__ = [
+    'as_path',
+    'check_output_file',
+    'check_place',
+    'expand_home',
+    'file_sha256',
+    'workspace',
+    'write_beside',
+    'write_file',
+]
 
 PathLike = Union[str, Path]
 
@@ -90,6 +99,17 @@ def write_file(
         os.replace(beside, target)
 
 
+def as_path(name: str, value: Any) -> Path:
+    """Return value as a path, from a string or a path.
+
+    Raises:
+        TypeError: It is neither; the message names the argument.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f'{name} must be a path, but got {value!r} ({type(value).__name__}).')
+    return Path(value)
+
+
 def expand_home(path: PathLike) -> Path:
     """The path, with the home folder for a `~` that no shell has expanded, as in `--out=~/figures`."""
     return Path(path).expanduser() if str(path) == '~' or str(path).startswith('~/') else Path(path)
@@ -103,10 +123,12 @@ def check_place(path: PathLike, name: str) -> Path:
         name: What the path is called where the user gave it.
 
     Raises:
+        TypeError: It is no path.
         ValueError: The path is empty, or none that the system takes.
         NotADirectoryError: It lies in something that is no folder.
         PermissionError: It lies in a folder that cannot be written to.
     """
+    as_path(name, path)
     if not str(path):
         raise ValueError(f"{name} must be a path, but got ''.")
     if re.match('[A-Za-z][A-Za-z0-9+.-]+:/', str(path)):

@@ -155,11 +155,13 @@ def fold_stochastic_depth(model: nn.Module) -> nn.Module:
         trained with stays known as its attribute `folded_drop_rates`, by module name.
 
     Raises:
+        TypeError: model is no module.
         ValueError: The last norm of a branch cannot take the rate up, or an attention layer follows it that is not
             a plain gate (squeeze-excite and the ECA family can be folded).
     """
+    scales = inference_scales(model)
     folded = deepcopy(model)
-    folded.load_state_dict(_scale_branches(folded.state_dict(), folded, inference_scales(folded), {}))
+    folded.load_state_dict(_scale_branches(folded.state_dict(), folded, scales, {}))
     blocks = [block for _, block in stochastic_blocks(folded)]
     if not blocks:
         return folded

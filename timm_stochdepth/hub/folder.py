@@ -2,7 +2,7 @@
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Union
 
 import torch
 from safetensors.torch import save_file
@@ -59,7 +59,12 @@ def _sort_metadata(path: Path) -> None:
         file.write(json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode().ljust(size))
 
 
-def write_folder(model: nn.Module, folder: Path, repo_id: str, record: Optional[TrainingRecord] = None) -> None:
+def write_folder(
+        model: nn.Module,
+        folder: Union[str, Path],
+        repo_id: str,
+        record: Optional[TrainingRecord] = None,
+) -> None:
     """Write what a repository holds: model.safetensors, config.json, README.md and a picture of the drop rates.
 
     Args:

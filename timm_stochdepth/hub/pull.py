@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, Dict, Optional
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.utils import tqdm, validate_repo_id
+from huggingface_hub.utils import tqdm
 
 from ..files import WORKSPACE_PREFIX, file_sha256
 from ..output_folder import MARK, OutputFolder
 from ..terminal import progress_bar
+from .repo_id import check_repo_id
 
 __all__ = ['TerminalBar', 'check_inside', 'file_sha256', 'hub_hashes', 'pull']
 
@@ -62,7 +63,7 @@ def pull(repo_id: str, folder: Path, revision: Optional[str] = None) -> Dict[str
         OSError: The folder holds something that no pull has written.
         huggingface_hub.errors.HfHubHTTPError: The Hub refuses or fails.
     """
-    validate_repo_id(repo_id)
+    check_repo_id(repo_id)
     output = OutputFolder(folder, 'pull', name='folder')
     info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
     hashes = {s.rfilename: s.lfs.sha256 if s.lfs else None for s in info.siblings or [] if s.rfilename != MARK}

@@ -5,7 +5,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, Dict, List, Optional, Union
 
 from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.utils import validate_repo_id
 from timm.utils import unwrap_model
 from torch import nn
 
@@ -16,6 +15,7 @@ from ..surgery import stochastic_blocks
 from ..version import __version__
 from .folder import write_files
 from .labels import check_label_names
+from .repo_id import check_repo_id
 from .sources import TrainingRecord, is_stochastic
 
 __all__ = ['push_to_hub']
@@ -65,9 +65,7 @@ def push_to_hub(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f'model must be a network (nn.Module), but got {model!r:.200}.')
-    if not isinstance(repo_id, str):
-        raise TypeError(f'repo_id must be a name as in user/name, but got {repo_id!r}.')
-    validate_repo_id(repo_id)
+    check_repo_id(repo_id)
     check_flag('plain', plain)
     network: Any = _network_to_push(unwrap_model(model), plain)
     record = record or TrainingRecord()

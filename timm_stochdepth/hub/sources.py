@@ -2,7 +2,7 @@
 import difflib
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Union
 
 import timm
 import torch
@@ -11,6 +11,7 @@ from timm.models import get_arch_name, parse_model_name
 from timm.models._hub import load_state_dict_from_path
 from torch import Tensor, nn
 
+from ..files import as_path
 from ..fold import as_weights_of, fold_weights, inference_scales
 from ..weights import check_finite, strip_wrappers
 from ..weights_file import WeightsFile, create_on_meta, is_stochastic_architecture, read_weights_file, says_rate
@@ -21,7 +22,7 @@ __all__ = ['TrainingRecord', 'build_model', 'create_model', 'is_stochastic', 'lo
 
 
 def load_model(
-        path: Path,
+        path: Union[str, Path],
         use_ema: bool = False,
         model_name: Optional[str] = None,
         model_args: Optional[Dict[str, Any]] = None,
@@ -41,6 +42,7 @@ def load_model(
         ValueError: The file is broken, its architecture unknown or not to be rebuilt, it has no EMA weights, or says
             something else of its weights than is given.
     """
+    path = as_path('path', path)
     if path.is_dir():
         for name, value in (('model_name', model_name), ('model_args', model_args), ('use_ema', use_ema)):
             if value:
