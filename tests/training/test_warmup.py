@@ -12,7 +12,7 @@ from timm.task._helpers import load_task_ema_checkpoint, resume_task_checkpoint
 from timm.utils import CheckpointSaver, ModelEmaV3
 
 import timm_stochdepth as ts
-from timm_stochdepth.fold import fold_plain_weights
+from timm_stochdepth.fold import fold_weights
 from timm_stochdepth.training.warmup import warmup_from_scheduler
 
 NUM_EPOCHS, UPDATES_PER_EPOCH = 4, 3
@@ -69,7 +69,7 @@ def test_a_warmup_starts_from_the_function_of_the_weights(method, scale_by_keep)
         timm.models.ResNet(timm.models.resnet.BasicBlock, (2, 1, 1, 1), num_classes=10, channels=(8, 8, 8, 8))
     ).eval()
     model = small_network(method, scale_by_keep=scale_by_keep).eval()
-    model.load_state_dict(fold_plain_weights(plain.state_dict(), model))
+    model.load_state_dict(fold_weights(plain.state_dict(), model, {}))
     parameters = list(model.parameters())
     x = images()
     assert_same_output(model(x), plain(x))
