@@ -4,7 +4,7 @@ from typing import Any, Dict, Iterable, Mapping, Optional
 
 import torch
 
-__all__ = ['check_finite', 'scales_in_metadata', 'strip_name', 'strip_wrappers']
+__all__ = ['check_finite', 'scales_in_metadata', 'strip_module_name', 'strip_name', 'strip_wrappers']
 
 # what torch.compile, activation checkpointing and FSDP put into the names of tensors
 _WRAPPERS = ('_orig_mod.', '_checkpoint_wrapped_module.', '_fsdp_wrapped_module.')
@@ -15,6 +15,11 @@ def strip_name(name: str) -> str:
     for wrapper in _WRAPPERS:
         name = name.replace(wrapper, '')
     return name
+
+
+def strip_module_name(name: str) -> str:
+    """The name of a module without the wrappers in the middle and at the end of it."""
+    return strip_name(f'{name}.')[:-1]
 
 
 def _strip_names(names: Iterable[str]) -> Dict[str, str]:

@@ -6,6 +6,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
 from ..surgery import stochastic_blocks
+from ..weights import strip_module_name
 from .record import TrainingRecord
 from .sources import is_stochastic
 
@@ -41,7 +42,7 @@ def example_code(repo_id: str, stochastic: bool) -> List[str]:
     """
     imports = 'import timm\nimport torch\n' + ('import timm_stochdepth\n' if stochastic else '')
     create = f"timm.create_model('hf-hub:{repo_id}', pretrained=True"
-    train = 'timm_stochdepth.set_drop_rate(model, 0.1)\n' if stochastic else ''
+    rate = ', drop_path_rate=0.1' if stochastic else ''  # another rate, from the same function
     return [
         f'''{imports}from PIL import Image
 
@@ -58,8 +59,8 @@ features = model(torch.randn(1, *model.pretrained_cfg['input_size']))
 print(features.shape)
 ''',
         f'''{imports}
-model = {create}, num_classes=10).train()
-{train}loss = model(torch.randn(2, *model.pretrained_cfg['input_size'])).square().mean()
+model = {create}, num_classes=10{rate}).train()
+loss = model(torch.randn(2, *model.pretrained_cfg['input_size'])).square().mean()
 loss.backward()
 ''',
     ]
@@ -72,7 +73,7 @@ def code_blocks(card: str) -> List[str]:
 
 def full_drop_rates(model: nn.Module) -> Dict[str, float]:
     """Drop rate of each stochastic block at the end of the warm-up, for which a file's weights are, by module name."""
-    return {name: block.full_drop_prob for name, block in stochastic_blocks(model)}
+    return {strip_module_name(name): block.full_drop_prob for name, block in stochastic_blocks(model)}
 
 
 def create_card(
@@ -142,7 +143,7 @@ def _description(model: Any, architecture: str, stochastic: bool, has_picture: b
 
 
 def _requirement(stochastic: bool) -> str:
-    return 'It needs `pip install timm-stochdepth`.' if stochastic else 'It needs `pip install timm`.'
+    return 'It needs the packages timm and timm_stochdepth.' if stochastic else 'It needs the package timm.'
 
 
 def _training(record: TrainingRecord) -> str:

@@ -15,7 +15,7 @@ from ..fold import inference_scales, weights_at_full_rate
 from ..output_folder import write_new_folder
 from ..plots import can_plot, plot_rates
 from ..surgery import stochastic_depth_args
-from ..weights import check_finite, strip_name, strip_wrappers
+from ..weights import check_finite, strip_module_name, strip_wrappers
 from .card import PICTURE, create_card, full_drop_rates
 from .record import TrainingRecord
 from .sources import create_model, is_stochastic
@@ -147,13 +147,13 @@ def _shapes(model: nn.Module) -> Dict[str, torch.Size]:
 def _tensorless_types(model: nn.Module) -> Dict[str, type]:
     """Classes of the modules that no tensor shows: activations, pooling."""
     return {
-        strip_name(name): type(module) for name, module in model.named_modules()
+        strip_module_name(name): type(module) for name, module in model.named_modules()
         if not any(True for _ in (*module.parameters(), *module.buffers(), *module.children()))
     }
 
 
 def _scales(model: nn.Module) -> Dict[str, float]:
-    return {strip_name(f'{name}.'): scale for name, scale in inference_scales(model, full=True).items()}
+    return {strip_module_name(name): scale for name, scale in inference_scales(model, full=True).items()}
 
 
 def _license(pretrained_cfg: Dict[str, Any]) -> str:
