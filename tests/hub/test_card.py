@@ -83,6 +83,7 @@ PLACES = {
     r'C:\Users\somebody\Pictures\pets': 'pets',
     r'C:\Users\somebody\pets\\': 'pets',
     'D:/scans/somebody/pets/': 'pets',
+    'D:pets': 'pets',
     r'\\server\somebody\pets': 'pets',
     '//server/somebody/pets': 'pets',
     '/home/somebody/pets/': 'pets',

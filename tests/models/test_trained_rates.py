@@ -107,6 +107,13 @@ def from_given_state_dict(source, target):
     return source.create(pretrained=True, pretrained_cfg_overlay=overlay, **kwargs, **target)
 
 
+def from_given_cfg(source, target):
+    kwargs = dict(fold_pretrained=True) if source.is_plain else {}
+    cfg = dict(source.model.pretrained_cfg, architecture=source.name, hf_hub_id=None, url=None)
+    cfg['state_dict'] = source.model.state_dict()
+    return source.create(pretrained=True, pretrained_cfg=cfg, **kwargs, **target)
+
+
 def from_checkpoint_as_file(source, target):
     return source.create(pretrained=True, pretrained_cfg_overlay=dict(file=str(source.write_checkpoint())), **target)
 
@@ -133,6 +140,7 @@ SOURCES = {
     'hub': from_hub,
     'folder': from_folder,
     'given state_dict': from_given_state_dict,
+    'given pretrained_cfg': from_given_cfg,
     'checkpoint as file': from_checkpoint_as_file,
     'safetensors': from_safetensors,
     'state_dict': from_state_dict,

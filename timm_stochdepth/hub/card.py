@@ -177,8 +177,8 @@ def _data_name(args: Dict[str, Any]) -> Optional[str]:
     if public:
         return dataset
     place = str(dataset or args.get('data_dir') or args.get('data') or '')
-    name = re.split(r'[\\/]', place.rstrip('\\/'))[-1]
-    return name if re.search(r'\w', name) and not name.endswith(':') else None
+    name = re.sub('^[A-Za-z]:', '', re.split(r'[\\/]', place.rstrip('\\/'))[-1])
+    return name if re.search(r'\w', name) else None
 
 
 def _without_paths(value: Any) -> Any:

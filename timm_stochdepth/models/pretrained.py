@@ -45,8 +45,8 @@ def checkpoint_filter_fn(
         model: Network with stochastic depth that they are for.
         fold_pretrained: The first rule; None: see the others.
         cache_dir: The Hub's cache, where it is not the usual one.
-        given_state_dict: The state_dict of the caller's `pretrained_cfg_overlay`, of which timm copies the tensors and
-            not the metadata.
+        given_state_dict: The state_dict in the caller's `pretrained_cfg` or its overlay, of which timm copies the
+            tensors and not the metadata.
     """
     cfg: Any = model.pretrained_cfg
     is_given = given_state_dict is not None and cfg.get('source') not in ('hf-hub', 'local-dir')

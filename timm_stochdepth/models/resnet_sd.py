@@ -77,10 +77,14 @@ def _create_resnet_sd(
             checkpoint_filter_fn,
             fold_pretrained=fold_pretrained,
             cache_dir=kwargs.get('cache_dir'),
-            given_state_dict=(kwargs.get('pretrained_cfg_overlay') or {}).get('state_dict'),
+            given_state_dict=_given_state_dict(kwargs.get('pretrained_cfg_overlay'), kwargs.get('pretrained_cfg')),
         ),
         **kwargs,
     )
+
+
+def _given_state_dict(*cfgs: Any) -> Any:
+    return next((cfg['state_dict'] for cfg in cfgs if isinstance(cfg, dict) and cfg.get('state_dict')), None)
 
 
 def _cfgs(plain_architecture: str) -> DefaultCfg:
