@@ -6,12 +6,12 @@ import json
 import pytest
 import timm
 import torch
-from huggingface_hub import ModelCard
 from networks import randomize
 
 import timm_stochdepth as ts
 from timm_stochdepth.cli.main import main
-from timm_stochdepth.hub.folder import write_folder
+from timm_stochdepth.hub.card import create_card
+from timm_stochdepth.hub.folder import create_config, write_folder
 from timm_stochdepth.hub.labels import read_label_names
 from timm_stochdepth.hub.sources import TrainingRecord, load_model
 
@@ -98,16 +98,21 @@ PLACES = {
 }
 
 
+def published(model, record):
+    """The text of what is pushed."""
+    config = create_config(model, record)
+    return str(create_card(model, 'user/net', record, 'mit')) + json.dumps(config)
+
+
 @pytest.mark.parametrize('argument', ['data_dir', 'data', 'dataset'])
 @pytest.mark.parametrize('place', PLACES)
-def test_the_data_has_a_name_and_no_place(model, place, argument, tmp_path):
+def test_the_data_has_a_name_and_no_place(model, place, argument):
     args = {
         'model': 'resnet50_sd_block', argument: place, 'lr': 0.1, 'aa': place,
         'model_kwargs': {'a': f'{place}/x', 'b': {'c': [f'{place}/x']}, 'drop_warmup': 0.1},
         'initial_checkpoint': f'{place}/x.pth',
     }  # fmt: skip
-    write_folder(model, tmp_path / 'net', 'user/net', TrainingRecord(args=args, results={'top1': 90.0}))
-    text = ''.join((tmp_path / 'net' / name).read_text() for name in ('README.md', 'config.json'))
+    text = published(model, TrainingRecord(args=args, results={'top1': 90.0}))
     assert 'somebody' not in text and '\\' not in text.replace('\\url', '')
     assert "'drop_warmup': 0.1}" in text and '| lr | 0.1 |' in text
     lines = [line for line in text.splitlines() if line.startswith('Data:')]
@@ -115,10 +120,9 @@ def test_the_data_has_a_name_and_no_place(model, place, argument, tmp_path):
 
 
 @pytest.mark.parametrize('dataset', ['hfds/user/pets', 'torch/cifar10', 'tfds/mnist', 'pets'])
-def test_a_public_dataset_keeps_its_name(model, dataset, tmp_path):
+def test_a_public_dataset_keeps_its_name(model, dataset):
     args = dict(model='resnet50_sd_block', dataset=dataset, data_dir='/home/somebody/cache')
-    write_folder(model, tmp_path / 'net', 'user/net', TrainingRecord(args=args, results={'top1': 90.0}))
-    card = ModelCard.load(tmp_path / 'net' / 'README.md')
+    card = create_card(model, 'user/net', TrainingRecord(args=args, results={'top1': 90.0}), 'mit')
     assert f'Data: `{dataset}`.' in card.content and card.data.eval_results[0].dataset_name == dataset
 
 
