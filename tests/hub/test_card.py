@@ -15,7 +15,7 @@ from timm_stochdepth.hub.folder import create_config, write_folder
 from timm_stochdepth.hub.labels import read_label_names
 from timm_stochdepth.hub.sources import TrainingRecord, load_model
 
-LAYERS = dict(layers=[1, 1, 1, 1])
+LAYERS = dict(layers=[1, 1, 1, 1], base_width=8)
 
 
 @pytest.fixture(scope='module')

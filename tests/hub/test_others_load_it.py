@@ -27,7 +27,7 @@ NETWORKS = {
 @pytest.fixture(params=NETWORKS)
 def network(request):
     name, kwargs = NETWORKS[request.param]
-    model = randomize(timm.create_model(name, num_classes=4, layers=[1, 2, 1, 1], **kwargs)).eval()
+    model = randomize(timm.create_model(name, num_classes=4, layers=[1, 2, 1, 1], base_width=8, **kwargs)).eval()
     return ts.fold_stochastic_depth(model) if request.param == 'folded' else model
 
 

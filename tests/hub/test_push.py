@@ -14,7 +14,7 @@ import timm_stochdepth as ts
 from timm_stochdepth.cli.main import main
 from timm_stochdepth.hub.folder import save_weights
 
-LAYERS = dict(layers=[1, 1, 1, 1])
+LAYERS = dict(layers=[1, 1, 1, 1], base_width=8)
 OWN = {
     'resnet18': ('ResNetBasicBlock', {}),
     'resnet26d': ('ResNetBottleneck', dict(in_chans=1)),

@@ -21,8 +21,8 @@ import timm_stochdepth as ts
 from timm_stochdepth.cli.main import main
 from timm_stochdepth.hub.sources import load_model
 
-LAYERS = dict(layers=[1, 2, 1, 1])
-WHOLE = dict(layers=[3, 4, 6, 3])
+LAYERS = dict(layers=[1, 2, 1, 1], base_width=8)
+WHOLE = dict(layers=[3, 4, 6, 3], base_width=64)
 
 
 def create(name='resnet50_sd_block', **kwargs):
@@ -201,7 +201,7 @@ def test_weights_alone_are_pushed_as_what_the_command_says(suffix, tmp_path, cap
     path = tmp_path / f'averaged{suffix}'
     torch.save(average, path) if suffix == '.pth' else save_file(average, path)
     network = ['--model', 'resnet50_sd_block', '--drop-path', '0.3']
-    network += ['--model-kwargs', 'drop_distribution=uniform', 'layers=[1, 2, 1, 1]']
+    network += ['--model-kwargs', 'drop_distribution=uniform', 'layers=[1, 2, 1, 1]', 'base_width=8']
     out = tmp_path / 'net'
     assert main(['push', str(path), 'user/net', '--dry-run', '--out', str(out), '--img-size', '32', *network]) == 0
     config = json.loads((out / 'config.json').read_text())

@@ -17,7 +17,7 @@ import timm_stochdepth as ts
 from timm_stochdepth.cli.main import main
 from timm_stochdepth.hub.sources import load_model
 
-LAYERS = dict(layers=[1, 1, 1, 2])
+LAYERS = dict(layers=[1, 1, 1, 2], base_width=8)
 
 
 def create(name='resnet50_sd_block', **kwargs):
@@ -155,11 +155,11 @@ def test_frozen_and_checkpointed_networks_are_pushed(plain, tmp_path):
 
 @pytest.mark.parametrize('source', ['checkpoint', 'folder', 'weights alone'])
 def test_plain_networks_of_any_shape_are_unfolded(source, tmp_path):
-    shape = dict(layers=[1, 1, 1, 2], stem_type='deep', num_classes=3)
+    shape = dict(stem_type='deep', num_classes=3, **LAYERS)
     plain = create('resnet50', **shape)
     more = []
     if source == 'checkpoint':
-        args = run_args(model='resnet50', drop_path=None, model_kwargs=dict(layers=[1, 1, 1, 2], stem_type='deep'))
+        args = run_args(model='resnet50', drop_path=None, model_kwargs=dict(stem_type='deep', **LAYERS))
         path = save_as(tmp_path / 'last.pth.tar', plain, args=args)
     elif source == 'folder':
         path = tmp_path / 'plain'
@@ -167,7 +167,7 @@ def test_plain_networks_of_any_shape_are_unfolded(source, tmp_path):
     else:
         path = tmp_path / 'plain.safetensors'
         save_file(plain.state_dict(), path)
-        more = ['--model-kwargs', 'layers=[1, 1, 1, 2]', 'stem_type=deep']
+        more = ['--model-kwargs', 'layers=[1, 1, 1, 2]', 'base_width=8', 'stem_type=deep']
     target = tmp_path / 'back.safetensors'
     unfold = ['--unfold', 'resnet50_sd_block', '--drop-path', '0.6']
     assert main(['fold', str(path), str(target), *unfold, *more]) == 0
@@ -270,6 +270,6 @@ def test_a_file_of_something_else_is_one_sentence(file, tmp_path, capsys):
 @pytest.mark.parametrize('suffix', ['.bin', '.pth', '.safetensors', '.SAFETENSORS'])
 def test_safetensors_are_known_under_any_name(suffix, tmp_path):
     path = tmp_path / f'model{suffix}'
-    path.write_bytes(save(create(**dict(layers=[3, 4, 6, 3], num_classes=3)).state_dict()))
+    path.write_bytes(save(create(**dict(layers=[3, 4, 6, 3], base_width=64, num_classes=3)).state_dict()))
     with pytest.warns(UserWarning, match='does not say which network it is for'):
         load_model(path)

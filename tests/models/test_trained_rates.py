@@ -17,7 +17,7 @@ from timm_stochdepth.hub.folder import save_weights, write_folder
 from timm_stochdepth.hub.sources import load_model
 from timm_stochdepth.training.checkpoints import folded_checkpoints
 
-LAYERS = dict(layers=[1, 2, 1, 1])  # a ResNet-50 of five blocks
+LAYERS = dict(layers=[1, 2, 1, 1], base_width=8)  # a ResNet-50 of five blocks
 TRAINED = {
     'plain': {},
     'another rate': dict(drop_path_rate=0.6),
