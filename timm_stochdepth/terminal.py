@@ -2,7 +2,7 @@
 import sys
 from typing import Any, Optional
 
-__all__ = ['complain', 'progress_bar', 'say', 'start_command']
+__all__ = ['complain', 'one_line', 'progress_bar', 'say', 'start_command']
 
 _command: Optional[str] = None
 
@@ -11,6 +11,11 @@ def start_command(name: Optional[str]) -> None:
     """Begin to speak in a command's name; without one, under Python's own, nothing is said."""
     global _command
     _command = name
+
+
+def one_line(text: object) -> str:
+    """A text, or what an error says, in one line."""
+    return ' '.join(str(text).split())
 
 
 def complain(text: str) -> None:

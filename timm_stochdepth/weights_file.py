@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .file_kinds import holds_kind
 from .fold import inference_scales
+from .terminal import one_line
 from .weights import scales_in_metadata, strip_wrappers
 
 __all__ = ['WeightsFile', 'create_on_meta', 'is_stochastic_architecture', 'read_weights_file', 'says_rate']
@@ -137,7 +138,7 @@ def _read_safetensors(path: Path) -> WeightsFile:
             metadata = file.metadata() or {}
         state_dict = strip_wrappers(load_file(path))
     except SafetensorError as e:
-        raise ValueError(f'{path} is truncated or altered, or no safetensors: {_one_line(e)}') from e
+        raise ValueError(f'{path} is truncated or altered, or no safetensors: {one_line(e)}') from e
     architecture, other_name = _first_model_name([metadata.get('architecture')])
     try:
         model_args = json.loads(metadata.get('model_args', '{}'))
@@ -176,7 +177,7 @@ def _load_pickle(path: Path) -> Dict[str, Any]:
             f'{path} must hold weights and settings alone, as torch.save(model.state_dict()) writes them, but asks to'
             f' load {", ".join(unsafe[:3])}{", ..." if len(unsafe) > 3 else ""}, which could run any code.') from e
     except (EOFError, RuntimeError, ValueError) as e:
-        raise ValueError(f'{path} is truncated or no checkpoint: {_one_line(e) or type(e).__name__}') from e
+        raise ValueError(f'{path} is truncated or no checkpoint: {one_line(e) or type(e).__name__}') from e
     if not isinstance(checkpoint, dict):
         raise ValueError(f'{path} must hold a checkpoint or a state_dict, but holds a {type(checkpoint).__name__}.')
     return checkpoint
@@ -234,7 +235,3 @@ def _is_model_name(name: str) -> bool:
     except ValueError:
         return False
     return source is not None or timm.is_model(split_model_name_tag(model_id)[0])
-
-
-def _one_line(error: BaseException) -> str:
-    return ' '.join(str(error).split())

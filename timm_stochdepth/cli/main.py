@@ -5,7 +5,7 @@ import sys
 import warnings
 from typing import Any, Dict, List, Optional, Tuple, Type
 
-from ..terminal import complain, say, start_command
+from ..terminal import complain, one_line, say, start_command
 from ..version import __version__
 from . import bench, demo, fold, list_models, pull, push, run, show, verify
 from .arguments import Parser, UsageError, closest
@@ -80,7 +80,7 @@ def _run_own(args: argparse.Namespace) -> None:
 
 def _show_warning(message: 'Warning | str', category: Type[Warning], *place: Any) -> None:
     if issubclass(category, UserWarning):
-        complain(f'warning: {" ".join(str(message).split())}')
+        complain(f'warning: {one_line(message)}')
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -95,7 +95,7 @@ def _run(args: argparse.Namespace) -> int:
         complain('interrupted')
         return 130
     except UsageError as e:
-        complain(' '.join(str(e).split()))
+        complain(one_line(e))
         return 2
     except BrokenPipeError:  # nobody reads the output any more: an error of a connection is one of the Hub's client
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes nowhere

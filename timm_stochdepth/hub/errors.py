@@ -13,6 +13,8 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
+from ..terminal import one_line
+
 __all__ = ['explain']
 
 _STATUS = {
@@ -46,19 +48,19 @@ def explain(error: BaseException, repo_id: Optional[str] = None) -> str:
     if isinstance(error, LocalEntryNotFoundError):
         return f'{name} cannot be reached, and the cache does not hold what is asked for.'
     if isinstance(error, EntryNotFoundError):
-        return f'{name} lacks a file: {_one_line(error)}'
+        return f'{name} lacks a file: {one_line(error)}'
     if isinstance(error, HFValidationError):
-        return f'repo_id must be a name or user/name of the Hub: {_one_line(error)}'
+        return f'repo_id must be a name or user/name of the Hub: {one_line(error)}'
     if isinstance(error, HfHubHTTPError) and error.response is not None:
         status = error.response.status_code
         reason = _STATUS.get(status, 'the Hub failed, try again later' if status >= 500 else 'the Hub refuses')
         return f'{name}: {reason} (HTTP status {status}).'
     if isinstance(error, SafetensorError):
-        return _explain_safetensors(_one_line(error))
+        return _explain_safetensors(one_line(error))
     if isinstance(error.__cause__, HfHubHTTPError):  # the client says which file, and hides the reason
         return explain(error.__cause__, repo_id)
     if type(error).__module__.startswith(_HTTP_PACKAGES):
-        return f'{name} cannot be reached: {_one_line(error) or type(error).__name__}'
+        return f'{name} cannot be reached: {one_line(error) or type(error).__name__}'
     return _explain_local(error)
 
 
@@ -71,7 +73,7 @@ def _explain_safetensors(text: str) -> str:
 
 
 def _explain_local(error: BaseException) -> str:
-    text = _one_line(error) or type(error).__name__
+    text = one_line(error) or type(error).__name__
     if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
         package = _EXTRAS[error.name]
         return f'{package} is not installed, which the extra timm-stochdepth[demo] brings: pip install {package}'
@@ -87,7 +89,3 @@ def _explain_local(error: BaseException) -> str:
         return text
     # of a thing inside, which nobody outside named: not to be taken for a word about what was given
     return f'internal error, please report it: {type(error).__name__}: {text}'
-
-
-def _one_line(error: BaseException) -> str:
-    return ' '.join(str(error).split())

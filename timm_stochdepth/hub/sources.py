@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..files import as_path
 from ..fold import as_weights_of, fold_weights, inference_scales
+from ..terminal import one_line
 from ..weights import check_finite, strip_wrappers
 from ..weights_file import WeightsFile, create_on_meta, is_stochastic_architecture, read_weights_file, says_rate
 from .config import RESERVED_ARGS, read_config
@@ -145,7 +146,7 @@ def create_model(name: str, on_meta: bool = False, **kwargs: Any) -> nn.Module:
     try:
         return (create_on_meta if on_meta else timm.create_model)(name, **kwargs)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
-        raise ValueError(f'model_args must be arguments of {name}, but got {kwargs}: {_one_line(e)}') from e
+        raise ValueError(f'model_args must be arguments of {name}, but got {kwargs}: {one_line(e)}') from e
 
 
 def load_state_dict(model: nn.Module, state_dict: Dict[str, Tensor], path: Path) -> None:
@@ -157,7 +158,7 @@ def load_state_dict(model: nn.Module, state_dict: Dict[str, Tensor], path: Path)
     try:
         model.load_state_dict(as_weights_of(model, state_dict))
     except RuntimeError as e:
-        raise ValueError(f'{path} does not fit the model: {_one_line(e):.400}') from e
+        raise ValueError(f'{path} does not fit the model: {one_line(e):.400}') from e
 
 
 def _load_folder(folder: Path) -> 'tuple[nn.Module, TrainingRecord]':
@@ -168,9 +169,9 @@ def _load_folder(folder: Path) -> 'tuple[nn.Module, TrainingRecord]':
     try:
         state_dict = strip_wrappers(load_state_dict_from_path(folder, weights_only=True))
     except SafetensorError as e:
-        raise ValueError(f'the weights in {folder} are truncated or altered, or no safetensors: {_one_line(e)}') from e
+        raise ValueError(f'the weights in {folder} are truncated or altered, or no safetensors: {one_line(e)}') from e
     except (OSError, RuntimeError) as e:
-        raise ValueError(f'{folder} must hold weights, as model.safetensors, but: {_one_line(e) or "no file"}') from e
+        raise ValueError(f'{folder} must hold weights, as model.safetensors, but: {one_line(e) or "no file"}') from e
     check_finite(state_dict, str(folder))
     model = timm.create_model(f'local-dir:{folder}')
     # strictly, where timm would give a network of other classes a new classifier
@@ -189,7 +190,3 @@ def is_stochastic(model: nn.Module) -> bool:
     """Whether a model is one of this package's names, and not a plain or folded one."""
     cfg: Any = getattr(model, 'pretrained_cfg', {})
     return is_stochastic_architecture(cfg.get('architecture', ''))
-
-
-def _one_line(error: BaseException) -> str:
-    return ' '.join(str(error).split())
