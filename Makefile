@@ -20,7 +20,7 @@ types: .venv/installed
 	$(BIN)/mypy
 
 test: .venv/installed
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
 
 # made once, and again when the dependencies change
 .venv/installed: pyproject.toml

@@ -6,6 +6,22 @@ import torch
 from networks import randomize
 from safetensors.torch import save_file
 
+# whose tests start processes that work together
+RANKS = {
+    'test_bench.py',
+    'test_distributed.py',
+    'test_family_composability.py',
+    'test_script_files.py',
+    'test_timm_scripts.py',
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Share the files between two workers, one process group at a time: those that start some are one, the longest."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group('ranks' if item.path.name in RANKS else str(item.path)))
+    items.sort(key=lambda item: item.path.name not in RANKS)
+
 
 @pytest.fixture(autouse=True)
 def fixed_seed():

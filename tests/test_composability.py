@@ -165,4 +165,5 @@ def test_half_precision_weights(model):
 
 def test_printing_shows_method_and_rate(model):
     text = repr(model)
-    assert 'drop_prob=0.500' in text and f'stochastic_method={model.layer1[0].stochastic_method!r}' in text
+    method = model.layer1[0].drop_path.settings.stochastic_method
+    assert 'drop_prob=0.500' in text and f'stochastic_method={method!r}' in text

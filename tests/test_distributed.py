@@ -209,7 +209,7 @@ def train_fsdp(rank, method, same_seed):
         expected = gathered_mean(local_gradients(reference, x, target))
         for (_, ours), (_, theirs) in zip(model.named_modules(), reference.named_modules()):
             if isinstance(theirs, ts.StochasticBlock):  # the reference went through no forward pass of its own
-                theirs.shared_draws.num_draws = ours.shared_draws.num_draws + 1
+                theirs.drop_path.shared_draws.num_draws = ours.drop_path.shared_draws.num_draws + 1
         torch.nn.functional.cross_entropy(model(x), target).backward()
         for p, e in zip(model.parameters(), expected):
             errors.append((p.grad.full_tensor() - e).abs().max().item() / max(e.abs().max().item(), 1e-3))

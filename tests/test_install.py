@@ -51,6 +51,7 @@ DEMO = 'timm-stochdepth[demo]'
 COMMANDS = {
     'list': [([], None)],
     'show': [(['resnet50_sd_block'], None), (['resnet50_sd_block', '--plot', 'rates.png'], DEMO)],
+    'families': [(['test_vit'], None)],
     'fold': [(['WEIGHTS', 'plain.safetensors'], None)],
     'push': [(['WEIGHTS', 'user/net', '--dry-run', '--out', 'net'], None)],
     'verify': [(['net'], None)],

@@ -1,6 +1,6 @@
 import pytest
 
-from timm_stochdepth.rates import check_fraction, depth_scales, warmup_scale
+from timm_stochdepth.rates import check_fraction, depth_scales, schedule_share
 
 
 def test_linear_scales_rise_from_zero_to_one():
@@ -17,11 +17,24 @@ def test_uniform_scales_are_all_one():
 
 
 @pytest.mark.parametrize(
-    'progress, drop_warmup, scale',
-    [(0.0, 0.2, 0.0), (0.1, 0.2, 0.5), (0.2, 0.2, 1.0), (0.9, 0.2, 1.0), (0.3, 1.0, 0.3), (0.0, 0.0, 1.0)],
+    'progress, schedule, share',
+    [
+        (0.0, [(0, 0), (0.2, 1)], 0.0),
+        (0.1, [(0, 0), (0.2, 1)], 0.5),
+        (0.2, [(0, 0), (0.2, 1)], 1.0),
+        (0.9, [(0, 0), (0.2, 1)], 1.0),
+        (0.3, [(0, 0), (1, 1)], 0.3),
+        (0.0, [], 1.0),
+        (0.1, [(0, 1), (0.4, 0)], 0.75),  # early
+        (0.4, [(0, 1), (0.4, 0)], 0.0),
+        (0.4, [(0.5, 0), (0.75, 1)], 0.0),  # late
+        (0.7, [(0.5, 0), (0.75, 1)], 0.8),
+        (0.5, [(0.2, 0.4)], 0.4),
+        (0.5, [(0, 0), (0.4, 1), (0.6, 0.5), (1, 0.5)], 0.75),
+    ],
 )
-def test_warmup_is_linear_and_then_full(progress, drop_warmup, scale):
-    assert warmup_scale(progress, drop_warmup) == pytest.approx(scale)
+def test_a_schedule_is_linear_between_its_points(progress, schedule, share):
+    assert schedule_share(progress, schedule) == pytest.approx(share)
 
 
 @pytest.mark.parametrize('value', [0, 1, 0.0, 0.3, 1.0])

@@ -76,6 +76,17 @@ def test_the_figures_are_those_that_were_measured():
             assert table[row['name']][column] == figure(row) + limit, row['name']
 
 
+def test_the_figures_of_other_networks_are_those_that_were_measured():
+    files = sorted((ROOT / 'benchmarks').glob('*_uniform.json'))
+    assert files
+    for file in files:
+        figures = json.loads(file.read_text())
+        rows = {row['name']: row for row in figures['rows']}
+        cells = [figure(rows[name]) for name in ('timm DropPath', 'sample', 'sample, skip_dropped', 'block')]
+        settings = figures['settings']
+        assert f'| {settings["model"]}, {settings["batch_size"]} | {" | ".join(cells)} |' in README
+
+
 @pytest.mark.parametrize('folder', ['again', 'kept_memory'])
 def test_the_figures_of_further_runs_are_those_that_were_measured(folder):
     rows = json.loads((ROOT / 'benchmarks' / folder / 'resnet50_rate0.5_cpu.json').read_text())['rows']

@@ -10,6 +10,7 @@ from torch import nn
 
 import timm_stochdepth as ts
 from timm_stochdepth.bench.measure import saved_storages
+from timm_stochdepth.functional import add_masked_branch
 from timm_stochdepth.skipping import add_kept_branch, select_kept, skip_branch
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -33,22 +34,20 @@ def test_skipped_branch_adds_nothing_to_accumulated_gradients():
 
 
 @pytest.mark.parametrize('memory_format', FORMATS)
-@pytest.mark.parametrize('relu', [False, True])
 @pytest.mark.parametrize('identity', [False, True])
-def test_derivatives_equal_those_of_the_formula(identity, relu, memory_format):
+def test_derivatives_equal_those_of_the_formula(identity, memory_format):
     x = torch.randn(4, 3, 2, 2, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
     weight = torch.randn(3, 1, 1, dtype=torch.float64, requires_grad=True)
     kept = torch.tensor([0, 2])
 
     def block(x, weight):
-        shortcut, x = select_kept(x, kept, owns_grad=identity and relu)
+        shortcut, x = select_kept(x, kept)
         shortcut = shortcut if identity else shortcut * weight
-        return add_kept_branch(shortcut, (x * weight).sin(), kept, scale=1.5, relu=relu)
+        return add_kept_branch(shortcut, (x * weight).sin(), kept, scale=1.5).relu_()
 
     def formula(x, weight):
         keep_N = torch.tensor([1.5, 0.0, 1.5, 0.0], dtype=torch.float64)
-        y = (x if identity else x * weight) + keep_N[:, None, None, None] * (x * weight).sin()
-        return y.relu() if relu else y
+        return ((x if identity else x * weight) + keep_N[:, None, None, None] * (x * weight).sin()).relu()
 
     y, y_ref = block(x, weight), formula(x, weight)
     torch.testing.assert_close(y, y_ref)
@@ -63,13 +62,25 @@ def test_derivatives_equal_those_of_the_formula(identity, relu, memory_format):
     assert torch.autograd.gradgradcheck(block, (x, weight))
 
 
-@pytest.mark.parametrize('relu', [False, True])
-def test_derivatives_of_a_skipped_branch(relu):
+@pytest.mark.parametrize('branch_first', [False, True])
+def test_a_sum_has_the_memory_format_that_the_plain_sum_has(branch_first):
+    shortcut, branch = torch.randn(4, 3, 2, 2), torch.randn(2, 3, 2, 2).to(memory_format=torch.channels_last)
+    plain = branch.new_zeros(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    plain = plain + shortcut if branch_first else shortcut + plain
+    y = add_kept_branch(shortcut, branch, torch.tensor([0, 2]), branch_first=branch_first)
+    assert y.stride() == plain.stride()
+    full = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    keep_N = torch.tensor([1.0, 0.0, 1.0, 1.0])
+    y = add_masked_branch(shortcut, full, keep_N, takes_sum=False, branch_first=branch_first)
+    assert y.stride() == plain.stride()
+
+
+def test_derivatives_of_a_skipped_branch():
     shortcut = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(4, dtype=torch.float64, requires_grad=True)
 
     def skip(shortcut, weight):
-        return skip_branch(shortcut * 2.0, [weight], relu=relu)
+        return skip_branch(shortcut * 2.0, [weight])
 
     assert torch.autograd.gradcheck(skip, (shortcut, weight))
     assert torch.autograd.gradgradcheck(skip, (shortcut, weight))
@@ -122,16 +133,16 @@ def test_without_batch_statistics_it_equals_masking(name, memory_format):
         for module in model.train().modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
-    # masking would draw in double precision, that is other numbers: it is given the very draws
+    # a skipped block draws before its branch runs: the other network is given the very draws
     x = images(6, 64).double()
     draws = []
-    for _, block in ts.surgery.stochastic_blocks(skipping):
-        block.draw_samples = lambda x, draw=block.draw_samples: draws.append(draw(x)) or draws[-1]
+    for _, place in ts.surgery.drop_paths(skipping):
+        place.draw_samples = lambda x, draw=place.draw_samples: draws.append(draw(x)) or draws[-1]
     y = skipping(x)
     remaining = iter(draws)
-    for _, block in ts.surgery.stochastic_blocks(masking):
-        if block.drop_prob > 0:
-            block.draw_samples = lambda x: next(remaining).to(x.dtype)
+    for _, place in ts.surgery.drop_paths(masking):
+        if place.drop_prob > 0:
+            place.draw_samples = lambda x: next(remaining).to(x.dtype)
     y_masking = masking(x)
     assert_same_output(y, y_masking)
     assert next(remaining, None) is None
@@ -183,7 +194,7 @@ def test_hooks_of_the_activation_are_called():
 
 def test_norms_see_the_kept_samples_alone():
     model = one_block()
-    model[0].draw_samples = lambda x: torch.tensor([0.0, 1.0, 1.0, 0.0])
+    model[0].drop_path.draw_samples = lambda x: torch.tensor([0.0, 1.0, 1.0, 0.0])
     model[0].bn1.momentum = 1.0
     x = torch.randn(4, 16, 4, 4)
     model(x)
@@ -203,7 +214,7 @@ def test_a_batch_that_drops_all_runs_no_branch():
 @pytest.mark.parametrize('keep', [[0.0, 1.0, 0.0], [1.0]])
 def test_a_lone_value_is_normalized_by_the_running_statistics(keep):
     model = one_block()
-    model[0].draw_samples = lambda x: torch.tensor(keep)
+    model[0].drop_path.draw_samples = lambda x: torch.tensor(keep)
     plain = timm.models.resnet.Bottleneck(16, 4).eval()
     plain.load_state_dict(model[0].state_dict())
     state = plain.state_dict()
@@ -222,8 +233,8 @@ def test_a_lone_value_is_normalized_by_the_running_statistics(keep):
 @pytest.mark.parametrize('keep', [[1.0, 0.0, 0.0, 0.0], [1.0] * 4])
 def test_a_network_trains_where_a_norm_is_left_with_one_value(keep):
     model = timm.create_model('resnet50_sd_sample', num_classes=10, drop_path_rate=0.5, skip_dropped=True)
-    for _, block in ts.surgery.stochastic_blocks(model):
-        block.draw_samples = lambda x: torch.tensor(keep)
+    for _, place in ts.surgery.drop_paths(model):
+        place.draw_samples = lambda x: torch.tensor(keep)
     y = model(images(4, 32))
     y.sum().backward()
     assert torch.isfinite(y).all() and all(torch.isfinite(p.grad).all() for p in model.parameters())

@@ -18,7 +18,7 @@ def test_everything_of_the_model_stays_the_same_object():
     modules = dict(model.named_modules())
     tensors = {k: v.data_ptr() for k, v in model.state_dict().items()}
     assert ts.apply_stochastic_depth(model, **APPLY) is None
-    assert all(modules[n] is m for n, m in model.named_modules())
+    assert {n: m for n, m in model.named_modules() if not n.endswith('.drop_path')} == modules
     assert {k: v.data_ptr() for k, v in model.state_dict().items()} == tensors
     assert all(p is q for p, q in zip(optimizer.param_groups[0]['params'], model.parameters()))
     model(images(2)).sum().backward()

@@ -53,7 +53,7 @@ CALLS = [
         for name, values in (
             ('stochastic_method', ['', 'blocks', None, 1, ['block']]),
             ('target_layer_name', ['', 'ResNet', None, 1, ['ResNetBasicBlock']]),
-            ('drop_rate', NO_FRACTION),
+            ('drop_rate', [v for v in NO_FRACTION if v is not None]),
             ('drop_distribution', ['', 'Linear', None, 0.5]),
             ('drop_warmup', NO_FRACTION),
             ('use_same_gpu_seed', NO_FLAG),

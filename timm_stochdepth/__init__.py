@@ -11,7 +11,6 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from . import models as models
-    from .blocks import STOCHASTIC_LAYER_MAPPING as STOCHASTIC_LAYER_MAPPING
     from .blocks import StochasticBlock as StochasticBlock
     from .fold import fold_stochastic_depth as fold_stochastic_depth
     from .fold import start_warmup as start_warmup
@@ -21,11 +20,12 @@ if TYPE_CHECKING:
     from .surgery import set_drop_rate as set_drop_rate
     from .surgery import set_training_progress as set_training_progress
     from .surgery import stochastic_depth_args as stochastic_depth_args
+    from .targets import STOCHASTIC_LAYER_MAPPING as STOCHASTIC_LAYER_MAPPING
     from .training.algorithm import StochasticDepth as StochasticDepth
 
 # the same once more, for who runs it
 _MODULES = {
-    'STOCHASTIC_LAYER_MAPPING': 'blocks',
+    'STOCHASTIC_LAYER_MAPPING': 'targets',
     'StochasticBlock': 'blocks',
     'fold_stochastic_depth': 'fold',
     'start_warmup': 'fold',

@@ -9,11 +9,10 @@ from collections import OrderedDict
 from copy import deepcopy
 from typing import Any, Dict, Mapping
 
-import timm.layers
 from torch import Tensor, nn
 
-from .blocks import StochasticBlock
-from .surgery import drop_rates, set_training_progress, stochastic_blocks, stochastic_depth_args
+from .ends import branch_exponents
+from .surgery import drop_paths, drop_rates, remove_stochastic_depth, set_training_progress, stochastic_depth_args
 from .weights import strip_name
 
 __all__ = [
@@ -25,39 +24,20 @@ __all__ = [
     'weights_at_full_rate',
 ]
 
-# attention layers that multiply their input with a gate, and the first layer of that gate, linear in the input
-_GATE_INPUT_LAYERS = {
-    timm.layers.SEModule: 'fc1',
-    timm.layers.EffectiveSEModule: 'fc',
-    timm.layers.EcaModule: 'conv',
-    timm.layers.CecaModule: 'conv',
-}
-
 
 def inference_scales(model: nn.Module, full: bool = False) -> Dict[str, float]:
-    """What each stochastic block's branch is multiplied with at inference, by module name.
+    """What each branch is multiplied with at inference, by the name of its drop path.
 
     Args:
-        model: Any model; without stochastic blocks there are no scales.
-        full: At the rates of the end of the warm-up, instead of those in force.
+        model: Any model; without stochastic depth there are no scales.
+        full: At the rates of the end of training, instead of those in force.
     """
-    return {name: block.inference_scale(full) for name, block in stochastic_blocks(model)}
+    return {name: drop_path.inference_scale(full) for name, drop_path in drop_paths(model)}
 
 
-def _branch_exponents(name: str, block: StochasticBlock) -> Dict[str, int]:
-    """Tensors of a block that a factor on its branch goes into, and the factor's exponent in each."""
-    norm = getattr(block, block.last_norm)
-    if getattr(norm, 'weight', None) is None or not isinstance(getattr(norm, 'act', nn.Identity()), nn.Identity):
-        raise ValueError(f'{name}.{block.last_norm} must have a weight and no activation to be folded, but is {norm}.')
-    exponents = {f'{block.last_norm}.{n}': 1 for n in ('weight', 'bias') if getattr(norm, n, None) is not None}
-    attention = getattr(block, block.attention) if block.attention else None
-    if attention is not None:
-        if type(attention) not in _GATE_INPUT_LAYERS:
-            raise ValueError(
-                f'{name}.{block.attention} must be one of {", ".join(c.__name__ for c in _GATE_INPUT_LAYERS)} to be'
-                f' folded, but is a {type(attention).__name__}.')
-        exponents[f'{block.attention}.{_GATE_INPUT_LAYERS[type(attention)]}.weight'] = -1
-    return exponents
+def _scale_of(scales: Mapping[str, float], name: str) -> float:
+    # scales have been noted by the names of blocks, too
+    return scales.get(name, scales.get(name.rpartition('.')[0], 1.))
 
 
 def as_weights_of(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
@@ -84,8 +64,9 @@ def _scale_branches(
         ValueError: A tensor that is to be scaled is not there, or a scale is 0 and the trained one is not.
     """
     scaled = as_weights_of(model, state_dict)
-    for name, block in stochastic_blocks(model):
-        trained_scale, scale = trained_scales.get(name, 1.), scales.get(name, 1.)
+    for place_name, _ in drop_paths(model):
+        trained_scale, scale = _scale_of(trained_scales, place_name), _scale_of(scales, place_name)
+        name, _, place = place_name.rpartition('.')
         if trained_scale == scale:
             continue
         if scale == 0.:
@@ -93,7 +74,7 @@ def _scale_branches(
                 f'drop_rate must be below 1 to fold weights that were trained for a lower one, but {name} is dropped'
                 ' with probability 1.0: use a lower rate, or scale_by_keep=True.')
         factor = trained_scale / scale
-        for tensor_name, exponent in _branch_exponents(name, block).items():
+        for tensor_name, exponent in branch_exponents(name, model.get_submodule(name), place).items():
             path = f'{name}.{tensor_name}' if name else tensor_name
             key = path if path in scaled else strip_name(path)  # wrappers stand in names of modules, not in all keys
             if key not in scaled:
@@ -121,8 +102,9 @@ def fold_weights(
         ValueError: A block of model is always dropped, at a rate of 1: no weights make its branch count. Or the scales
             are those of another network, with other blocks.
     """
-    names = [name for name, _ in stochastic_blocks(model)]
-    if trained_scales and sorted(trained_scales) != sorted(names):
+    names = [name for name, _ in drop_paths(model)]
+    blocks = {name.rpartition('.')[0] for name in names}
+    if trained_scales and set(trained_scales) not in (set(names), blocks):
         raise ValueError(
             f'model must have the blocks that its weights were trained with, {", ".join(trained_scales)}, but has'
             f' {", ".join(names) or "none"}.')
@@ -162,13 +144,11 @@ def fold_stochastic_depth(model: nn.Module) -> nn.Module:
     scales = inference_scales(model)
     folded = deepcopy(model)
     folded.load_state_dict(_scale_branches(folded.state_dict(), folded, scales, {}))
-    blocks = [block for _, block in stochastic_blocks(folded)]
-    if not blocks:
+    if not any(drop_paths(folded)):
         return folded
     settings = stochastic_depth_args(folded)
     folded.folded_drop_rates = drop_rates(folded)  # type: ignore[assignment]
-    for block in blocks:
-        block.restore_plain_class()
+    remove_stochastic_depth(folded)
     plain_architecture = getattr(folded, 'plain_architecture', None)
     if isinstance(plain_architecture, str):  # a registered model: what is saved from now on names timm's model
         for cfg in ('pretrained_cfg', 'default_cfg'):

@@ -10,9 +10,11 @@ from torch import Tensor
 __all__ = [
     'add_branch',
     'add_masked_branch',
+    'add_plain_branch',
     'draw_keep_block',
     'draw_keep_samples',
     'draw_keep_samples_at',
+    'format_of_sum',
 ]
 
 
@@ -64,18 +66,54 @@ def draw_keep_block(drop_prob: float) -> bool:
     return float(torch.rand((1,), dtype=torch.float64, device='cpu')) >= drop_prob
 
 
-def add_branch(shortcut: Tensor, branch: Tensor, scale: float) -> Tensor:
+def format_of_sum(shortcut: Tensor, branch: Tensor, branch_first: bool) -> torch.memory_format:
+    """The memory format that PyTorch gives `branch + shortcut`, or `shortcut + branch`: that of the first."""
+    first = branch if branch_first else shortcut
+    if first.ndim == 4 and first.is_contiguous(memory_format=torch.channels_last) and not first.is_contiguous():
+        return torch.channels_last
+    return torch.contiguous_format if branch_first and first.is_contiguous() else torch.preserve_format
+
+
+def add_plain_branch(shortcut: Tensor, branch: Tensor, takes_sum: bool = True, branch_first: bool = True) -> Tensor:
+    """`shortcut + branch`, written as the plain block writes it.
+
+    Args:
+        shortcut: Shape (N, ...).
+        branch: Shape (N, ...).
+        takes_sum: The sum takes the branch's memory, as in `branch += shortcut`.
+        branch_first: `branch + shortcut`, whose first operand gives the memory format.
+    """
+    if takes_sum:
+        return branch.add_(shortcut)
+    return branch + shortcut if branch_first else shortcut + branch
+
+
+def add_branch(
+        shortcut: Tensor,
+        branch: Tensor,
+        scale: float,
+        takes_sum: bool = True,
+        branch_first: bool = True,
+) -> Tensor:
     """`shortcut + scale * branch` [paper, eq. 5], the scale at no cost of its own.
 
     Args:
         shortcut: Shape (N, ...).
-        branch: Shape (N, ...), of its own memory: without gradients the sum takes its place.
+        branch: Shape (N, ...).
         scale: Factor of the branch.
+        takes_sum: The branch is of its own memory: without gradients the sum takes its place.
+        branch_first: The sum has the memory format of `branch + shortcut`, and not of `shortcut + branch`.
     """
-    if not torch.jit.is_scripting():
-        if not (torch.is_grad_enabled() or torch.compiler.is_compiling()):  # autograd knows no `out`
-            return torch.add(shortcut, branch, alpha=scale, out=branch)
-    return torch.add(shortcut, branch, alpha=scale)
+    if takes_sum and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):  # autograd knows no `out`
+        return torch.add(shortcut, branch, alpha=scale, out=branch)
+    return torch.add(_like_sum(shortcut, branch, branch_first), branch, alpha=scale)
+
+
+def _like_sum(shortcut: Tensor, branch: Tensor, branch_first: bool) -> Tensor:
+    if torch.compiler.is_compiling() or not branch_first:
+        return shortcut
+    return shortcut.contiguous(memory_format=format_of_sum(shortcut, branch, branch_first)) if (
+        shortcut.stride() != branch.stride() and shortcut.ndim == 4) else shortcut
 
 
 class _AddMaskedBranch(torch.autograd.Function):
@@ -94,18 +132,26 @@ class _AddMaskedBranch(torch.autograd.Function):
         return grad, grad * keep, None
 
 
-def add_masked_branch(shortcut: Tensor, branch: Tensor, keep_N: Tensor) -> Tensor:
+def add_masked_branch(
+        shortcut: Tensor,
+        branch: Tensor,
+        keep_N: Tensor,
+        takes_sum: bool = True,
+        branch_first: bool = True,
+) -> Tensor:
     """`shortcut + keep_N * branch` [paper, eq. 2], in the one pass over memory that the sum alone takes.
 
     Args:
         shortcut: Shape (N, ...).
-        branch: Shape (N, ...), of its own memory: in eager mode the sum takes its place.
+        branch: Shape (N, ...).
         keep_N: Shape (N,), the factor of each sample's branch, or shape () or (1,), one for all.
+        takes_sum: The branch is of its own memory: in eager mode the sum takes its place.
+        branch_first: The sum has the memory format of `branch + shortcut`, and not of `shortcut + branch`.
     """
     keep = keep_N.view([-1] + [1] * (branch.ndim - 1))
-    if not torch.jit.is_scripting():
-        if not torch.compiler.is_compiling():  # a compiler fuses by itself
-            if keep.is_cpu and bool((keep == 1.).all()):  # there is no device to wait for
-                return branch.add_(shortcut)
+    if not torch.compiler.is_compiling():  # a compiler fuses by itself
+        if keep.is_cpu and bool((keep == 1.).all()):  # there is no device to wait for
+            return add_plain_branch(shortcut, branch, takes_sum, branch_first)
+        if takes_sum:
             return _AddMaskedBranch.apply(shortcut, branch, keep)
-    return torch.addcmul(shortcut, branch, keep)
+    return torch.addcmul(_like_sum(shortcut, branch, branch_first), branch, keep)

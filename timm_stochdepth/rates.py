@@ -1,8 +1,16 @@
-"""Drop rates: how one rate is spread over the depth of a network, and how it rises over its training."""
+"""Drop rates: how one rate is spread over the depth of a network, and how it changes over its training."""
 from numbers import Real
-from typing import Any, List, Sequence
+from typing import Any, List, Sequence, Tuple
 
-__all__ = ['DISTRIBUTIONS', 'check_choice', 'check_flag', 'check_fraction', 'depth_scales', 'warmup_scale']
+__all__ = [
+    'DISTRIBUTIONS',
+    'check_choice',
+    'check_flag',
+    'check_fraction',
+    'check_schedule',
+    'depth_scales',
+    'schedule_share',
+]
 
 DISTRIBUTIONS = ('linear', 'uniform')
 
@@ -43,6 +51,25 @@ def check_flag(name: str, value: Any) -> bool:
     return value
 
 
+def check_schedule(name: str, value: Any) -> Tuple[Tuple[float, float], ...]:
+    """Return value as pairs of floats if it is a schedule: points (progress, share of the rate), progress rising.
+
+    Raises:
+        TypeError: It is no sequence of pairs of numbers.
+        ValueError: It is empty, a number lies outside [0, 1], or progress does not rise from point to point.
+    """
+    points = tuple(tuple(point) if isinstance(point, (list, tuple)) else () for point in value) if isinstance(
+        value, (list, tuple)) else ((),)
+    if any(len(point) != 2 for point in points):
+        raise TypeError(
+            f'{name} must be a sequence of points (progress, share of the rate), as in [(0, 0), (0.1, 1)], but got'
+            f' {value!r}.')
+    pairs = tuple((check_fraction(name, progress), check_fraction(name, share)) for progress, share in points)
+    if not pairs or any(start >= end for (start, _), (end, _) in zip(pairs, pairs[1:])):
+        raise ValueError(f'{name} must have at least one point, and its progress must rise, but got {value!r}.')
+    return pairs
+
+
 def depth_scales(num_blocks: int, drop_distribution: str = 'linear') -> List[float]:
     """The share of the drop rate that each block gets, in forward order.
 
@@ -57,11 +84,17 @@ def depth_scales(num_blocks: int, drop_distribution: str = 'linear') -> List[flo
     return [block_idx / max(num_blocks - 1, 1) for block_idx in range(num_blocks)]
 
 
-def warmup_scale(progress: float, drop_warmup: float) -> float:
+def schedule_share(progress: float, schedule: Sequence[Tuple[float, float]]) -> float:
     """The share of its full rate that a block has at some point of training.
 
     Args:
         progress: How far training is, in [0, 1].
-        drop_warmup: Fraction of training over which the rate rises linearly from 0 to its full value, in [0, 1].
+        schedule: Points (progress, share), as of `check_schedule`: linear in between, constant outside of them; none
+            for the full rate all along.
     """
-    return min(progress / drop_warmup, 1.) if drop_warmup > 0. else 1.
+    if not schedule:
+        return 1.
+    for (start, share), (end, next_share) in zip(schedule, schedule[1:]):
+        if start <= progress < end:
+            return share + (next_share - share) * (progress - start) / (end - start)
+    return schedule[0][1] if progress < schedule[0][0] else schedule[-1][1]

@@ -1,9 +1,7 @@
 """`python -m timm_stochdepth.run SCRIPT ...`, and `torchrun -m timm_stochdepth.run SCRIPT ...` on several processes."""
 import sys
 
-from .training.launcher import run_script
+from .cli.main import main
 
 if __name__ == '__main__':
-    if len(sys.argv) < 2:
-        sys.exit('usage: python -m timm_stochdepth.run SCRIPT ...')
-    run_script(sys.argv[1], sys.argv[2:])
+    sys.exit(main(['run', *sys.argv[1:]]))

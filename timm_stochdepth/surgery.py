@@ -1,57 +1,48 @@
 """Stochastic depth for a model that exists: apply it, look at it, change its rate."""
+import re
 import warnings
-from typing import Any, Dict, Iterator, Sequence, Tuple
+from dataclasses import replace
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-import timm.layers
-import torchvision.ops
 from torch import nn
 
-from .blocks import STOCHASTIC_LAYER_MAPPING, StochasticBlock
+from .blocks import StochasticBlock, plain_class_of
 from .progress import TrainingProgress
 from .rates import check_choice, check_fraction, depth_scales
+from .settings import Settings
+from .site import StochasticDropPath
+from .targets import STOCHASTIC_LAYER_MAPPING, Target, class_name, find_targets
 
 __all__ = ['apply_stochastic_depth', 'drop_rates', 'set_drop_rate', 'set_training_progress', 'stochastic_depth_args']
 
 
-def stochastic_blocks(model: nn.Module) -> Iterator[Tuple[str, StochasticBlock]]:
-    """Names and stochastic blocks of a model, in the order that they were registered in: forward order for a ResNet.
+def drop_paths(model: nn.Module) -> Iterator[Tuple[str, StochasticDropPath]]:
+    """Names and modules of all places where a model drops, in the order that they were registered in.
 
     Raises:
         TypeError: model is no module.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f'model must be a torch.nn.Module, but got {model!r} ({type(model).__name__}).')
-    return ((name, m) for name, m in model.named_modules() if isinstance(m, StochasticBlock))
+    return ((name, m) for name, m in model.named_modules() if isinstance(m, StochasticDropPath))
 
 
-def check_arguments(stochastic_method: str, target_layer_name: str, drop_rate: float, **settings: Any) -> None:
-    """Check what `apply_stochastic_depth` takes, without a model; it raises what that raises."""
-    check_choice('target_layer_name', target_layer_name, tuple(STOCHASTIC_LAYER_MAPPING))
-    StochasticBlock().configure(stochastic_method, drop_rate, depth_scale=1., **settings)
-
-
-def _replace_drop_path(blocks: Sequence[Tuple[str, nn.Module]]) -> None:
-    peers = (timm.layers.DropPath, torchvision.ops.StochasticDepth)
-    replaced = []
-    for name, block in blocks:
-        for child_name, child in list(block.named_modules()):
-            if isinstance(child, peers):
-                block.set_submodule(child_name, nn.Identity())
-                replaced.append(f'{name}.{child_name} ({type(child).__name__})')
-    if replaced:
-        warnings.warn(
-            f'A block is not given stochastic depth twice, these are replaced: {", ".join(replaced)}.', stacklevel=3)
+def check_target_layer_name(name: Any) -> None:
+    """Refuse what names no target layer, a class's own name (`'vision_transformer.Block'`) may be one."""
+    if not (isinstance(name, str) and re.fullmatch(r'\w+\.\w+', name)):
+        check_choice('target_layer_name', name, ('DropPath', *STOCHASTIC_LAYER_MAPPING))
 
 
 def apply_stochastic_depth(
         model: nn.Module,
         stochastic_method: str,
         target_layer_name: str,
-        drop_rate: float = 0.2,
+        drop_rate: Optional[float] = 0.2,
         drop_distribution: str = 'linear',
         use_same_gpu_seed: bool = True,
         *,
         drop_warmup: float = 0.,
+        drop_schedule: Optional[Sequence[Tuple[float, float]]] = None,
         scale_by_keep: bool = False,
         skip_dropped: bool = False,
 ) -> None:
@@ -62,22 +53,27 @@ def apply_stochastic_depth(
 
     Args:
         model: Any model that holds blocks of the target layer's classes.
-        stochastic_method: `'sample'`, an independent draw for each sample and block, or `'block'`, one draw for a
-            block and the whole batch, a dropped branch is then not computed.
-        target_layer_name: A key of `STOCHASTIC_LAYER_MAPPING`.
-        drop_rate: Drop rate of the network, in [0, 1].
+        stochastic_method: `'sample'`, an independent draw for each sample and branch, or `'block'`, one draw for a
+            branch and the whole batch, a dropped branch is then not computed.
+        target_layer_name: `'DropPath'`, every place where timm has a drop path, or torchvision a `StochasticDepth`; a
+            key of `STOCHASTIC_LAYER_MAPPING`; or a class's own name, as in `'vision_transformer.Block'`.
+        drop_rate: Drop rate of the network, in [0, 1]; None keeps the rate of each drop path that is there.
         drop_distribution: `'linear'`, block l of L gets drop_rate * l / (L - 1), or `'uniform'`, each gets drop_rate.
+            The branches of one block share its rate, and draw each for itself.
         use_same_gpu_seed: Block method: whether the ranks of a distributed run drop the same blocks.
         drop_warmup: Fraction of training over which the rate rises from 0, in [0, 1]; see `set_training_progress`.
+        drop_schedule: Instead of it, points (progress of training, share of the rate), linear in between: early
+            stochastic depth is `[(0, 1), (0.2, 0)]`, late `[(0.2, 0), (0.2001, 1)]` (https://arxiv.org/abs/2303.01500).
         scale_by_keep: Divide by the keep probability in training, as timm's DropPath does, instead of scaling the
             branch by it at inference, as the paper does.
-        skip_dropped: Sample method: run the branch for the samples that keep it alone, which saves the time of the
-            others. Its norms then train on the statistics of the kept samples, so that results are not those of
-            masking. They use their running statistics where all they would be given is one value per channel.
+        skip_dropped: Sample method: run a branch for the samples that keep it alone, which saves the time of the
+            others. With norms that do not look at the batch this is masking, to rounding. A BatchNorm trains on the
+            statistics of the kept samples, and uses its running statistics where it is given one value per channel.
 
     Raises:
         TypeError: A rate is not a number, a flag not a bool.
-        ValueError: A value is not one of those allowed; the message names the argument, the value and them.
+        ValueError: A value is not one of those allowed; the message names the argument, the value and them. Or the
+            branches of a block can't be left out, only masked: the message names the block's class and the reason.
 
     Example:
         >>> import timm
@@ -86,43 +82,110 @@ def apply_stochastic_depth(
         >>> drop_rates(model)['layer4.1']
         0.35
     """
-    settings: Dict[str, Any] = dict(
-        drop_distribution=drop_distribution,
-        drop_warmup=drop_warmup,
-        use_same_gpu_seed=use_same_gpu_seed,
-        scale_by_keep=scale_by_keep,
-        skip_dropped=skip_dropped,
-    )
-    check_arguments(stochastic_method, target_layer_name, drop_rate, **settings)  # before any change
-    stochastic_blocks(model)
-    stochastic_classes = STOCHASTIC_LAYER_MAPPING[target_layer_name]
-    ours = tuple(stochastic_classes.values())
-    blocks = [(n, m) for n, m in model.named_modules() if type(m) in stochastic_classes or type(m) in ours]
-    scales = depth_scales(len(blocks), drop_distribution)
+    settings = Settings(
+        stochastic_method, drop_rate, drop_distribution, use_same_gpu_seed, drop_warmup, drop_schedule, scale_by_keep,
+        skip_dropped)
+    check_target_layer_name(target_layer_name)
+    drop_paths(model)
+    targets = find_targets(model, target_layer_name)
+    _refuse_targets(targets, settings)  # before any change
+    scales = [[scale] * len(t.places) for t, scale in zip(targets, depth_scales(len(targets), drop_distribution))]
+    if drop_rate is None:
+        rates = [target.rates() for target in targets]
+        drop_rate = max((rate for of_block in rates for rate in of_block), default=0.)
+        settings = replace(settings, drop_rate=drop_rate)
+        scales = [[rate / (drop_rate or 1.) for rate in of_block] for of_block in rates]
+    elif target_layer_name != 'DropPath':
+        peers = [name for target in targets for name in target.peers()]
+        if peers:
+            warnings.warn(
+                f'A block is not given stochastic depth twice, these are replaced: {", ".join(peers)}.', stacklevel=2)
+    _tell_of_no_effect(model, target_layer_name, targets, settings)
 
-    if not blocks:
-        warnings.warn(f'No {target_layer_name} found in {type(model).__name__}: nothing is dropped.', stacklevel=2)
-    if drop_rate == 0.:
-        warnings.warn('drop_rate is 0: stochastic depth has no effect.', stacklevel=2)
-    if stochastic_method == 'sample' and not use_same_gpu_seed:
+    progress = TrainingProgress()
+    place_idx = 0
+    for target, scales_of_block in zip(targets, scales):
+        for place, scale in zip(target.places, scales_of_block):
+            _install(target.block, place).configure(settings, scale, place_idx, progress)
+            place_idx += 1
+        if target.stochastic_class is not None:
+            target.block.__class__ = target.stochastic_class
+
+
+def _refuse_targets(targets: Sequence[Target], settings: Settings) -> None:
+    reasons: Dict[str, Target] = {}
+    for target in targets:
+        if target.stochastic_class is None:
+            reasons.setdefault(class_name(target.block), target)
+    if reasons and (settings.skip_dropped or settings.stochastic_method == 'block'):
+        name, value = ('skip_dropped', 'False') if settings.skip_dropped else ('stochastic_method', "'sample'")
+        blocks = '; '.join(f'{c} ({target.name}): {target.reason}' for c, target in reasons.items())
+        raise ValueError(
+            f'{name} must be {value} for blocks whose branches cannot be left out, but got'
+            f' {getattr(settings, name)!r}: {blocks}.')
+
+
+def _tell_of_no_effect(model: nn.Module, target_layer_name: str, targets: Sequence[Target], settings: Settings) -> None:
+    if not targets:
+        warnings.warn(f'No {target_layer_name} found in {type(model).__name__}: nothing is dropped.', stacklevel=3)
+    if settings.drop_rate == 0.:
+        warnings.warn('drop_rate is 0: stochastic depth has no effect.', stacklevel=3)
+    if settings.stochastic_method == 'sample' and not settings.use_same_gpu_seed:
         warnings.warn(
             "use_same_gpu_seed=False has no effect with stochastic_method='sample': every sample has a draw of its"
-            " own.", stacklevel=2)
-    if stochastic_method == 'block' and skip_dropped:
+            " own.", stacklevel=3)
+    if settings.stochastic_method == 'block' and settings.skip_dropped:
         warnings.warn(
             "skip_dropped=True has no effect with stochastic_method='block', which never computes what it drops.",
-            stacklevel=2)
+            stacklevel=3)
 
-    _replace_drop_path(blocks)
-    progress = TrainingProgress()
-    for block_idx, ((_, block), scale) in enumerate(zip(blocks, scales)):
-        block.__class__ = stochastic_classes.get(type(block), type(block))
-        block.configure(stochastic_method, drop_rate, scale, **settings, block_idx=block_idx, progress=progress)
+
+def _install(block: nn.Module, place: str) -> StochasticDropPath:
+    stood = getattr(block, place, 'nothing')
+    if isinstance(stood, StochasticDropPath):
+        return stood
+    drop_path = StochasticDropPath()
+    drop_path.stands_for = 'nothing' if stood == 'nothing' else 'None' if stood is None else 'Identity'
+    drop_path.training = block.training
+    setattr(block, place, drop_path)
+    return drop_path
+
+
+def remove_stochastic_depth(model: nn.Module) -> None:
+    """Make a model's blocks plain again, in place: settings forgotten, weights as they are, nothing is dropped."""
+    blocks = list(dict(model.named_modules()).values())
+    for block in blocks:
+        for place, drop_path in list(block._modules.items()):
+            if isinstance(drop_path, StochasticDropPath):
+                drop_path.progress.remove(drop_path)
+                if isinstance(block, StochasticBlock):
+                    block.__class__ = plain_class_of(block)  # type: ignore[assignment]
+                if drop_path.stands_for == 'Identity':
+                    setattr(block, place, nn.Identity())
+                else:
+                    delattr(block, place)
+                    if drop_path.stands_for == 'None':
+                        setattr(block, place, None)
+
+
+def blocks_by_name(model: nn.Module) -> Iterator[Tuple[str, StochasticDropPath]]:
+    """Drop paths by the names of their blocks; by their own where those of a block have different rates."""
+    blocks: Dict[str, List[Tuple[str, StochasticDropPath]]] = {}
+    for name, drop_path in drop_paths(model):
+        blocks.setdefault(name.rpartition('.')[0], []).append((name, drop_path))
+    for block_name, of_block in blocks.items():
+        if len({drop_path.depth_scale for _, drop_path in of_block}) == 1:
+            yield block_name, of_block[0][1]
+        else:
+            yield from of_block
 
 
 def drop_rates(model: nn.Module) -> Dict[str, float]:
-    """Drop rate now in force of each stochastic block, by module name, in forward order."""
-    return {name: block.drop_prob for name, block in stochastic_blocks(model)}
+    """Drop rate now in force of each stochastic block, by module name, in forward order.
+
+    Drop paths of one block that have different rates are listed by their own names.
+    """
+    return {name: drop_path.drop_prob for name, drop_path in blocks_by_name(model)}
 
 
 def set_drop_rate(model: nn.Module, drop_rate: float) -> None:
@@ -133,8 +196,9 @@ def set_drop_rate(model: nn.Module, drop_rate: float) -> None:
         ValueError: drop_rate is outside [0, 1].
     """
     drop_rate = check_fraction('drop_rate', drop_rate)
-    for _, block in stochastic_blocks(model):
-        block.set_drop_rate(drop_rate)
+    for _, drop_path in drop_paths(model):
+        drop_path.settings = replace(drop_path.settings, drop_rate=drop_rate)
+        drop_path.update_drop_prob()
 
 
 def set_training_progress(model: nn.Module, fraction: float) -> None:
@@ -148,7 +212,7 @@ def set_training_progress(model: nn.Module, fraction: float) -> None:
         ValueError: fraction is outside [0, 1].
     """
     fraction = check_fraction('fraction', fraction)
-    for progress in {block.progress for _, block in stochastic_blocks(model)}:
+    for progress in {drop_path.progress for _, drop_path in drop_paths(model)}:
         progress.tell(fraction)
 
 
@@ -161,13 +225,6 @@ def stochastic_depth_args(model: nn.Module) -> Dict[str, Any]:
     Raises:
         ValueError: The model has no stochastic blocks.
     """
-    for _, block in stochastic_blocks(model):
-        return dict(
-            drop_path_rate=block.drop_rate,
-            drop_distribution=block.drop_distribution,
-            drop_warmup=block.drop_warmup,
-            use_same_gpu_seed=block.use_same_gpu_seed,
-            scale_by_keep=block.scale_by_keep,
-            skip_dropped=block.skip_dropped,
-        )
+    for _, drop_path in drop_paths(model):
+        return drop_path.settings.model_args()
     raise ValueError(f'model must hold stochastic blocks, but {type(model).__name__} holds none.')

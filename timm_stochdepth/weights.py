@@ -48,14 +48,14 @@ def strip_wrappers(state_dict: Mapping[str, Any]) -> Dict[str, Any]:
 
 
 def scales_in_metadata(state_dict: Mapping[str, Any], full: bool = False) -> Optional[Dict[str, float]]:
-    """What each stochastic block's branch was multiplied with at inference when it gave its weights.
+    """What each branch was multiplied with at inference when it gave its weights.
 
     Args:
         state_dict: Weights.
         full: At the rates of the end of the warm-up, instead of those in force at that moment.
 
     Returns:
-        The scales by module name; None if the metadata says nothing of them, as after timm's `clean_state_dict`.
+        The scales by the names of drop paths; None if the metadata says nothing, as after timm's `clean_state_dict`.
     """
     key = 'full_inference_scale' if full else 'inference_scale'
     metadata = getattr(state_dict, '_metadata', {})

@@ -118,6 +118,15 @@ def test_the_limit_of_skipped_samples_is_that_of_the_samples_that_were_skipped()
     assert len(set(contestant.limits)) > 1
 
 
+def test_any_network_of_timm_is_timed_at_a_uniform_rate(tmp_path):
+    args = ['--model', 'test_vit', '--batch-size', '2', '--img-size', '160', '--max-rounds', '2', '--rate', '0.5']
+    assert main(['bench', *args, '--drop-distribution', 'uniform', '--out', str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / 'test_vit_rate0.5_cpu_uniform.json').read_text())['rows']
+    limits = {row['name']: row['limit'] for row in rows}
+    # the branches of a transformer are nearly all of it, and every one of them is dropped at a half
+    assert limits['timm DropPath'] == limits['sample'] == 1 and 0.3 < limits['sample, skip_dropped'] < 0.8
+
+
 SMALL = ['--model', 'resnet18', '--batch-size', '2', '--img-size', '32', '--max-rounds', '2']
 
 
@@ -140,7 +149,9 @@ def test_ddp_compares_a_conditional_skip_with_block_mode(tmp_path):
         (['--rate', '1.5'], "--rate must be in [0, 1], but got '1.5'"),
         (['--batch-size', '0'], '--batch-size must be a whole number from 1'),
         (['--ddp', '--compile'], '--ddp must be without --compile'),
-        (['--model', 'vit_tiny_patch16_224'], "--model must be the name of a ResNet of timm, but got 'vit_tiny"),
+        (['--model', 'densenet121'], "--model must be a plain network of timm with drop paths, but got 'densenet121'"),
+        (['--model', 'mobilevit_xxs'], 'whose branches can only be masked (byobnet.BottleneckBlock: '),
+        (['--model', 'resnet50_sd_block'], '--model must be a plain network of timm with drop paths'),
         (['--model', 'resnet81'], 'did you mean resnet18'),
         (['--device', 'foo'], "--device must be cpu, cuda or cuda:N, but got 'foo'"),
         (['--device', 'cuda:99'], '--device must be a device that this machine has (cpu'),

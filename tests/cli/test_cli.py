@@ -73,7 +73,7 @@ def test_show_prints_each_block(capsys, tmp_path):
         (['demo', '--model-kwargs', 'no_such=1'], '--model-kwargs must be arguments of resnet50'),
         (['demo', '--model-kwargs', 'foo'], "--model-kwargs must be of the form KEY=VALUE, but got 'foo'"),
         (['verfy', 'x'], "but got 'verfy': did you mean verify?"),
-        ([''], "COMMAND must be one of demo, list, show, fold, push, pull, verify, bench, run, but got ''"),
+        ([''], "COMMAND must be one of demo, list, show, families, fold, push, pull, verify, bench, run, but got ''"),
         ([], 'COMMAND'),
     ],
 )

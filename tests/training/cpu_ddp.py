@@ -4,7 +4,7 @@ import sys
 
 import torch.nn.parallel
 
-from timm_stochdepth.training.launcher import run_script
+from timm_stochdepth.cli.main import main
 
 
 class CpuDistributedDataParallel(torch.nn.parallel.DistributedDataParallel):
@@ -14,4 +14,4 @@ class CpuDistributedDataParallel(torch.nn.parallel.DistributedDataParallel):
 
 if __name__ == '__main__':
     torch.nn.parallel.DistributedDataParallel = CpuDistributedDataParallel
-    run_script(sys.argv[1], sys.argv[2:])
+    sys.exit(main(['run', *sys.argv[1:]]))

@@ -5,7 +5,7 @@ import timm
 import torch
 
 import timm_stochdepth as ts
-from timm_stochdepth.surgery import stochastic_blocks
+from timm_stochdepth.surgery import drop_paths
 
 
 class Event(enum.Enum):
@@ -58,7 +58,20 @@ def test_init_applies_and_batch_start_warms_up(method, events):
         algorithm.apply(batch_start, state, logger)
         assert logger.metrics.pop() == {'stochastic_depth/drop_rate': pytest.approx(rate)}
         assert list(ts.drop_rates(state.model).values()) == pytest.approx([rate * i / 15 for i in range(16)])
-    assert {b.stochastic_method for _, b in stochastic_blocks(state.model)} == {method}
+    assert {place.settings.stochastic_method for _, place in drop_paths(state.model)} == {method}
+
+
+def test_it_takes_all_settings():
+    settings = dict(drop_schedule=[(0.5, 0), (1, 1)], scale_by_keep=True, skip_dropped=True)
+    algorithm = ts.StochasticDepth('sample', 'DropPath', None, **settings)
+    model = timm.create_model('test_vit', drop_path_rate=0.3)
+    state, logger = State(model, 0.75), Logger()
+    algorithm.apply(Event.INIT, state, logger)
+    assert max(ts.drop_rates(model).values()) == 0.0 and algorithm.match(Event.BATCH_START, state)
+    algorithm.apply(Event.BATCH_START, state, logger)
+    assert max(ts.drop_rates(model).values()) == pytest.approx(0.15)
+    given = next(place.settings for _, place in drop_paths(model))
+    assert given.scale_by_keep and given.skip_dropped and given.drop_schedule == ((0.5, 0.0), (1.0, 1.0))
 
 
 def test_without_warmup_it_acts_on_init_alone():

@@ -41,14 +41,14 @@ def few_digits(tmp_path_factory):
     return root
 
 
-def run_script(script, *args, launcher=True, ranks=1, env=None, cwd=None):
+def run_script(script, *args, launcher=True, options=(), ranks=1, env=None, cwd=None):
     """Run a script of timm's under the launcher or plainly; what it printed."""
     command = [sys.executable]
     if ranks > 1:
         command += ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={ranks}']
-        command += [Path(__file__).parent / 'cpu_ddp.py']
+        command += [Path(__file__).parent / 'cpu_ddp.py', *options]
     else:
-        command += ['-m', 'timm_stochdepth.run'] if launcher else []
+        command += ['-m', 'timm_stochdepth.run', *options] if launcher else []
     command += [f'{TIMM_REPO}/{script}', *map(str, args)]
     env = {**(env or os.environ), 'OMP_NUM_THREADS': '1' if ranks > 1 else '2'}
     result = subprocess.run(command, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -116,6 +116,59 @@ def test_plain_train_and_validate(few_digits, tmp_path, model):
 def test_plain_train_says_what_a_warmup_needs(few_digits, tmp_path):
     text = train(few_digits, tmp_path, '--device-modules', 'timm_stochdepth', *WARMUP, launcher=False)
     assert 'run the script with `timm-stochdepth run SCRIPT ...`' in text
+
+
+VIT = [
+    *('--drop-path', 0.6, '--model-kwargs', 'img_size=32', 'depth=4', 'embed_dim=48', 'num_heads=3'),
+]
+
+
+def losses(text):
+    return [float(loss) for loss in re.findall(r'Train: .*?Loss: *([\d.e+-]+)', text)]
+
+
+@needs_timm_repo
+def test_any_model_skips_what_it_drops_and_learns_what_timm_teaches(few_digits, tmp_path):
+    runs, weights = {}, {}
+    for name, kwargs in {
+        'timm': dict(launcher=False),
+        'sample': dict(options=['--stochastic-depth', 'sample']),
+        'skip': dict(options=['--skip-dropped']),
+    }.items():
+        output = tmp_path / name
+        runs[name] = losses(train(few_digits, output, *VIT, model='vit_tiny_patch16_224', epochs=2, **kwargs))
+        checkpoint = torch.load(output / 'run' / 'last.pth.tar', weights_only=False)
+        weights[name] = checkpoint['state_dict']
+    assert len(runs['timm']) >= 6
+    for name in ('sample', 'skip'):
+        assert runs[name] == pytest.approx(runs['timm'], rel=2e-3)  # three digits are printed
+        assert list(weights[name]) == list(weights['timm'])
+        for key, value in weights['timm'].items():
+            torch.testing.assert_close(weights[name][key], value, rtol=1e-3, atol=1e-4, msg=key)
+    # a plain checkpoint of timm's, which validate.py reads without this package
+    summary = (tmp_path / 'skip' / 'run' / 'summary.csv').read_text().splitlines()
+    last = dict(zip(summary[0].split(','), summary[-1].split(',')))
+    validated = run_script(
+        'validate.py',
+        *('--data-dir', few_digits, '--model', 'vit_tiny_patch16_224', '--num-classes', 10, '--img-size', 32),
+        *('--checkpoint', tmp_path / 'skip' / 'run' / 'last.pth.tar', '--crop-pct', 0.9, '--device', 'cpu'),
+        *('-b', 16, '--workers', 1, '--model-kwargs', 'img_size=32', 'depth=4', 'embed_dim=48', 'num_heads=3'),
+        launcher=False,
+    )
+    assert top1(validated) == pytest.approx(float(last['eval_top1']), abs=1e-3)
+
+
+@needs_timm_repo
+@pytest.mark.parametrize('options', [['--skip-dropped'], ['--stochastic-depth', 'block']])
+def test_any_model_on_two_processes(few_digits, tmp_path, options):
+    text = train(few_digits, tmp_path, *VIT, model='vit_tiny_patch16_224', ranks=2, options=options)
+    assert losses(text) and all(loss < 10 for loss in losses(text))
+
+
+@needs_timm_repo
+def test_a_model_of_this_package_is_told_to_use_its_arguments(few_digits, tmp_path):
+    with pytest.raises(AssertionError, match='--model must be a plain network of timm with --stochastic-depth'):
+        train(few_digits, tmp_path, options=['--skip-dropped'])
 
 
 FLAGS = {
@@ -253,6 +306,6 @@ def test_a_script_runs_as_python_would_run_it(tmp_path, monkeypatch, capsys):
 def test_the_launcher_says_what_it_needs():
     command = [sys.executable, '-m', 'timm_stochdepth.run']
     result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 1 and 'usage: python -m timm_stochdepth.run SCRIPT' in result.stderr
+    assert result.returncode == 2 and 'the following arguments are required: script' in result.stderr
     result = subprocess.run([*command, 'missing.py'], capture_output=True, text=True)
-    assert result.returncode == 1 and "script must be a Python file, but got 'missing.py'" in result.stderr
+    assert result.returncode == 2 and "script must be a file, but got 'missing.py'" in result.stderr

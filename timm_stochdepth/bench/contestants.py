@@ -1,6 +1,7 @@
 """The networks that are timed against each other, all with the same weights."""
 import random
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Callable, Dict, List
 
 import timm
@@ -9,8 +10,8 @@ import torchvision.ops
 from torch import nn
 
 from ..fold import as_weights_of
-from ..operations import block_drop_limit, branch_shares
-from ..surgery import apply_stochastic_depth, stochastic_blocks
+from ..operations import block_drop_limit, place_shares
+from ..surgery import apply_stochastic_depth, drop_paths
 
 __all__ = ['Contestant', 'create_contestants', 'create_ddp_contestants']
 
@@ -37,6 +38,7 @@ def create_contestants(
         batch_size: int,
         img_size: int,
         compile: bool = False,
+        drop_distribution: str = 'linear',
         seed: int = 0,
 ) -> List[Contestant]:
     """The plain network first, then its peers, then ours.
@@ -45,28 +47,25 @@ def create_contestants(
     mode: it drops the same blocks.
 
     Args:
-        model_name: A plain ResNet of timm.
-        rate: Drop rate of the networks, linear.
+        model_name: A plain network of timm, whose branches can all be left out.
+        rate: Drop rate of the networks.
         batch_size: Number of images in a batch.
         img_size: Size of an image, for the count of operations.
         compile: Run each under torch.compile.
+        drop_distribution: `'linear'` or `'uniform'`.
         seed: Seed of what is dropped where it is skipped.
     """
     plain = timm.create_model(model_name)
-    drop_path = timm.create_model(model_name, drop_path_rate=rate)
-    torchvision_depth = timm.create_model(model_name, drop_path_rate=rate)
-    for name, module in list(torchvision_depth.named_modules()):
-        if isinstance(module, timm.layers.DropPath):
-            torchvision_depth.set_submodule(name, torchvision.ops.StochasticDepth(module.drop_prob, 'row'))
     networks = {
         'plain': plain,
         'plain, again': timm.create_model(model_name),
-        'timm DropPath': drop_path,
-        'torchvision StochasticDepth': torchvision_depth,
-        'conditional skip': _conditional_skip(model_name, rate),
-        'sample': _stochastic(model_name, 'sample', rate),
-        'sample, skip_dropped': _stochastic(model_name, 'sample', rate, skip_dropped=True),
-        'block': _stochastic(model_name, 'block', rate),
+        'timm DropPath': _peer(model_name, rate, drop_distribution, timm.layers.DropPath),
+        'torchvision StochasticDepth': _peer(
+            model_name, rate, drop_distribution, partial(torchvision.ops.StochasticDepth, mode='row')),
+        'conditional skip': _conditional_skip(model_name, rate, drop_distribution),
+        'sample': _stochastic(model_name, 'sample', rate, drop_distribution),
+        'sample, skip_dropped': _stochastic(model_name, 'sample', rate, drop_distribution, skip_dropped=True),
+        'block': _stochastic(model_name, 'block', rate, drop_distribution),
     }
     for network in networks.values():
         network.load_state_dict(as_weights_of(network, plain.state_dict()))
@@ -90,7 +89,7 @@ def create_ddp_contestants(
     The conditional skip leaves its parameters out of the graph, and needs `find_unused_parameters`.
 
     Args:
-        model_name: A plain ResNet of timm.
+        model_name: A plain network of timm, whose branches can all be left out.
         rate: Drop rate of the networks, linear.
         img_size: Size of an image, for the count of operations.
         memory_format: That of the weights, which has to be set before they are wrapped.
@@ -113,19 +112,33 @@ def create_ddp_contestants(
     return contestants
 
 
-def _stochastic(model_name: str, stochastic_method: str, rate: float, **settings: Any) -> nn.Module:
+def _stochastic(
+        model_name: str,
+        stochastic_method: str,
+        rate: float,
+        drop_distribution: str = 'linear',
+        **settings: Any,
+) -> nn.Module:
     model = timm.create_model(model_name)
-    has_bottlenecks = any(isinstance(m, timm.models.resnet.Bottleneck) for m in model.modules())
-    target_layer_name = 'ResNetBottleneck' if has_bottlenecks else 'ResNetBasicBlock'
-    apply_stochastic_depth(model, stochastic_method, target_layer_name, rate, **settings)
+    apply_stochastic_depth(model, stochastic_method, 'DropPath', rate, drop_distribution, **settings)
     return model
 
 
-def _conditional_skip(model_name: str, rate: float) -> nn.Module:
+def _peer(model_name: str, rate: float, drop_distribution: str, make: Callable[[float], nn.Module]) -> nn.Module:
+    """A plain network with somebody else's drop paths, at the same places and rates."""
+    model = timm.create_model(model_name)
+    for name, place in drop_paths(_stochastic(model_name, 'sample', rate, drop_distribution)):
+        if place.drop_prob > 0.:
+            block_name, _, attribute = name.rpartition('.')
+            setattr(model.get_submodule(block_name), attribute, make(place.drop_prob))
+    return model
+
+
+def _conditional_skip(model_name: str, rate: float, drop_distribution: str = 'linear') -> nn.Module:
     """Block mode in its simplest form, whose dropped parameters get no gradient."""
-    model = _stochastic(model_name, 'block', rate)
-    for _, block in stochastic_blocks(model):
-        block._forward_skipped = lambda x, block=block: block.activation(block.shortcut(x).clone())
+    model = _stochastic(model_name, 'block', rate, drop_distribution)
+    for _, place in drop_paths(model):
+        place._skip = torch.compiler.disable(lambda shortcut, *_: shortcut.clone())  # type: ignore[method-assign]
     return model
 
 
@@ -138,18 +151,18 @@ def _fix_decisions(contestant: Contestant, num_draws: int, img_size: int, seed: 
         img_size: Size of an image.
         seed: Seed of the draws.
     """
-    shares = branch_shares(contestant.model, (3, img_size, img_size))
+    shares = place_shares(contestant.model, (3, img_size, img_size))
     generator = random.Random(seed)
-    blocks = dict(stochastic_blocks(contestant.model))
+    places = dict(drop_paths(contestant.model))
     keep: Dict[str, List[float]] = {}
 
     def prepare() -> None:
-        for name, block in blocks.items():
-            keep[name] = [float(generator.random() >= block.drop_prob) for _ in range(num_draws)]
+        for name, place in places.items():
+            keep[name] = [float(generator.random() >= place.drop_prob) for _ in range(num_draws)]
         dropped = {name: keep_N.count(0.) / num_draws for name, keep_N in keep.items()}
         contestant.limits.append(block_drop_limit(dropped, shares))
 
-    for name, block in blocks.items():
-        block.draw_block = torch.compiler.disable(lambda name=name: bool(keep[name][0]))  # type: ignore[method-assign]
-        block.draw_samples = lambda x, name=name: torch.tensor(keep[name])  # type: ignore[method-assign, misc]
+    for name, place in places.items():
+        place.draw_block = torch.compiler.disable(lambda name=name: bool(keep[name][0]))  # type: ignore[method-assign]
+        place.draw_samples = lambda x, name=name: torch.tensor(keep[name])  # type: ignore[method-assign, misc]
     contestant.prepare = prepare

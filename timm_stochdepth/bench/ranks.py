@@ -24,7 +24,7 @@ def measure_ddp(
     """Rows of the contestants under DistributedDataParallel, over gloo, as rank 0 timed them.
 
     Args:
-        model_name: A plain ResNet of timm.
+        model_name: A plain network of timm, whose branches can all be left out.
         rate: Drop rate of the networks, linear.
         x_NCHW: Batch of each rank, on the CPU.
         amp: Run under autocast to bfloat16.

@@ -3,9 +3,11 @@ import timm
 import torch
 from torch import nn
 
+from ..surgery import drop_paths
+from ..targets import class_name, find_targets
 from .arguments import UsageError, closest
 
-__all__ = ['check_device', 'check_img_size', 'check_model_name', 'check_plain_resnet']
+__all__ = ['check_device', 'check_img_size', 'check_model_name', 'check_skippable']
 
 
 def check_model_name(argument: str, name: str) -> None:
@@ -25,16 +27,20 @@ def check_model_name(argument: str, name: str) -> None:
         raise UsageError(f'{argument} must have a tag that timm knows, but got {name!r}{closest(name, names)}')
 
 
-def check_plain_resnet(argument: str, name: str) -> None:
-    """Refuse what is no ResNet of timm's.
+def check_skippable(argument: str, name: str) -> None:
+    """Refuse what is no network of timm's that can leave out all of its branches.
 
     Raises:
-        UsageError: It names the closest names.
+        UsageError: It names the closest names, or the block that cannot.
     """
-    names = timm.list_models(module='resnet')
-    if name.partition('.')[0] not in names:
-        raise UsageError(f'{argument} must be the name of a ResNet of timm, but got {name!r}{closest(name, names)}')
     check_model_name(argument, name)
+    with torch.device('meta'):
+        model = timm.create_model(name)
+    targets = find_targets(model, 'DropPath')
+    masked = [f'{class_name(target.block)}: {target.reason}' for target in targets if target.stochastic_class is None]
+    if masked or not targets or any(drop_paths(model)):
+        reason = f', whose branches can only be masked ({masked[0]})' if masked else ''
+        raise UsageError(f'{argument} must be a plain network of timm with drop paths, but got {name!r}{reason}.')
 
 
 def check_img_size(argument: str, img_size: int, model: nn.Module) -> None:

@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from ..models.pretrained import is_stochastic_architecture
-    from ..surgery import stochastic_blocks
+    from ..surgery import drop_paths
 
     names = [n for n in timm.list_models(args.filter) if is_stochastic_architecture(n)]
     if not names:
@@ -24,8 +24,8 @@ def run(args: argparse.Namespace) -> None:
                          f' but got {args.filter!r}.')
     for name in names:
         with torch.device('meta'):
-            _, block = next(stochastic_blocks(timm.create_model(name)))
+            settings = next(drop_path.settings for _, drop_path in drop_paths(timm.create_model(name)))
         tags = [str(cfg.tag) for cfg in timm.models.get_arch_pretrained_cfgs(name).values()]
-        print(f'{name}: method {block.stochastic_method}, rate {block.drop_rate} {block.drop_distribution}')
+        print(f'{name}: method {settings.stochastic_method}, rate {settings.drop_rate} {settings.drop_distribution}')
         tags_line = f'{len(tags)} pretrained tags, first the default: {", ".join(tags)}'
         print(textwrap.fill(tags_line, width=100, initial_indent='    ', subsequent_indent='    '))

@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Optional, Tuple, Type
 
 from ..terminal import complain, one_line, say, start_command
 from ..version import __version__
-from . import bench, demo, fold, list_models, pull, push, run, show, verify
+from . import bench, demo, families, fold, list_models, pull, push, run, show, verify
 from .arguments import Parser, UsageError, closest
 
 __all__ = ['create_parsers', 'main']
@@ -16,6 +16,7 @@ _COMMANDS = {
     'demo': demo,
     'list': list_models,
     'show': show,
+    'families': families,
     'fold': fold,
     'push': push,
     'pull': pull,

@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, Optional, Type
 import torch
 from torch import nn
 
-from ..surgery import drop_rates, stochastic_blocks
+from ..surgery import drop_paths, drop_rates
 
 __all__ = ['DropCounter']
 
@@ -24,9 +24,9 @@ class DropCounter:
         self.dropped: Counter = Counter()
 
     def __enter__(self) -> 'DropCounter':
-        for name, block in stochastic_blocks(self.model):
+        for name, place in drop_paths(self.model):
             for draw in ('draw_samples', 'draw_block'):
-                setattr(block, draw, self._counted(name, getattr(block, draw)))
+                setattr(place, draw, self._counted(name.rpartition('.')[0], getattr(place, draw)))
         return self
 
     def __exit__(
@@ -35,8 +35,8 @@ class DropCounter:
             exc: Optional[BaseException],
             traceback: Optional[TracebackType],
     ) -> None:
-        for _, block in stochastic_blocks(self.model):
-            del block.draw_samples, block.draw_block  # the instance's, those of its class stay
+        for _, place in drop_paths(self.model):
+            del place.draw_samples, place.draw_block  # the instance's, those of its class stay
 
     def _counted(self, name: str, draw: Callable[..., Any]) -> Callable[..., Any]:
         def counted_draw(*args: Any) -> Any:

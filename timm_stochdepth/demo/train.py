@@ -15,7 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..files import write_beside
-from ..surgery import stochastic_blocks, stochastic_depth_args
+from ..surgery import drop_paths, stochastic_depth_args
 from .digits import IMG_SIZE, NUM_CLASSES
 from .drops import DropCounter
 
@@ -137,7 +137,7 @@ def train(
 
 def save(model: nn.Module, path: Path) -> None:
     """Save a network with timm's `save_for_hf`, as a new folder that `timm.create_model('local-dir:...')` takes."""
-    model_args = stochastic_depth_args(model) if any(stochastic_blocks(model)) else None
+    model_args = stochastic_depth_args(model) if any(drop_paths(model)) else None
     with write_beside(path) as folder:
         timm.models.save_for_hf(model, str(folder), model_args=model_args, safe_serialization=True)
 

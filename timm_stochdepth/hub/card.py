@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
-from ..surgery import stochastic_blocks
+from ..surgery import blocks_by_name, drop_paths
 from ..weights import strip_module_name
 from .record import TrainingRecord
 from .sources import is_stochastic
@@ -73,7 +73,7 @@ def code_blocks(card: str) -> List[str]:
 
 def full_drop_rates(model: nn.Module) -> Dict[str, float]:
     """Drop rate of each stochastic block at the end of the warm-up, for which a file's weights are, by module name."""
-    return {strip_module_name(name): block.full_drop_prob for name, block in stochastic_blocks(model)}
+    return {strip_module_name(name): drop_path.full_drop_prob for name, drop_path in blocks_by_name(model)}
 
 
 def create_card(
@@ -128,14 +128,14 @@ def _description(model: Any, architecture: str, stochastic: bool, has_picture: b
         return text + (
             '\n\nThis is the folded network: the drop rates are part of its weights, and it is a plain timm model, that'
             ' needs nothing but timm.')
-    block = next(block for _, block in stochastic_blocks(model))
-    scaling = 'divided by its keep probability in training' if block.scale_by_keep else 'scaled at inference'
-    if block.skip_dropped:
+    settings = next(drop_path.settings for _, drop_path in drop_paths(model))
+    scaling = 'divided by its keep probability in training' if settings.scale_by_keep else 'scaled at inference'
+    if settings.skip_dropped:
         scaling += ', and computed for the samples that kept it alone'
     rates = full_drop_rates(model)
     text += (
-        f'\n\nMethod `{block.stochastic_method}`, rate {block.drop_rate} with {block.drop_distribution} distribution'
-        f' over {len(rates)} blocks, the branch {scaling}. Drop rate of each block:\n\n')
+        f'\n\nMethod `{settings.stochastic_method}`, rate {settings.drop_rate} with {settings.drop_distribution}'
+        f' distribution over {len(rates)} blocks, the branch {scaling}. Drop rate of each block:\n\n')
     if has_picture:
         return text + f'![drop rate of each block]({PICTURE})'
     rows = [f'| {name} | {rate:.4g} |' for name, rate in rates.items()]

@@ -9,7 +9,7 @@ from torch import nn
 from ..file_kinds import WEIGHTS
 from ..files import write_file
 from ..fold import fold_stochastic_depth, fold_weights
-from ..surgery import stochastic_blocks
+from ..surgery import drop_paths
 from ..terminal import progress_bar
 from .folder import save_weights
 from .sources import build_model, create_model, is_stochastic, load_model
@@ -60,7 +60,7 @@ def fold_file(
         progress_bar(2, 'folding', 'step') as progress,
     ):
         model, _ = load_model(source, use_ema, model_name, model_args)
-        if not any(stochastic_blocks(model)):
+        if not any(drop_paths(model)):
             raise ValueError(f'{source} must hold a network with stochastic depth to fold, but holds a plain one.')
         progress.update()
         folded = fold_stochastic_depth(model)
@@ -106,7 +106,7 @@ def unfold_file(
             plain, _ = load_model(source)
         else:
             plain, _ = load_model(source, model_name=probe.plain_architecture, model_args=model_args)
-        if any(stochastic_blocks(plain)):
+        if any(drop_paths(plain)):
             raise ValueError(f'{source} must hold a plain network to unfold, but holds a stochastic one.')
         progress.update()
         plain_args: Any = plain._model_args

@@ -11,7 +11,7 @@ from torch import nn
 from ..fold import fold_stochastic_depth
 from ..output_folder import write_new_folder
 from ..rates import check_flag
-from ..surgery import stochastic_blocks
+from ..surgery import drop_paths
 from ..version import __version__
 from .folder import write_files
 from .labels import check_label_names
@@ -100,7 +100,7 @@ def push_to_hub(
 
 
 def _network_to_push(model: nn.Module, plain: bool) -> nn.Module:
-    has_blocks = any(stochastic_blocks(model))
+    has_blocks = any(drop_paths(model))
     is_named = is_stochastic(model) and has_blocks
     if not getattr(model, 'pretrained_cfg', None):
         raise ValueError(f'model must be a network of timm, with a pretrained_cfg, but is a {type(model).__name__}.')

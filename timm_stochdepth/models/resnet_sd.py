@@ -3,7 +3,7 @@
 Methods and default rates are those of the method cards of Composer's StochasticDepth
 (https://github.com/mosaicml/composer/tree/main/composer/algorithms/stochastic_depth).
 """
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any, Dict, List, Optional
 
@@ -12,6 +12,7 @@ from timm.models.resnet import Bottleneck, ResNet
 from timm.models.resnet import default_cfgs as _timm_default_cfgs
 
 from ..rates import check_flag
+from ..settings import Settings
 from ..surgery import apply_stochastic_depth
 from .pretrained import checkpoint_filter_fn
 
@@ -22,27 +23,14 @@ def _build_resnet_sd(
         plain_architecture: str,
         stochastic_method: str,
         drop_path_rate: float,
-        drop_distribution: str = 'linear',
-        drop_warmup: float = 0.,
-        use_same_gpu_seed: bool = True,
-        scale_by_keep: bool = False,
-        skip_dropped: bool = False,
         **kwargs: Any,
 ) -> ResNet:
+    names = [f.name for f in fields(Settings)]
+    settings = {name: kwargs.pop(name) for name in names if name in kwargs and name != 'drop_rate'}
     block: Any = Bottleneck
     model: Any = ResNet(block=block, **kwargs)
     model.plain_architecture = plain_architecture
-    apply_stochastic_depth(
-        model,
-        stochastic_method,
-        'ResNetBottleneck',
-        drop_path_rate,
-        drop_distribution,
-        use_same_gpu_seed,
-        drop_warmup=drop_warmup,
-        scale_by_keep=scale_by_keep,
-        skip_dropped=skip_dropped,
-    )
+    apply_stochastic_depth(model, stochastic_method, 'ResNetBottleneck', drop_path_rate, **settings)
     return model
 
 
@@ -60,7 +48,7 @@ def _create_resnet_sd(
         stochastic_method: `'sample'` or `'block'`.
         pretrained: Load pretrained weights.
         fold_pretrained: Whether those are a plain network's, to be folded, see `models.pretrained`. None: as found.
-        **kwargs: `drop_path_rate` (the rate of stochastic depth), `drop_distribution`, `drop_warmup`,
+        **kwargs: `drop_path_rate` (the rate of stochastic depth), `drop_distribution`, `drop_warmup`, `drop_schedule`,
             `use_same_gpu_seed`, `scale_by_keep` and `skip_dropped` as in `apply_stochastic_depth`, and all arguments
             of timm's ResNet.
     """

@@ -9,7 +9,7 @@ import timm.models._factory
 from torch import Tensor, nn
 
 from ..fold import fold_weights
-from ..surgery import stochastic_blocks
+from ..surgery import drop_paths
 from ..weights import strip_wrappers
 from ..weights_file import read_weights_file
 
@@ -28,7 +28,7 @@ def folded_checkpoints() -> Generator[None, None, None]:
 
     @wraps(load_checkpoint)
     def load_and_fold(model: nn.Module, checkpoint_path: str, *args: Any, **kwargs: Any) -> Any:
-        if any(stochastic_blocks(model)) and Path(checkpoint_path).is_file():
+        if any(drop_paths(model)) and Path(checkpoint_path).is_file():
             trained_scales = read_weights_file(Path(checkpoint_path)).trained_scales()
             if trained_scales is not None:
                 def fold(state_dict: Mapping[str, Tensor], model: nn.Module) -> Dict[str, Tensor]:

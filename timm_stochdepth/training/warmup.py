@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..fold import start_warmup
-from ..surgery import drop_rates, set_training_progress, stochastic_blocks
+from ..surgery import drop_paths, drop_rates, set_training_progress
 
 __all__ = ['follow_scheduler', 'warmup_from_scheduler']
 
@@ -47,7 +47,8 @@ def follow_scheduler(model: nn.Module, scheduler: Scheduler, num_epochs: int, up
 
 
 def _has_warmup(model: Any) -> bool:
-    return isinstance(model, nn.Module) and any(block.drop_warmup > 0. for _, block in stochastic_blocks(model))
+    return isinstance(model, nn.Module) and any(
+        drop_path.settings.schedule for _, drop_path in drop_paths(model))
 
 
 @contextmanager

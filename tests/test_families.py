@@ -1,0 +1,248 @@
+"""Every residual network of timm: what is dropped is what timm drops, and is not computed."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from family_networks import FAMILIES, FIRST
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.flop_counter import FlopCounterMode
+
+import timm_stochdepth as ts
+from timm_stochdepth.survey import format_survey, survey_families
+from timm_stochdepth.targets import class_name, find_targets
+
+CLASSES = [
+    pytest.param(name, marks=[] if name in FIRST else pytest.mark.families, id=name) for name in sorted(FAMILIES)
+]
+# whose branches can only be masked
+MASKED = {
+    'coat.ParallelBlock',
+    'container.Sequential',
+    'edgenext.SplitTransposeBlock',
+    'efficientvim.EfficientViMBlock',
+    'mvitv2.MultiScaleBlock',
+    'rdnet.DenseBlock',
+    'resnest.ResNestBottleneck',
+    'rexnet.LinearBottleneck',
+    'tiny_vit.TinyVitBlock',
+}
+
+# in whose networks a branch ends in something else than a scale, a norm, a linear layer or a convolution, or is masked
+UNFOLDED = MASKED | {
+    'byobnet.MobileOneBlock',
+    'byobnet.RepVggBlock',
+    'coat.SerialBlock',
+    'convit.Block',
+    'csatv2.Block',
+    'csatv2.TransformerBlock',
+    'cspnet.DarkBlock',
+    'cspnet.EdgeBlock',
+    'cspnext.CspNextBlock',
+    'edgenext.ConvBlock',
+    'levit.LevitBlock',
+    'levit.LevitDownsample',
+    'lowformer.ResidualBlock',
+    'maxxvit.ParallelPartitionAttention',
+    'metaformer.MetaFormerBlock',
+    'mobilevit.LinearTransformerBlock',
+    'nfnet.NormFreeBlock',
+    'tiny_vit.MBConv',
+    'twins.Block',
+    'vision_transformer_sam.Block',
+    'vovnet.OsaBlock',
+    'xcit.ClassAttentionBlock',
+    'xcit.XCABlock',
+}
+
+# convolutions in double precision take long on a CPU: the others are compared to single precision's rounding
+ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-3}
+
+
+def create(family, drop_path_rate=0.5):
+    name, kwargs, _ = FAMILIES[family]
+    model = timm.create_model(name, drop_path_rate=drop_path_rate, num_classes=5, **kwargs)
+    return model.double() if family in FIRST else model
+
+
+def assert_equal(value, reference, largest, name=''):
+    assert (value - reference).abs().max() <= ROUNDING[value.dtype] * largest, name
+
+
+def randomize(model):
+    """Give what starts as zero or as one a random value: a branch of zeros would prove nothing."""
+    for p in model.parameters():
+        if p.ndim <= 1 or not p.any():
+            nn.init.uniform_(p, 0.1, 0.5)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.track_running_stats:
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model
+
+
+def images(family, model, batch_size=3):
+    size = FAMILIES[family][2]
+    return torch.randn(batch_size, 3, size, size, dtype=next(model.parameters()).dtype)
+
+
+def train_without_batch_statistics(model):
+    """In training mode, but for what makes a sample depend on others, or a run on a seed that is not a drop path's."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+        elif isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def output(model, x):
+    y = model(x)
+    return y[0] if isinstance(y, tuple) else y
+
+
+def gradients(model, x, seed):
+    model.zero_grad()
+    torch.manual_seed(seed)
+    y = output(model, x)
+    y.square().sum().backward()
+    return y.detach(), {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
+
+
+def is_masked(family, model):
+    return any(t.stochastic_class is None for t in find_targets(model, 'DropPath'))
+
+
+def twins(family, stochastic_method='sample', drop_path_rate=0.5, **settings):
+    """timm's network, and ours with the same weights."""
+    torch.manual_seed(0)
+    plain = randomize(create(family, drop_path_rate))
+    model = create(family, drop_path_rate)
+    model.load_state_dict(plain.state_dict())
+    ts.apply_stochastic_depth(model, stochastic_method, 'DropPath', None, scale_by_keep=True, **settings)
+    return train_without_batch_statistics(plain), train_without_batch_statistics(model)
+
+
+def assert_same_training_step(family, plain, model, seed):
+    x = images(family, plain)
+    y_plain, grads_plain = gradients(plain, x, seed)
+    y, grads = gradients(model, x, seed)
+    assert_equal(y, y_plain, y_plain.abs().max())
+    largest = max(g.abs().max() for g in grads_plain.values())
+    for name, grad in grads.items():
+        assert_equal(grad, grads_plain[name], largest, name)
+
+
+@pytest.mark.parametrize('family', CLASSES)
+def test_masking_and_skipping_are_timms_drop_path(family):
+    plain, model = twins(family)
+    keys = list(plain.state_dict())
+    assert list(model.state_dict()) == keys
+    assert_same_training_step(family, plain, model, seed=1)
+    if is_masked(family, model):
+        block = next(t for t in find_targets(model, 'DropPath') if t.stochastic_class is None)
+        with pytest.raises(ValueError, match=rf'skip_dropped must be False .*{class_name(block.block)}'):
+            ts.apply_stochastic_depth(model, 'sample', 'DropPath', None, skip_dropped=True)
+        return
+    ts.apply_stochastic_depth(model, 'sample', 'DropPath', None, scale_by_keep=True, skip_dropped=True)
+    for seed in (1, 2):
+        assert_same_training_step(family, plain, model, seed)
+    assert list(model.state_dict()) == keys
+
+
+def flops(model, x):
+    with FlopCounterMode(display=False) as counter:
+        output(model, x)
+    return counter.get_total_flops(), counter.get_flop_counts()
+
+
+@pytest.mark.parametrize('family', CLASSES)
+def test_what_is_dropped_is_not_computed(family):
+    plain, model = twins(family)
+    if is_masked(family, model):
+        with pytest.raises(ValueError, match="stochastic_method must be 'sample' .*, but got 'block'"):
+            ts.apply_stochastic_depth(model, 'block', 'DropPath', 0.5)
+        return
+    x = images(family, plain)
+    total, by_module = flops(plain, x)
+    # what timm's drop path leaves without a gradient when it drops all is the branches'
+    for module in plain.modules():
+        if isinstance(module, timm.layers.DropPath):
+            module.drop_prob = 1.0
+    _, grads = gradients(plain, x, 0)
+    places = {t.name for t in find_targets(model, 'DropPath') if max(t.rates()) > 0}
+    in_branches = 0
+    for name, module in plain.named_modules():
+        if any(module.children()):
+            continue
+        own = [n for n, _ in module.named_parameters(prefix=name, recurse=False)]
+        if own and any(name.startswith(f'{p}.') for p in places) and not any(grads[n].any() for n in own):
+            in_branches += sum(by_module.get(f'{type(plain).__name__}.{name}', {}).values())
+    assert in_branches > 0
+    for method, settings in (('block', {}), ('sample', dict(skip_dropped=True))):
+        ts.apply_stochastic_depth(model, method, 'DropPath', None, scale_by_keep=True, **settings)
+        for place in (p for _, p in ts.surgery.drop_paths(model)):
+            place.drop_prob = float(place.drop_prob > 0)
+        assert flops(model, x)[0] <= total - in_branches
+        y, grads_model = gradients(model, x, 0)
+        largest = max(g.abs().max() for g in grads.values())
+        for name, grad in grads.items():
+            assert_equal(grads_model[name], grad, largest, name)
+    ts.apply_stochastic_depth(model, 'sample', 'DropPath', None, scale_by_keep=True, skip_dropped=True)
+    for _, place in ts.surgery.drop_paths(model):
+        place.draw_samples = lambda x: torch.zeros(len(x)).index_fill(0, torch.tensor([0]), 2.0)
+    assert flops(model, x)[0] < total - in_branches / 2
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('family', CLASSES)
+@pytest.mark.filterwarnings('ignore:drop_rate is 0')
+def test_rate_zero_is_timms_network_bit_for_bit(family, training):
+    plain = randomize(create(family, 0.0)).train(training)
+    model = create(family, 0.0).train(training)
+    model.load_state_dict(plain.state_dict())
+    x = images(family, plain)
+    before = copy.deepcopy(plain)
+    torch.manual_seed(0)
+    y = output(before, x)
+    for method in ('sample', 'block'):
+        if method == 'block' and is_masked(family, model):
+            continue
+        ts.apply_stochastic_depth(model, method, 'DropPath', None)
+        torch.manual_seed(0)
+        assert torch.equal(output(copy.deepcopy(model), x), y)
+
+
+@pytest.mark.parametrize('family', CLASSES)
+def test_folding_gives_timms_network(family):
+    model = randomize(create(family, 0.0)).eval()
+    ts.apply_stochastic_depth(model, 'sample', 'DropPath', 0.4)
+    x = images(family, model, 2)
+    if family in UNFOLDED:
+        with pytest.raises(ValueError, match=' to be folded, but is '):
+            ts.fold_stochastic_depth(model)
+        return
+    folded = ts.fold_stochastic_depth(model)
+    plain = create(family, 0.0).eval()
+    plain.load_state_dict(folded.state_dict(), strict=True)
+    y = output(model, x)
+    for network in (plain, folded):
+        assert_equal(output(network, x), y, y.abs().max())
+    classes = [
+        [nn.Identity if isinstance(m, timm.layers.DropPath) else type(m) for m in network.modules()]
+        for network in (folded, plain)
+    ]
+    assert classes[0] == classes[1]
+
+
+@pytest.mark.families
+def test_every_class_of_timm_with_a_drop_path_is_tested():
+    survey = survey_families(timm.list_models())
+    assert set(survey.families) == set(FAMILIES)
+    assert {name for name, family in survey.families.items() if not family.can_skip} == MASKED
+    assert len(survey.families) - len(MASKED) >= 97 and len(survey.whole) >= 1150
+    assert format_survey(survey) in (Path(__file__).parent.parent / 'docs' / 'families.md').read_text()

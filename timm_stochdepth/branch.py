@@ -1,0 +1,92 @@
+"""A residual branch: what one drop path drops, as a function of its block."""
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Callable, Generator, List, Optional, Sequence, Tuple
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .skipping import select_kept, take_kept
+
+__all__ = ['Branch']
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What one drop path drops.
+
+    Attributes:
+        run: The branch, a function of the block and the branch's inputs.
+        batch_dimensions: For each input the number of dimensions from which on its first is the batch, or None.
+        owned: Names of the block's children and parameters that nothing but the branch uses.
+        takes_sum: Whether the block adds in place, to the result of the branch.
+        branch_first: Whether the branch is the first operand of the addition, which gives the sum its memory format.
+    """
+    run: Callable[..., Tensor]
+    batch_dimensions: Tuple[Optional[int], ...]
+    owned: Tuple[str, ...]
+    takes_sum: bool = False
+    branch_first: bool = False
+
+    def modules(self, block: nn.Module) -> List[nn.Module]:
+        """The modules that the branch alone uses, with all that they hold."""
+        owned = (_get(block, name) for name in self.owned)
+        return [m for child in owned if isinstance(child, nn.Module) for m in child.modules()]
+
+    def parameters(self, block: nn.Module) -> List[Tensor]:
+        """The parameters that the branch alone uses."""
+        owned = [_get(block, name) for name in self.owned]
+        parameters: List[Tensor] = [p for child in owned if isinstance(child, nn.Module) for p in child.parameters()]
+        return parameters + [p for p in owned if isinstance(p, nn.Parameter)]
+
+    def select(self, shortcut: Tensor, inputs: Sequence[Any], kept: Tensor) -> Tuple[Tensor, List[Any]]:
+        """The shortcut, and of the branch's inputs the kept samples.
+
+        Args:
+            shortcut: Shape (N, ...).
+            inputs: Those of the branch.
+            kept: Indices of the K samples that keep their branch, shape (K,).
+
+        Raises:
+            RuntimeError: An input has not one row for each sample of the shortcut.
+        """
+        selected = []
+        original = shortcut
+        for x, dimensions in zip(inputs, self.batch_dimensions):
+            if not isinstance(x, Tensor) or dimensions is None or x.ndim < dimensions or x.shape[0] == 1:
+                selected.append(x)
+            elif x.shape[0] != original.shape[0]:
+                raise RuntimeError(
+                    f'skip_dropped must be False where a branch has inputs of other rows than its shortcut: shape'
+                    f' {tuple(x.shape)}, and {tuple(original.shape)}.')
+            elif x is original and shortcut is original:
+                shortcut, x_kept = select_kept(x, kept)
+                selected.append(x_kept)
+            else:
+                selected.append(take_kept(x, kept))
+        return shortcut, selected
+
+    @contextmanager
+    def lone_values_by_running_statistics(self, block: nn.Module, num_kept: int) -> Generator[None, None, None]:
+        """Context in which a BatchNorm that is given one value a channel uses its running statistics.
+
+        One value has no variance, and the norm would raise.
+        """
+        norms = [m for m in self.modules(block) if isinstance(m, _BatchNorm) and m.training] if num_kept == 1 else []
+
+        def look(norm: nn.Module, args: Tuple[Tensor, ...]) -> None:
+            norm.training = args[0].numel() > args[0].shape[1]
+
+        hooks = [norm.register_forward_pre_hook(look) for norm in norms]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for norm in norms:
+                norm.training = True
+
+
+def _get(block: nn.Module, name: str) -> Any:
+    owner, _, attribute = name.rpartition('.')
+    return getattr(block.get_submodule(owner) if owner else block, attribute)

@@ -1,0 +1,24 @@
+"""Show which networks of timm can leave out the branches that they drop, by the classes of their blocks."""
+import argparse
+
+from .arguments import Text, UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        'filter', nargs='?', type=Text('a wildcard filter'), default='*',
+        help="Wildcard filter on timm's names, as in 'vit_*'; all of them take some minutes.")
+
+
+def run(args: argparse.Namespace) -> None:
+    import timm
+
+    from ..survey import format_survey, survey_families
+
+    names = timm.list_models(args.filter)
+    if not names:
+        raise UsageError(f'filter must match a name of timm, but got {args.filter!r}.')
+    survey = survey_families(names)
+    if not survey.families:
+        raise UsageError(f'filter must match a network with drop paths, but got {args.filter!r}.')
+    print(format_survey(survey))

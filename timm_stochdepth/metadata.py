@@ -1,0 +1,53 @@
+"""What a state_dict's metadata says of the rates that its weights are for."""
+import warnings
+from typing import Any, Dict
+
+from torch import nn
+
+__all__ = ['SaysScale']
+
+
+class SaysScale(nn.Module):
+    """A module that multiplies a branch at inference, and says by what in the metadata of each state_dict."""
+    # a DropPath's is 1: the metadata of a state_dict tells whose weights it holds
+    _version = 2
+
+    # that of the block, in a plain network of which nothing stands here
+    block_metadata: Dict[str, Any] = {}
+
+    def inference_scale(self, full: bool = False) -> float:
+        raise NotImplementedError
+
+    def _save_to_state_dict(self, destination: Dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # the metadata goes where torch.save and deepcopy take a state_dict, and its keys stay those of a plain network
+        getattr(destination, '_metadata', {}).setdefault(prefix[:-1], {}).update(
+            inference_scale=self.inference_scale(), full_inference_scale=self.inference_scale(full=True))
+
+    def _load_from_state_dict(
+            self,
+            state_dict: Dict[str, Any],
+            prefix: str,
+            local_metadata: Dict[str, Any],
+            *args: Any,
+    ) -> None:
+        self._tell_of_other_rates(local_metadata or self.block_metadata)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+    def _tell_of_other_rates(self, local_metadata: Dict[str, Any]) -> None:
+        # a run that goes on may have been at another point of its warm-up: the full rates tell
+        trained_scale = local_metadata.get('full_inference_scale')
+        keeps_function = (
+            'timm.create_model(..., pretrained=True, pretrained_cfg_overlay=dict(file=...)) keeps what a network'
+            ' computes.')
+        if trained_scale is not None:
+            if trained_scale != self.inference_scale(full=True):
+                warnings.warn(
+                    'The weights were trained at other drop rates, or with another scale_by_keep, than this network'
+                    f' has. They are loaded as they are, so that it computes something else: {keeps_function}',
+                    stacklevel=3)
+        elif local_metadata.get('version') != self._version and self.inference_scale() != 1.:
+            origin = 'are of a plain network' if local_metadata else 'do not say whether they are of a plain network'
+            warnings.warn(
+                f'The weights {origin}. They are loaded as they are, as those of a network with stochastic depth at'
+                f' the rates of this one. For other weights, {keeps_function}', stacklevel=3)

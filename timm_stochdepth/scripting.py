@@ -1,0 +1,66 @@
+"""The forward of a stochastic block's class, as TorchScript and who looks at signatures find it: the plain one's."""
+import ast
+import inspect
+import textwrap
+from types import FunctionType
+from typing import Any, Callable, Type
+
+import torch
+from torch import nn
+
+from .families import BRANCH_ENDS
+from .source import compile_source
+
+__all__ = ['scriptable_forward']
+
+
+class _AddDropPath(ast.NodeTransformer):
+    """Calls the drop path on what a child returns."""
+
+    def __init__(self, branch_end: str) -> None:
+        self.branch_end = branch_end
+
+    def visit_Call(self, node: ast.Call) -> ast.Call:
+        self.generic_visit(node)
+        if ast.unparse(node.func) == f'self.{self.branch_end}':
+            return ast.Call(func=ast.parse('self.drop_path', mode='eval').body, args=[node], keywords=[])
+        return node
+
+
+def scriptable_forward(plain_class: Type[nn.Module]) -> Callable[..., Any]:
+    """A forward that is `stochastic_forward` in Python, and the plain one, drop paths called in it, in TorchScript.
+
+    TorchScript compiles the source of a forward, and knows no `*args`: it is given that of the plain class. Where that
+    is not to be had, the block can't be scripted, as the plain one can't.
+    """
+    plain_forward: Any = inspect.unwrap(plain_class.forward)
+    try:
+        tree: Any = ast.parse(textwrap.dedent(inspect.getsource(plain_forward)))
+    except (OSError, SyntaxError):
+        return _forward
+    function = tree.body[0]
+    if not isinstance(plain_forward, FunctionType) or not isinstance(function, ast.FunctionDef):
+        return _forward
+    function.decorator_list = []
+    if plain_class in BRANCH_ENDS:
+        _AddDropPath(BRANCH_ENDS[plain_class]).visit(function)
+    self_name, *names = [a.arg for a in (*function.args.posonlyargs, *function.args.args)]
+    names += [f'*{function.args.vararg.arg}'] if function.args.vararg else []
+    names += [f'{a.arg}={a.arg}' for a in function.args.kwonlyargs]
+    names += [f'**{function.args.kwarg.arg}'] if function.args.kwarg else []
+    arguments = ', '.join(names)
+    dispatch = f'''
+if not torch.jit.is_scripting():
+    if {self_name}.drops_batch():
+        return {self_name}.forward_block({arguments})
+    return {self_name}.stochastic_forward({arguments})
+'''
+    function.body = [*ast.parse(dispatch).body, *function.body]
+    source = ast.unparse(ast.fix_missing_locations(tree))
+    return compile_source(source, {**plain_forward.__globals__, 'torch': torch})['forward']
+
+
+def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    if self.drops_batch():
+        return self.forward_block(*args, **kwargs)
+    return self.stochastic_forward(*args, **kwargs)

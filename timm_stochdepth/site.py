@@ -1,0 +1,230 @@
+"""The module that stands at a drop path's place: settings in force, draw, and the addition of shortcut and branch."""
+import warnings
+from typing import Any, Dict, List, Optional
+
+import torch
+from torch import Tensor, nn
+
+from .branch import Branch
+from .functional import (
+    add_branch,
+    add_masked_branch,
+    add_plain_branch,
+    draw_keep_block,
+    draw_keep_samples,
+    draw_keep_samples_at,
+)
+from .leaf import as_leaf, is_traced
+from .metadata import SaysScale
+from .progress import TrainingProgress
+from .settings import Settings
+from .shared_draws import SharedDraws, has_ranks
+from .skipping import add_kept_branch, skip_branch
+
+__all__ = ['StochasticDropPath']
+
+
+class StochasticDropPath(SaysScale):
+    """Stochastic depth at one place of a network, where timm has a drop path.
+
+    It has no parameters and no buffers. In a block that is cut it is given shortcut and branch (`add`), elsewhere the
+    result of the branch, as timm's DropPath is (`forward`).
+
+    Attributes:
+        settings: Those of the network.
+        depth_scale: Share of the network's drop rate that this place gets, in [0, 1].
+        drop_prob: The probability in force, that the branch of a sample (or of the batch) is dropped.
+        full_drop_prob: The same at the end of training.
+        decisions: Block method in a cut block: what was drawn for the calls to come in this forward pass.
+        stands_for: What a plain block has here at rate 0: an `'Identity'`, `'None'`, or `'nothing'`.
+    """
+    __jit_ignored_attributes__ = ['block_metadata', 'progress', 'shared_draws']
+
+    drop_prob: float
+    progress: TrainingProgress
+    stands_for: str
+
+    def configure(
+            self,
+            settings: Settings,
+            depth_scale: float,
+            place_idx: int = 0,
+            progress: Optional[TrainingProgress] = None,
+    ) -> None:
+        """Set how this place drops.
+
+        Args:
+            settings: Those of the network, with a drop_rate.
+            depth_scale: Share of the drop rate that this place gets, in [0, 1].
+            place_idx: Number of this place in the network.
+            progress: How far the network's training is; at its end if None.
+        """
+        self.settings = settings
+        self.drops_batch = settings.stochastic_method == 'block'
+        self.scale_by_keep = settings.scale_by_keep
+        self.depth_scale = depth_scale
+        self.decisions: List[bool] = []
+        self.shared_draws = SharedDraws(place_idx)
+        self.keep_prob = torch.empty((), device='cpu')
+        if hasattr(self, 'progress'):
+            self.progress.remove(self)
+        self.progress = progress or TrainingProgress()
+        self.progress.add(self)
+        self.update_drop_prob()
+
+    @torch.jit.unused
+    def update_drop_prob(self) -> None:
+        """Take over the rate that the progress of training asks for."""
+        rate = (self.settings.drop_rate or 0.) * self.depth_scale
+        self.full_drop_prob = rate * self.settings.share(1.)
+        self.drop_prob = rate * self.settings.share(self.progress.fraction)
+        self.keep_prob.fill_(1. - self.drop_prob)
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.progress.add(self)
+
+    @torch.jit.unused
+    def inference_scale(self, full: bool = False) -> float:
+        """What the branch is multiplied with at inference; with `full`, at the rate of the end of training."""
+        return 1. if self.scale_by_keep else 1. - (self.full_drop_prob if full else self.drop_prob)
+
+    def train(self, mode: bool = True) -> 'StochasticDropPath':
+        if mode and self.settings.schedule and not self.progress.is_told:
+            self.progress.is_told = True  # one warning a model
+            name, value = ('drop_warmup', self.settings.drop_warmup)
+            if self.settings.drop_schedule is not None:
+                name, value = 'drop_schedule', self.settings.drop_schedule  # type: ignore[assignment]
+            warnings.warn(
+                f'{name}={value} has no effect until the model is told how far training is: run the script with'
+                ' `timm-stochdepth run SCRIPT ...`, or call start_warmup(model) once and'
+                ' set_training_progress(model, fraction) at every step. Until then every rate is that of the end.',
+                stacklevel=2)
+        return super().train(mode)
+
+    def draw_samples(self, x: Tensor) -> Tensor:
+        """Draw keep_N, the factor of each sample's branch in a batch like x."""
+        if not torch.jit.is_scripting():
+            if self._rate_is_graph_input():
+                return draw_keep_samples_at(x, self.keep_prob, self.scale_by_keep)
+        return draw_keep_samples(x, self.drop_prob, self.scale_by_keep)
+
+    @torch.jit.unused
+    @torch.compiler.disable
+    def draw_block(self) -> bool:
+        """Draw whether the whole batch keeps its branch."""
+        if has_ranks() and self.settings.use_same_gpu_seed:
+            return self.shared_draws.draw_keep_block(self.drop_prob)
+        return draw_keep_block(self.drop_prob)
+
+    @torch.jit.unused
+    def _rate_is_graph_input(self) -> bool:
+        """Whether a graph is being compiled that has to outlive a change of the rate: a number would be part of it."""
+        return bool(self.settings.schedule) and torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+    def is_idle(self) -> bool:
+        """Whether the branch counts as in a plain network."""
+        if self.scale_by_keep and not self.training:
+            return True
+        if not torch.jit.is_scripting():
+            if self._rate_is_graph_input():
+                return self.settings.drop_rate == 0. or self.depth_scale == 0.
+        return self.drop_prob == 0.
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mask the result of a branch in training, and scale it at inference.
+
+        Args:
+            x: Shape (N, ...).
+        """
+        if not torch.jit.is_scripting():
+            if is_traced((x,), {}):
+                return as_leaf(self, (x,), {})
+        if self.is_idle():
+            return x
+        if not self.training:
+            return self._scale(x)
+        if self.drops_batch:
+            if not draw_keep_block(self.drop_prob):
+                return torch.zeros_like(x)
+            return x / (1. - self.drop_prob) if self.scale_by_keep else x
+        return x * self.draw_samples(x).view([-1] + [1] * (x.ndim - 1))
+
+    def _scale(self, x: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():
+            if self._rate_is_graph_input():
+                return x * self.keep_prob.to(x.device, x.dtype, non_blocking=True)
+        return x * (1. - self.drop_prob)
+
+    @torch.jit.unused
+    def add(self, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:
+        """`shortcut + b * branch(block, *inputs)`, b the draw of this place, or its expectation at inference.
+
+        Args:
+            shortcut: Shape (N, ...).
+            branch: What is dropped.
+            block: The block that it is a part of.
+            inputs: Those of the branch.
+        """
+        form = branch.takes_sum, branch.branch_first
+        if self.training and self.drops_batch:
+            return self._add_or_skip(shortcut, branch, block, *inputs)
+        if self.is_idle():
+            return add_plain_branch(shortcut, branch.run(block, *inputs), *form)
+        if self.training and self.settings.skip_dropped:
+            return self._add_kept(shortcut, branch, block, *inputs)
+        y = branch.run(block, *inputs)
+        if self.training:
+            return add_masked_branch(shortcut, y, self.draw_samples(y), *form)
+        if self._rate_is_graph_input():
+            return add_masked_branch(shortcut, y, self.keep_prob.to(y.device, y.dtype, non_blocking=True), *form)
+        return add_branch(shortcut, y, 1. - self.drop_prob, *form)
+
+    # the decision stays outside of compiled code, what it decides on is compiled by itself
+    @torch.jit.unused
+    @torch.compiler.disable(recursive=False)
+    def _add_or_skip(self, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:
+        if not self._take_decision():
+            return self._skip(shortcut, branch, block)
+        return self._add_scaled(shortcut, branch, block, *inputs)
+
+    @torch.jit.unused
+    @torch.compiler.disable
+    def _take_decision(self) -> bool:
+        return self.decisions.pop(0)
+
+    @torch.jit.unused
+    @torch.compiler.disable
+    def _skip(self, shortcut: Tensor, branch: Branch, block: nn.Module) -> Tensor:
+        return skip_branch(shortcut, branch.parameters(block))
+
+    @torch.jit.unused
+    def _add_scaled(self, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:
+        form = branch.takes_sum, branch.branch_first
+        y = branch.run(block, *inputs)
+        if not self.scale_by_keep:
+            return add_plain_branch(shortcut, y, *form)
+        return add_masked_branch(shortcut, y, y.new_full((1,), 1. / (1. - self.drop_prob)), *form)
+
+    # eager: inductor has no backward pass of a BatchNorm for a number of samples that changes (torch 2.14)
+    @torch.jit.unused
+    @torch.compiler.disable
+    def _add_kept(self, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:
+        # drawn on the CPU: the number of kept samples is a shape, which a device would have to be asked for
+        dtype = torch.float64 if shortcut.dtype == torch.float64 else torch.float32
+        num_samples = shortcut.shape[0]
+        kept = self.draw_samples(torch.empty((num_samples,), dtype=dtype, device='cpu')).nonzero().flatten()
+        if kept.numel() == 0:
+            return self._skip(shortcut, branch, block)
+        with branch.lone_values_by_running_statistics(block, kept.numel()):
+            if kept.numel() == num_samples:
+                return self._add_scaled(shortcut, branch, block, *inputs)
+            kept = kept.to(shortcut.device, non_blocking=True)
+            shortcut, kept_inputs = branch.select(shortcut, inputs, kept)
+            y = branch.run(block, *kept_inputs)
+        scale = 1. / (1. - self.drop_prob) if self.scale_by_keep else 1.
+        return add_kept_branch(shortcut, y, kept, scale, branch.branch_first)
+
+    def extra_repr(self) -> str:
+        text = f'stochastic_method={self.settings.stochastic_method!r}, drop_prob={round(self.drop_prob, 3):0.3f}'
+        return text + (', skip_dropped=True' if self.settings.skip_dropped else '')
