@@ -57,7 +57,8 @@ class Sizes(Block):
     def forward(self, x):
         N, L, C = x.shape
         y = self.fc1(x.reshape(N * L, C)).view(N, L, C)
-        return x + self.drop_path1(y) * (1 / L)
+        y = x + self.drop_path1(y) * (1 / L)
+        return y.view(N, L, C)
 
 
 class Scaled(Block):
@@ -171,6 +172,12 @@ class Transposed(Block):
         return x.sum(0) + self.drop_path1(self.fc1(y)).sum(1) + y.mean()
 
 
+class TokensFirst(Block):
+    def forward(self, x):
+        y = x.transpose(0, 1)
+        return x + self.drop_path1(self.fc1(y).transpose(0, 1)) + y.mean()
+
+
 class Unknown(Block):
     def forward(self, x, tokens):
         return x + self.drop_path1(self.fc1(x) + tokens)
@@ -197,6 +204,7 @@ REFUSED = {
     WorkElsewhere: 'nothing is computed for self.drop_path1 alone',
     WritesToInput: 'self.act writes to a tensor that is used elsewhere',
     Transposed: 'not into an addition',
+    TokensFirst: '`transpose` enters a branch, and may not have the samples in its first dimension',
     Unknown: 'nothing says whether the first dimension of its argument tokens is the batch',
     Items: 'its forward cannot be traced',
     FromParameters: 'its forward computes a tensor from nothing but its parameters',
