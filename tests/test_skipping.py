@@ -10,7 +10,7 @@ from torch import nn
 
 import timm_stochdepth as ts
 from timm_stochdepth.bench.measure import saved_storages
-from timm_stochdepth.functional import add_masked_branch
+from timm_stochdepth.functional import add_branch, add_masked_branch
 from timm_stochdepth.skipping import add_kept_branch, select_kept, skip_branch
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -73,6 +73,19 @@ def test_a_sum_has_the_memory_format_that_the_plain_sum_has(branch_first):
     keep_N = torch.tensor([1.0, 0.0, 1.0, 1.0])
     y = add_masked_branch(shortcut, full, keep_N, takes_sum=False, branch_first=branch_first)
     assert y.stride() == plain.stride()
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_a_branch_of_any_strides_is_added(training):
+    shortcut = torch.randn(4, 3, 2, 5).to(memory_format=torch.channels_last)
+    branch = torch.randn(4, 3, 5, 2).transpose(2, 3)
+    keep_N = torch.tensor([1.0, 0.0, 1.0, 1.0]) if training else torch.tensor([0.3])
+    y = add_masked_branch(shortcut, branch, keep_N, takes_sum=False)
+    torch.testing.assert_close(y, shortcut + keep_N[:, None, None, None] * branch)
+    torch.testing.assert_close(add_branch(shortcut, branch, 0.3, takes_sum=False), shortcut + 0.3 * branch)
+    kept = torch.tensor([0, 2])
+    expected = shortcut.index_add(0, kept, branch[kept])
+    torch.testing.assert_close(add_kept_branch(shortcut, branch[kept], kept, branch_first=True), expected)
 
 
 def test_derivatives_of_a_skipped_branch():

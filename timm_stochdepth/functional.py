@@ -110,10 +110,11 @@ def add_branch(
 
 
 def _like_sum(shortcut: Tensor, branch: Tensor, branch_first: bool) -> Tensor:
-    if torch.compiler.is_compiling() or not branch_first:
+    if torch.compiler.is_compiling() or not branch_first or shortcut.ndim != 4:
         return shortcut
-    return shortcut.contiguous(memory_format=format_of_sum(shortcut, branch, branch_first)) if (
-        shortcut.stride() != branch.stride() and shortcut.ndim == 4) else shortcut
+    memory_format = format_of_sum(shortcut, branch, branch_first)
+    # a branch that is neither contiguous nor channels_last, a transposed view for instance, has no format to take over
+    return shortcut if memory_format == torch.preserve_format else shortcut.contiguous(memory_format=memory_format)
 
 
 class _AddMaskedBranch(torch.autograd.Function):
