@@ -43,7 +43,7 @@ def test_tests_that_the_readme_names_exist():
     assert len(names) > 10 and names <= defined
 
 
-@pytest.mark.parametrize('command', sorted(set(re.findall(r'`timm-stochdepth ((?:list|show)[^`]*)`', README))))
+@pytest.mark.parametrize('command', sorted(set(re.findall(r'`timm-stochdepth ((?:list|show|families)[^`]*)`', README))))
 def test_commands_run(command, capsys):
     assert main(shlex.split(command)) == 0
 

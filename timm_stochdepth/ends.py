@@ -42,10 +42,10 @@ def branch_exponents(name: str, block: nn.Module, place: str) -> Exponents:
     if not isinstance(block, StochasticBlock):
         raise ValueError(
             f'{name} must be a block whose branches can be left out to be folded, but is a {type(block).__name__}.')
-    if hasattr(block, 'last_norm'):
+    cut = cuts_of(block)[0]
+    if not cut.ends:
         return _exponents_by_hand(name, block)
     exponents: Exponents = {}
-    cut = cuts_of(block)[0]
     for (branch_place, branch), end in zip(cut.branches, cut.ends):
         if branch_place == place:
             found = _walk(block, end, f'{name}.'.lstrip('.'))

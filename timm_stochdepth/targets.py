@@ -81,7 +81,9 @@ def _is_named(block: nn.Module, target_layer_name: str) -> bool:
     if target_layer_name in STOCHASTIC_LAYER_MAPPING:
         classes = STOCHASTIC_LAYER_MAPPING[target_layer_name]
         return plain_class_of(block) in classes or type(block) in classes.values()
-    return target_layer_name in ('DropPath', class_name(block))
+    if target_layer_name == 'DropPath':  # where none stood, one does once it was asked for by name
+        return plain_class_of(block) not in BRANCH_ENDS or isinstance(block, StochasticBlock)
+    return target_layer_name == class_name(block)
 
 
 def find_targets(model: nn.Module, target_layer_name: str) -> List[Target]:
@@ -93,8 +95,7 @@ def find_targets(model: nn.Module, target_layer_name: str) -> List[Target]:
         by_hand = STOCHASTIC_LAYER_MAPPING.get(target_layer_name, {}).get(plain_class_of(block), StochasticBlock)
         if by_hand is not StochasticBlock:
             targets.append(Target(name, block, by_hand._places, by_hand))
-        elif target_layer_name != 'DropPath' or plain_class_of(block) not in BRANCH_ENDS or isinstance(
-                block, StochasticBlock):
+        else:
             target = _find_target(name, block)
             targets += [target] if target else []
     return targets

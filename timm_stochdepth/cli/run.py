@@ -3,12 +3,13 @@ import argparse
 import sys
 import traceback
 
+from ..settings import METHODS
 from .arguments import Choice, InputPath
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        '--stochastic-depth', type=Choice(('sample', 'block')), metavar='METHOD',
+        '--stochastic-depth', type=Choice(METHODS), metavar='METHOD',
         help="'sample' or 'block': how the drop paths of any model of timm drop, at the rate of the script's"
              ' --drop-path.')
     parser.add_argument(
