@@ -86,6 +86,41 @@ def test_sample_mode_is_one_graph_through_a_whole_warmup(scale_by_keep):
     assert counter.frame_count == 2  # one for training, one for inference
 
 
+@pytest.mark.parametrize('scale_by_keep', [False, True])
+@pytest.mark.parametrize('first_rate', [0.5, 0.0])
+def test_thirty_rates_compile_no_more_graphs_than_two(first_rate, scale_by_keep):
+    def count_graphs(rates):
+        torch._dynamo.reset()
+        model = small_network('sample', first_rate, scale_by_keep=scale_by_keep)
+        counter = CompileCounterWithBackend('aot_eager')
+        compiled = torch.compile(model, backend=counter, fullgraph=True)
+        for rate in (first_rate, *rates):
+            ts.set_drop_rate(model, rate)
+            compiled(images(4, 32)).sum().backward()
+        return counter.frame_count
+
+    rates = [0.0, *(rate / 29 for rate in range(30))]
+    assert count_graphs(rates) == count_graphs(rates[4:5]) <= 2
+
+
+@pytest.mark.parametrize('first_rate', [0.8, 0.0])
+@pytest.mark.filterwarnings('ignore:drop_rate is 0')
+def test_a_compiled_network_follows_the_rate(first_rate):
+    block = torch.nn.Sequential(timm.models.resnet.Bottleneck(16, 4))
+    ts.apply_stochastic_depth(randomize(block), 'sample', 'ResNetBottleneck', first_rate, 'uniform')
+    compiled = torch.compile(block, backend='inductor', fullgraph=True)
+    for step, rate in enumerate((first_rate, 0.2, 0.0, 0.5, 1.0)):
+        if step:
+            ts.set_drop_rate(block, rate)
+        x = torch.rand(4000, 16, 2, 2)
+        with torch.no_grad():
+            frequency = (compiled(x) == x).flatten(1).all(1).double().mean().item()
+            assert abs(frequency - rate) <= 5 * (rate * (1 - rate) / 4000) ** 0.5
+            compiled.eval()
+            torch.testing.assert_close(compiled(x), block(x), rtol=1e-4, atol=1e-4)
+            compiled.train()
+
+
 def test_compiled_warmup_draws_at_the_rate_in_force():
     block = torch.nn.Sequential(timm.models.resnet.Bottleneck(16, 4))
     ts.apply_stochastic_depth(randomize(block), 'sample', 'ResNetBottleneck', 0.8, 'uniform', drop_warmup=1.0)

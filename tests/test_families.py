@@ -34,7 +34,6 @@ MASKED = {
 # in whose networks a branch ends in something else than a scale, a norm, a linear layer or a convolution, or is masked
 UNFOLDED = MASKED | {
     'byobnet.MobileOneBlock',
-    'byobnet.RepVggBlock',
     'coat.SerialBlock',
     'convit.Block',
     'csatv2.Block',

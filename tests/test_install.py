@@ -99,6 +99,8 @@ FUNCTIONS = """
     ts.set_drop_rate(model, 0.4)
     assert max(ts.drop_rates(model).values()) == 0.4
     assert ts.stochastic_depth_args(model)['drop_path_rate'] == 0.4
+    with ts.no_drop(model):
+        model(torch.randn(2, 3, 32, 32))
     ts.push_to_hub(model, 'user/net', plain=True, dry_run=True)
     ts.fold_stochastic_depth(model).eval()(torch.randn(1, 3, 32, 32))
     ts.StochasticDepth('block', 'ResNetBottleneck')

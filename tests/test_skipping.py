@@ -256,22 +256,43 @@ def test_a_network_trains_where_a_norm_is_left_with_one_value(keep):
 METHODS = [('sample', {}), ('sample', dict(skip_dropped=True)), ('block', {})]
 
 
+NETWORKS = {
+    'resnet50': {},
+    'vit_tiny_patch16_224': dict(img_size=32),
+    'convnext_atto': {},
+    'swin_tiny_patch4_window7_224': dict(img_size=32, window_size=4),
+    'eva02_tiny_patch14_224': dict(img_size=32, patch_size=16),
+    'regnety_002': {},
+}
+
+
+@pytest.mark.parametrize('hooked', [False, True])
+@pytest.mark.parametrize('name', NETWORKS)
 @pytest.mark.parametrize('method, settings', METHODS)
-def test_no_decision_reads_a_tensor_of_the_model_device(method, settings):
+def test_no_decision_reads_a_tensor_of_the_model_device(method, settings, name, hooked):
     # there is nothing to read on the meta device: whatever waits for a value raises
-    model = timm.create_model('resnet50')
-    ts.apply_stochastic_depth(model, method, 'ResNetBottleneck', 0.5, 'uniform', **settings)
-    model.to('meta').train()
-    for _ in range(4):
+    with torch.device('meta'):
+        model = timm.create_model(name, num_classes=4, **NETWORKS[name])
+    ts.apply_stochastic_depth(model, method, 'DropPath', 0.5, 'uniform', **settings)
+    model.train()
+    if hooked:
+        for module in model.modules():
+            module.register_forward_hook(lambda m, args, y: None)
+    for rate in (0.5, 0.2):
+        ts.set_drop_rate(model, rate)
+        for _ in range(2):
+            model(images(4, 32).to('meta')).sum().backward()
+    with ts.no_drop(model):
         model(images(4, 32).to('meta')).sum().backward()
-    assert all(p.grad is not None for p in model.parameters())
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('name', ['resnet50', 'vit_tiny_patch16_224', 'convnext_atto'])
 @pytest.mark.parametrize('method, settings', METHODS)
-def test_no_decision_synchronizes_with_the_gpu(method, settings):
-    model = timm.create_model('resnet50')
-    ts.apply_stochastic_depth(model, method, 'ResNetBottleneck', 0.5, 'uniform', **settings)
+def test_no_decision_synchronizes_with_the_gpu(method, settings, name):
+    model = timm.create_model(name, **(dict(img_size=64) if 'vit' in name else {}))
+    ts.apply_stochastic_depth(model, method, 'DropPath', 0.5, 'uniform', **settings)
     model.to('cuda').train()
     x = images(4, 64).to('cuda')
     model(x).sum().backward()  # cuDNN's choice of algorithms may wait

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .fold import fold_stochastic_depth as fold_stochastic_depth
     from .fold import start_warmup as start_warmup
     from .hub.push import push_to_hub as push_to_hub
+    from .pause import no_drop as no_drop
     from .surgery import apply_stochastic_depth as apply_stochastic_depth
     from .surgery import drop_rates as drop_rates
     from .surgery import set_drop_rate as set_drop_rate
@@ -30,6 +31,7 @@ _MODULES = {
     'fold_stochastic_depth': 'fold',
     'start_warmup': 'fold',
     'push_to_hub': 'hub.push',
+    'no_drop': 'pause',
     'apply_stochastic_depth': 'surgery',
     'drop_rates': 'surgery',
     'set_drop_rate': 'surgery',

@@ -4,22 +4,21 @@ A plain block becomes a stochastic one, and back, by a change of class: its modu
 same objects. The class is made from the plain one, once for all blocks whose forward does the same.
 """
 import inspect
-from functools import cache
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Callable, ClassVar, Dict, Hashable, List, Sequence, Tuple, Type, Union
 
 import torch
 from torch import Tensor, nn
 
-from .branch import Branch
-from .cut import Cut, cut_forward
+from .cut import Cut, cut_by_hand, cut_forward
 from .families import BATCH_DIMENSIONS
-from .leaf import as_leaf, is_traced
+from .leaf import as_whole_block, is_traced
+from .norms import refuse_split_norms, refuse_sync_norms
 from .scripting import scriptable_forward
-from .shared_draws import has_ranks
 from .site import StochasticDropPath
 from .structure import names_read, structure_of
 from .trace import NotCuttable, required_arguments, trace_forward
+from .transforms import refuse_frozen_decisions
 
 __all__ = ['StochasticBlock', 'cuts_of', 'plain_class_of', 'stochastic_class']
 
@@ -51,11 +50,14 @@ class StochasticBlock(nn.Module):
     @torch.jit.unused
     def stochastic_forward(self, *args: Any, **kwargs: Any) -> Any:
         """The plain block's forward, with branches dropped."""
+        place: StochasticDropPath = getattr(self, self._places[0])
+        skips_samples = place.drops() and place.skip_dropped
         if is_traced(args, kwargs):
-            return as_leaf(self, args, kwargs)
+            return as_whole_block(self, args, kwargs) if skips_samples else self._forward_masked(*args, **kwargs)
         if self._is_idle():
             return plain_class_of(self).forward(self, *args, **kwargs)
-        if self.training and getattr(self, self._places[0]).settings.skip_dropped:
+        if skips_samples:
+            refuse_frozen_decisions('skip_dropped', True)
             return self._forward_kept_samples(*args, **kwargs)
         return self._forward_masked(*args, **kwargs)
 
@@ -89,14 +91,18 @@ class StochasticBlock(nn.Module):
     @torch.jit.unused
     def drops_batch(self) -> bool:
         """Whether a forward pass drops branches for the whole batch, if it drops any."""
-        return self.training and getattr(self, self._places[0]).drops_batch
+        place: StochasticDropPath = getattr(self, self._places[0])
+        if not (place.drops_batch and place.drops()):
+            return False
+        refuse_frozen_decisions('stochastic_method', 'block')
+        return True
 
     @torch.jit.unused
     @torch.compiler.disable(recursive=False)
     def forward_block(self, *args: Any, **kwargs: Any) -> Any:
         """The plain block's forward, without the branches that the batch does not keep."""
         if is_traced(args, kwargs):
-            return as_leaf(self, args, kwargs)
+            return as_whole_block(self, args, kwargs)
         run, args, kwargs = self._decide(args, kwargs)
         return run(self, *args, **kwargs)
 
@@ -108,32 +114,26 @@ class StochasticBlock(nn.Module):
         if self._is_idle():
             return plain_class_of(self).forward, args, kwargs
         if not drop_paths[0].settings.use_same_gpu_seed:
-            self._refuse_sync_norms('use_same_gpu_seed', False)
+            refuse_sync_norms(self, 'use_same_gpu_seed', False)
         cut, given = self._cut(*args, **kwargs)
         for drop_path in drop_paths:
-            drop_path.decisions.clear()
-        decisions = []
+            drop_path.decisions = []  # not emptied: a replica of nn.DataParallel has the very same list
         for name, _ in cut.branches:
             drop_path = getattr(self, name)
-            decisions.append(drop_path.is_idle() or drop_path.draw_block())
-            drop_path.decisions.append(decisions[-1])
-        if all(decisions) and not drop_paths[0].scale_by_keep:
+            drop_path.decisions.append(drop_path.is_idle() or drop_path.draw_block())
+        decisions = [decision for drop_path in drop_paths for decision in drop_path.decisions]
+        is_plain = all(decisions) and not drop_paths[0].scale_by_keep
+        if is_plain and all(branch.takes_sum_of(self) == branch.takes_sum for _, branch in cut.branches):
             return cut.forward_kept, (), given
         return cut.forward_decided if any(decisions) else cut.forward_eager, (), given
 
     @torch.jit.unused
     @torch.compiler.disable
     def _forward_kept_samples(self, *args: Any, **kwargs: Any) -> Any:
-        self._refuse_sync_norms('skip_dropped', True)
+        refuse_sync_norms(self, 'skip_dropped', True)
+        refuse_split_norms(self)
         cut, given = self._cut(*args, **kwargs)
         return cut.forward(self, **given)
-
-    @torch.jit.unused
-    def _refuse_sync_norms(self, name: str, value: bool) -> None:
-        if has_ranks() and any(isinstance(m, nn.SyncBatchNorm) for m in self.modules()):
-            raise ValueError(
-                f'{name} must be {not value} with SyncBatchNorm, but got {value}: a rank that keeps a block would wait'
-                ' for ever for the statistics of one that skips it.')
 
     @torch.jit.unused
     def _cut(self, *args: Any, **kwargs: Any) -> Tuple[Cut, Dict[str, Any]]:
@@ -141,21 +141,8 @@ class StochasticBlock(nn.Module):
         owned = tuple(
             name for name in (*self._modules, *self._parameters)
             if name not in (*getattr(self, 'shortcut_modules', ()), *self._places))
-        return _cut_by_hand(owned), {'x': args[0]} if args else kwargs
-
-
-@cache
-def _cut_by_hand(owned: Tuple[str, ...]) -> Cut:
-    """The cut of a block that says itself what its branch is."""
-    branch = Branch(lambda block, x: block.branch(x), (1,), owned, takes_sum=True, branch_first=True)
-
-    def forward(self: Any, x: Tensor) -> Tensor:
-        return self.activation(self.drop_path.add(self.shortcut(x), branch, self, x))
-
-    def forward_kept(self: Any, x: Tensor) -> Tensor:
-        return plain_class_of(self).forward(self, x)
-
-    return Cut(forward, forward_kept, (('drop_path', branch),))
+        plain_class: Any = plain_class_of(self)
+        return cut_by_hand(plain_class, owned), {'x': args[0]} if args else kwargs
 
 
 class _CutBlock(StochasticBlock):
@@ -204,6 +191,8 @@ class _CutBlock(StochasticBlock):
         self._follow_change(name)
 
     def _follow_change(self, name: str) -> None:
+        if self.__dict__.get('_is_replica'):  # of nn.DataParallel, put together from what the block is
+            return
         # another window, a reparameterized convolution: what was traced is not what the forward does now
         if name in self._names and structure_of(self, self._names) != self._structure:
             self._renew_class()

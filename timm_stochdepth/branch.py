@@ -3,12 +3,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Callable, Generator, List, Optional, Sequence, Tuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import _has_any_global_hook
 
 from .skipping import select_kept, take_kept
 
-__all__ = ['Branch']
+__all__ = ['Branch', 'has_hook']
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,17 @@ class Branch:
 
     def parameters(self, block: nn.Module) -> List[Tensor]:
         """The parameters that the branch alone uses."""
-        owned = [_get(block, name) for name in self.owned]
-        parameters: List[Tensor] = [p for child in owned if isinstance(child, nn.Module) for p in child.parameters()]
-        return parameters + [p for p in owned if isinstance(p, nn.Parameter)]
+        parameters = [p for m in self.modules(block) for p in _parameters_of(m)]
+        return parameters + [p for p in (_get(block, name) for name in self.owned) if isinstance(p, Tensor)]
+
+    def takes_sum_of(self, block: nn.Module) -> bool:
+        """Whether the sum may be written into the result of the branch.
+
+        It may not where a hook has it: autograd refuses that for a backward hook, and a forward hook may keep it.
+        """
+        if not self.takes_sum or torch.compiler.is_compiling():
+            return False
+        return not (_has_any_global_hook() or any(has_hook(m) for m in self.modules(block)))
 
     def select(self, shortcut: Tensor, inputs: Sequence[Any], kept: Tensor) -> Tuple[Tensor, List[Any]]:
         """The shortcut, and of the branch's inputs the kept samples.
@@ -85,6 +95,17 @@ class Branch:
                 hook.remove()
             for norm in norms:
                 norm.training = True
+
+
+def has_hook(module: nn.Module) -> bool:
+    """Whether somebody looks at what a module returns, or at its gradient."""
+    return bool(module._forward_hooks or module._backward_hooks or module._backward_pre_hooks)
+
+
+def _parameters_of(module: nn.Module) -> List[Tensor]:
+    if getattr(module, '_is_replica', False):  # of nn.DataParallel, whose parameters are plain attributes
+        return [value for value in vars(module).values() if isinstance(value, Tensor) and value.requires_grad]
+    return list(module.parameters(recurse=False))
 
 
 def _get(block: nn.Module, name: str) -> Any:

@@ -7,8 +7,8 @@ branch a function of its own. What is not recognized is refused, with the reason
 """
 import operator
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Callable, Dict, List, Sequence, Set, Tuple
+from functools import cache, cached_property
+from typing import Any, Callable, Dict, List, Sequence, Set, Tuple, Type
 
 import torch
 from torch import fx, nn
@@ -18,7 +18,7 @@ from .graph import is_dead, is_size, source_of
 from .residuals import Residual, ResidualFinder
 from .source import compile_source
 
-__all__ = ['Cut', 'cut_forward']
+__all__ = ['Cut', 'cut_by_hand', 'cut_forward']
 
 
 @dataclass(frozen=True)
@@ -170,3 +170,20 @@ def cut_forward(block: nn.Module, graph: fx.Graph, places: Sequence[str]) -> Cut
         NotCuttable: A drop path is not added to anything, or what is dropped is not the branch's alone.
     """
     return _Cutter(block, graph, places).cut()
+
+
+@cache
+def cut_by_hand(plain_class: Type[nn.Module], owned: Tuple[str, ...]) -> Cut:
+    """The cut of a block that says itself what its shortcut, branch and activation are.
+
+    Args:
+        plain_class: The class that it has without stochastic depth.
+        owned: Names of the branch's children and parameters.
+    """
+    branch = Branch(lambda block, x: block.branch(x), (1,), owned, takes_sum=True, branch_first=True)
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.activation(self.drop_path.add(self.shortcut(x), branch, self, x))
+        return y
+
+    return Cut(forward, plain_class.forward, (('drop_path', branch),))

@@ -2,29 +2,33 @@
 from typing import Any, Dict, Optional
 
 import timm.layers
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
 
 from .blocks import StochasticBlock, cuts_of
 from .families import GATE_INPUT_LAYERS, SCALING_LAYERS
 from .graph import is_size
-from .trace import NotCuttable, required_arguments, trace_forward
+from .reparametrized import ComputedTensor, own_tensor, own_tensors
+from .trace import required_arguments, trace_forward
 
 __all__ = ['branch_exponents']
 
 _NORMS = (
     _BatchNorm, nn.GroupNorm, nn.LayerNorm, timm.layers.LayerNorm2d, timm.layers.RmsNorm, timm.layers.RmsNorm2d,
     timm.layers.SimpleNorm, timm.layers.SimpleNorm2d)
-_LINEAR_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, timm.layers.Conv2dSame)  # themselves, no subclass
+_LINEAR_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, timm.layers.Conv2dSame)  # themselves: a subclass may compute more
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)
 # what moves values and does not change them, timm's functions among them
 _RESHAPES = (
     'contiguous', 'deblockify', 'flatten', 'getitem', 'grid_reverse', 'grid_reverse_nchw', 'permute', 'reshape', 'roll',
-    'to', 'transpose', 'view', 'window_reverse', 'window_reverse_nchw', 'window_unpartition')
+    't', 'to', 'transpose', 'view', 'window_reverse', 'window_reverse_nchw', 'window_unpartition')
 _PRODUCTS = ('imul', 'mul', 'mul_')
+_SUMS = ('add', 'add_', 'iadd')
+_LINEAR_FUNCTIONS = ('conv1d', 'conv2d', 'linear')
 
-Exponents = Dict[str, int]
+# by tensor, which hashes by its identity: a name has wrappers in it, and a tensor may have several
+Exponents = Dict[Tensor, int]
 
 
 def branch_exponents(name: str, block: nn.Module, place: str) -> Exponents:
@@ -36,8 +40,8 @@ def branch_exponents(name: str, block: nn.Module, place: str) -> Exponents:
         place: Name of its drop path.
 
     Raises:
-        ValueError: The branch ends in something else than a scale, a norm, a linear layer or a convolution, or its end
-            cannot be found.
+        ValueError: The branch ends in something else than a scale, a norm, a linear layer or a convolution, its end
+            cannot be found, or its tensors are computed from others (parametrized).
     """
     if not isinstance(block, StochasticBlock):
         raise ValueError(
@@ -48,8 +52,9 @@ def branch_exponents(name: str, block: nn.Module, place: str) -> Exponents:
     exponents: Exponents = {}
     for (branch_place, branch), end in zip(cut.branches, cut.ends):
         if branch_place == place:
-            found = _walk(block, end, f'{name}.'.lstrip('.'))
-            if not all(any(f'{tensor}.'.startswith(f'{own}.') for own in branch.owned) for tensor in found):
+            found = _walk(block, end, name)
+            of_block = {own_tensor(block, n, name) for n in branch.owned if isinstance(getattr(block, n, 0), Tensor)}
+            if not found.keys() <= {*branch.parameters(block), *of_block}:
                 raise _no_end(name, block)  # what else uses it would be scaled, too
             exponents.update(found)
     return exponents
@@ -61,66 +66,80 @@ def _exponents_by_hand(name: str, block: StochasticBlock) -> Exponents:
     for child_name in names[::-1]:
         child = getattr(block, child_name) if child_name else None
         if child is not None:
-            exponents.update(_exponents_of(child, child_name, f'{name}.'.lstrip('.')) or {})
+            exponents.update(_exponents_of(child, f'{name}.{child_name}') or {})
     return exponents
 
 
 def _walk(root: nn.Module, node: Any, path: str) -> Exponents:
     """Follow a result back to what it was multiplied with last."""
     exponents: Exponents = {}
-    while isinstance(node, fx.Node):
+    while isinstance(node, fx.Node) and node.op not in ('placeholder', 'get_attr'):
         name = str(getattr(node.target, '__name__', node.target))
         if node.op == 'call_module':
             child = root.get_submodule(name)
-            found = _exponents_of(child, name, path)
+            found = _exponents_of(child, f'{path}.{name}')
             exponents.update(found or {})
             if found is not None and type(child) not in GATE_INPUT_LAYERS:
                 return exponents
         elif name in _PRODUCTS:
             parameters = [p for p in map(_parameter_of, node.args) if p]
             if parameters:
-                return {**exponents, parameters[0]: 1}
+                return {**exponents, own_tensor(root, parameters[0], path): 1}
             factors = [n for n in node.args if not is_size(n)]
             if len(factors) > 1:
                 break
             node = factors[0]
             continue
+        elif name in _SUMS and len(node.args) == 2:  # a low-rank update beside its layer: each of them
+            for operand in node.args:
+                exponents.update(_walk(root, operand, path))
+            return exponents
+        elif name in _LINEAR_FUNCTIONS:
+            weight, *bias = (p for p in map(_parameter_of, [*node.args[1:], *node.kwargs.values()]))
+            if not weight:
+                break  # it is computed
+            return {**exponents, **{own_tensor(root, p, path): 1 for p in (weight, *bias) if p}}
+        elif name == 'matmul' and _parameter_of(node.args[1]):
+            return {**exponents, own_tensor(root, _parameter_of(node.args[1]), path): 1}
         elif name not in _RESHAPES:
             break
         node = node.all_input_nodes[0]
-    raise _no_end(path.rstrip('.'), root)
+    raise _no_end(path, root)
 
 
-def _exponents_of(module: nn.Module, name: str, path: str) -> Optional[Exponents]:
+def _exponents_of(module: nn.Module, path: str) -> Optional[Exponents]:
     """The tensors of a module that a factor on its result goes into, None if it is to be looked for before it."""
     if isinstance(module, _IDENTITIES) or getattr(module, 'drop_prob', None) is not None:
         return None
     if type(module) in GATE_INPUT_LAYERS:
-        return {f'{name}.{GATE_INPUT_LAYERS[type(module)]}.weight': -1}
-    if isinstance(module, (*SCALING_LAYERS, *_NORMS)) or type(module) in _LINEAR_LAYERS:
-        tensors = [n for n, p in module.named_parameters(recurse=False)]
+        layer = GATE_INPUT_LAYERS[type(module)]
+        return {own_tensor(module.get_submodule(layer), 'weight', f'{path}.{layer}'): -1}
+    plain_class = parametrize.type_before_parametrizations(module)
+    if isinstance(module, (*SCALING_LAYERS, *_NORMS)) or plain_class in _LINEAR_LAYERS:
+        tensors = list(own_tensors(module, path))
         has_activation = not isinstance(getattr(module, 'act', nn.Identity()), nn.Identity)
         if not tensors or has_activation:
-            raise ValueError(f'{path}{name} must have a weight and no activation to be folded, but is {module}.')
-        return {f'{name}.{tensor}': 1 for tensor in tensors}
-    if isinstance(module, (_ConvNd, nn.Linear)):
-        raise _no_end(f'{path}{name}', module)  # a subclass may normalize its weight
+            raise ValueError(f'{path} must have a weight and no activation to be folded, but is {module}.')
+        if isinstance(module, timm.layers.SplitBatchNorm2d):
+            tensors += [tensor for norm in module.aux_bn for tensor in own_tensors(norm, path)]
+        return dict.fromkeys(tensors, 1)
     try:
         if isinstance(module, nn.Sequential):
-            return _last_of(module, name, path)
-        graph = trace_forward(module, type(module), (), required_arguments(type(module)))
-        inner = _walk(module, next(n for n in graph.nodes if n.op == 'output').args[0], f'{path}{name}.')
-    except (NotCuttable, ValueError) as e:
-        raise _no_end(f'{path}{name}', module) from e
-    return {f'{name}.{tensor}': exponent for tensor, exponent in inner.items()}
+            return _last_of(module, path)
+        graph = trace_forward(module, type(module), (), required_arguments(type(module)), is_dtype_known=True)
+        return _walk(module, next(n for n in graph.nodes if n.op == 'output').args[0], path)
+    except ComputedTensor:
+        raise
+    except ValueError as e:
+        raise _no_end(path, module) from e
 
 
-def _last_of(module: nn.Sequential, name: str, path: str) -> Optional[Exponents]:
+def _last_of(module: nn.Sequential, path: str) -> Optional[Exponents]:
     exponents: Exponents = {}
     for child_name, child in reversed(module._modules.items()):
         assert child is not None
-        found = _exponents_of(child, child_name, f'{path}{name}.')
-        exponents.update({f'{name}.{tensor}': exponent for tensor, exponent in (found or {}).items()})
+        found = _exponents_of(child, f'{path}.{child_name}')
+        exponents.update(found or {})
         if found is not None and type(child) not in GATE_INPUT_LAYERS:
             return exponents
     return None
@@ -128,7 +147,8 @@ def _last_of(module: nn.Sequential, name: str, path: str) -> Optional[Exponents]
 
 def _parameter_of(node: Any) -> str:
     while isinstance(node, fx.Node) and node.op in ('call_method', 'call_function') and node.all_input_nodes:
-        if str(getattr(node.target, '__name__', node.target)) not in (*_RESHAPES, 'unsqueeze'):
+        is_transposed = node.target is getattr and node.args[1] in ('T', 'mT')
+        if not is_transposed and str(getattr(node.target, '__name__', node.target)) not in (*_RESHAPES, 'unsqueeze'):
             return ''
         node = node.all_input_nodes[0]
     return str(node.target) if isinstance(node, fx.Node) and node.op == 'get_attr' else ''

@@ -6,12 +6,12 @@ bias of the branch's last norm. Where an attention layer follows, its gate has t
 factor is taken out again in the gate's first layer.
 """
 from collections import OrderedDict
-from copy import deepcopy
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, List, Mapping
 
 from torch import Tensor, nn
 
 from .ends import branch_exponents
+from .reparametrized import copy_plain
 from .surgery import drop_paths, drop_rates, remove_stochastic_depth, set_training_progress, stochastic_depth_args
 from .weights import strip_name
 
@@ -64,6 +64,10 @@ def _scale_branches(
         ValueError: A tensor that is to be scaled is not there, or a scale is 0 and the trained one is not.
     """
     scaled = as_weights_of(model, state_dict)
+    keys: Dict[Tensor, List[str]] = {}
+    own: Any = model.state_dict(keep_vars=True)
+    for key, tensor in own.items():
+        keys.setdefault(tensor, []).append(key)
     for place_name, _ in drop_paths(model):
         trained_scale, scale = _scale_of(trained_scales, place_name), _scale_of(scales, place_name)
         name, _, place = place_name.rpartition('.')
@@ -74,14 +78,20 @@ def _scale_branches(
                 f'drop_rate must be below 1 to fold weights that were trained for a lower one, but {name} is dropped'
                 ' with probability 1.0: use a lower rate, or scale_by_keep=True.')
         factor = trained_scale / scale
-        for tensor_name, exponent in branch_exponents(name, model.get_submodule(name), place).items():
-            path = f'{name}.{tensor_name}' if name else tensor_name
-            key = path if path in scaled else strip_name(path)  # wrappers stand in names of modules, not in all keys
-            if key not in scaled:
-                raise ValueError(f'state_dict must hold {key}, which has to be scaled to fold it, but lacks it.')
-            # a branch of zeros needs nothing taken out of its gate
-            if not (factor == 0. and exponent < 0):
-                scaled[key] = scaled[key] * factor ** exponent
+        for tensor, exponent in branch_exponents(name, model.get_submodule(name), place).items():
+            if tensor not in keys:
+                raise ValueError(
+                    f'model.state_dict() must hold the tensors of {name} to fold them, but lacks one of shape'
+                    f' {tuple(tensor.shape)}.')
+            for own_key in keys[tensor]:
+                key = own_key if own_key in scaled else strip_name(own_key)
+                if key not in scaled:
+                    if '.aux_bn.' in key:  # of a split BatchNorm: they only train, and files have none
+                        continue
+                    raise ValueError(f'state_dict must hold {key}, which has to be scaled to fold it, but lacks it.')
+                # a branch of zeros needs nothing taken out of its gate
+                if not (factor == 0. and exponent < 0):
+                    scaled[key] = scaled[key] * factor ** exponent
     return scaled
 
 
@@ -133,8 +143,9 @@ def fold_stochastic_depth(model: nn.Module) -> nn.Module:
         model: Model with stochastic blocks; it is left as it is.
 
     Returns:
-        A model of plain blocks, whose state_dict loads strictly into the plain timm or torchvision model. What it was
-        trained with stays known as its attribute `folded_drop_rates`, by module name.
+        A model of plain blocks, whose state_dict loads strictly into the plain timm or torchvision model. What pruning
+        and parametrizations compute are parameters of it. What it was trained with stays known as its attribute
+        `folded_drop_rates`, by module name.
 
     Raises:
         TypeError: model is no module.
@@ -142,7 +153,7 @@ def fold_stochastic_depth(model: nn.Module) -> nn.Module:
             a plain gate (squeeze-excite and the ECA family can be folded).
     """
     scales = inference_scales(model)
-    folded = deepcopy(model)
+    folded = copy_plain(model)
     folded.load_state_dict(_scale_branches(folded.state_dict(), folded, scales, {}))
     if not any(drop_paths(folded)):
         return folded

@@ -7,6 +7,8 @@ from typing import Any, Optional, Tuple
 import torch
 from torch import Tensor
 
+from .transforms import is_transformed
+
 __all__ = [
     'add_branch',
     'add_masked_branch',
@@ -15,6 +17,7 @@ __all__ = [
     'draw_keep_samples',
     'draw_keep_samples_at',
     'format_of_sum',
+    'is_channels_last',
 ]
 
 
@@ -66,10 +69,18 @@ def draw_keep_block(drop_prob: float) -> bool:
     return float(torch.rand((1,), dtype=torch.float64, device='cpu')) >= drop_prob
 
 
+def is_channels_last(x: Tensor) -> bool:
+    """Whether a tensor has that memory format; a batch of tensors that PyTorch maps over says nothing of its memory."""
+    try:
+        return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    except RuntimeError:
+        return False
+
+
 def format_of_sum(shortcut: Tensor, branch: Tensor, branch_first: bool) -> torch.memory_format:
     """The memory format that PyTorch gives `branch + shortcut`, or `shortcut + branch`: that of the first."""
     first = branch if branch_first else shortcut
-    if first.ndim == 4 and first.is_contiguous(memory_format=torch.channels_last) and not first.is_contiguous():
+    if is_channels_last(first) and not first.is_contiguous():
         return torch.channels_last
     return torch.contiguous_format if branch_first and first.is_contiguous() else torch.preserve_format
 
@@ -104,7 +115,9 @@ def add_branch(
         takes_sum: The branch is of its own memory: without gradients the sum takes its place.
         branch_first: The sum has the memory format of `branch + shortcut`, and not of `shortcut + branch`.
     """
-    if takes_sum and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):  # autograd knows no `out`
+    # autograd, its transforms and graphs know no `out`
+    is_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if takes_sum and not (torch.is_grad_enabled() or is_graph or is_transformed()):
         return torch.add(shortcut, branch, alpha=scale, out=branch)
     return torch.add(_like_sum(shortcut, branch, branch_first), branch, alpha=scale)
 
@@ -150,7 +163,7 @@ def add_masked_branch(
         branch_first: The sum has the memory format of `branch + shortcut`, and not of `shortcut + branch`.
     """
     keep = keep_N.view([-1] + [1] * (branch.ndim - 1))
-    if not torch.compiler.is_compiling():  # a compiler fuses by itself
+    if not (torch.compiler.is_compiling() or is_transformed()):  # a compiler fuses by itself
         if keep.is_cpu and bool((keep == 1.).all()):  # there is no device to wait for
             return add_plain_branch(shortcut, branch, takes_sum, branch_first)
         if takes_sum:

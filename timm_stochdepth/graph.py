@@ -100,6 +100,7 @@ def describe(node: fx.Node) -> str:
 def source_of(graph: fx.Graph, name: str) -> Tuple[str, Dict[str, Any]]:
     """A graph as the source of a function, and the names that it refers to."""
     code = graph.python_code('self')
-    source = re.sub(r';  .*$', '', code.src, flags=re.MULTILINE)  # deletions of what is not used any more
+    # without the deletions of what is not used any more
+    source = re.sub(r';  (\w+ = )+None.*$', '', code.src, flags=re.MULTILINE)
     source = source[source.index('def forward('):].replace('def forward(', f'def {name}(', 1)
     return source.strip() + '\n', dict(code.globals)

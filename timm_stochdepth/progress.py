@@ -1,4 +1,4 @@
-"""How far training is, told once and heard by a model and all its copies."""
+"""How far training is, and at what rate, told once and heard by a model and all its copies."""
 from typing import Any, Dict, Protocol, Tuple
 from weakref import WeakSet
 
@@ -6,7 +6,11 @@ __all__ = ['TrainingProgress']
 
 
 class Follower(Protocol):
+    place_idx: int
+
     def update_drop_prob(self) -> None: ...
+
+    def set_drop_rate(self, drop_rate: float) -> None: ...
 
 
 class TrainingProgress:
@@ -29,6 +33,11 @@ class TrainingProgress:
         self.is_told = True
         for follower in self._followers:
             follower.update_drop_prob()
+
+    def tell_rate(self, place_idx: int, drop_rate: float) -> None:
+        for follower in self._followers:
+            if follower.place_idx == place_idx:
+                follower.set_drop_rate(drop_rate)
 
     def add(self, follower: Follower) -> None:
         self._followers.add(follower)

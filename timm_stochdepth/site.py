@@ -1,11 +1,12 @@
 """The module that stands at a drop path's place: settings in force, draw, and the addition of shortcut and branch."""
 import warnings
+from dataclasses import replace
 from typing import Any, Dict, List, Optional
 
 import torch
 from torch import Tensor, nn
 
-from .branch import Branch
+from .branch import Branch, has_hook
 from .functional import (
     add_branch,
     add_masked_branch,
@@ -20,6 +21,7 @@ from .progress import TrainingProgress
 from .settings import Settings
 from .shared_draws import SharedDraws, has_ranks
 from .skipping import add_kept_branch, skip_branch
+from .transforms import is_batched
 
 __all__ = ['StochasticDropPath']
 
@@ -35,6 +37,9 @@ class StochasticDropPath(SaysScale):
         depth_scale: Share of the network's drop rate that this place gets, in [0, 1].
         drop_prob: The probability in force, that the branch of a sample (or of the batch) is dropped.
         full_drop_prob: The same at the end of training.
+        place_idx: Number of this place in the network.
+        is_paused: Whether nothing is dropped, in training either; see `no_drop`.
+        rate_moves: Whether the rate changes while the network trains.
         decisions: Block method in a cut block: what was drawn for the calls to come in this forward pass.
         stands_for: What a plain block has here at rate 0: an `'Identity'`, `'None'`, or `'nothing'`.
     """
@@ -43,6 +48,7 @@ class StochasticDropPath(SaysScale):
     drop_prob: float
     progress: TrainingProgress
     stands_for: str
+    is_paused: bool
 
     def configure(
             self,
@@ -50,6 +56,7 @@ class StochasticDropPath(SaysScale):
             depth_scale: float,
             place_idx: int = 0,
             progress: Optional[TrainingProgress] = None,
+            shared_draws: Optional[SharedDraws] = None,
     ) -> None:
         """Set how this place drops.
 
@@ -58,13 +65,22 @@ class StochasticDropPath(SaysScale):
             depth_scale: Share of the drop rate that this place gets, in [0, 1].
             place_idx: Number of this place in the network.
             progress: How far the network's training is; at its end if None.
+            shared_draws: Those of the network; of a network of its own if None.
         """
         self.settings = settings
+        # what compiled code asks for: it would be compiled again for other settings
         self.drops_batch = settings.stochastic_method == 'block'
+        self.skip_dropped = settings.skip_dropped
         self.scale_by_keep = settings.scale_by_keep
+        self.rate_moves = bool(settings.schedule)
+        self.never_drops = settings.drop_rate == 0. or depth_scale == 0.
+        self.is_paused = False
         self.depth_scale = depth_scale
+        self.place_idx = place_idx
         self.decisions: List[bool] = []
-        self.shared_draws = SharedDraws(place_idx)
+        self.shared_draws: Optional[SharedDraws] = None
+        if self.drops_batch and settings.use_same_gpu_seed:
+            self.shared_draws = shared_draws or SharedDraws('')
         self.keep_prob = torch.empty((), device='cpu')
         if hasattr(self, 'progress'):
             self.progress.remove(self)
@@ -80,8 +96,17 @@ class StochasticDropPath(SaysScale):
         self.drop_prob = rate * self.settings.share(self.progress.fraction)
         self.keep_prob.fill_(1. - self.drop_prob)
 
+    @torch.jit.unused
+    def set_drop_rate(self, drop_rate: float) -> None:
+        """Take over another drop rate of the network."""
+        self.settings = replace(self.settings, drop_rate=drop_rate)
+        self.rate_moves = True
+        self.never_drops = self.depth_scale == 0.
+        self.update_drop_prob()
+
     def __setstate__(self, state: Dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.is_paused = False  # whoever copies a network while it is paused
         self.progress.add(self)
 
     @torch.jit.unused
@@ -90,6 +115,8 @@ class StochasticDropPath(SaysScale):
         return 1. if self.scale_by_keep else 1. - (self.full_drop_prob if full else self.drop_prob)
 
     def train(self, mode: bool = True) -> 'StochasticDropPath':
+        if mode and self.shared_draws is not None:
+            self.shared_draws.start_epoch()
         if mode and self.settings.schedule and not self.progress.is_told:
             self.progress.is_told = True  # one warning a model
             name, value = ('drop_warmup', self.settings.drop_warmup)
@@ -113,22 +140,27 @@ class StochasticDropPath(SaysScale):
     @torch.compiler.disable
     def draw_block(self) -> bool:
         """Draw whether the whole batch keeps its branch."""
-        if has_ranks() and self.settings.use_same_gpu_seed:
-            return self.shared_draws.draw_keep_block(self.drop_prob)
-        return draw_keep_block(self.drop_prob)
+        with torch._C._DisableFuncTorch():  # one decision for whatever is vmapped
+            if has_ranks() and self.shared_draws is not None:
+                return self.shared_draws.draw_keep_block(self.place_idx, self.drop_prob)
+            return draw_keep_block(self.drop_prob)
 
     @torch.jit.unused
     def _rate_is_graph_input(self) -> bool:
         """Whether a graph is being compiled that has to outlive a change of the rate: a number would be part of it."""
-        return bool(self.settings.schedule) and torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+        return self.rate_moves and torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+    def drops(self) -> bool:
+        """Whether a forward pass drops at random, and does not scale as at inference."""
+        return self.training and not self.is_paused
 
     def is_idle(self) -> bool:
         """Whether the branch counts as in a plain network."""
-        if self.scale_by_keep and not self.training:
+        if self.scale_by_keep and not self.drops():
             return True
         if not torch.jit.is_scripting():
             if self._rate_is_graph_input():
-                return self.settings.drop_rate == 0. or self.depth_scale == 0.
+                return self.never_drops
         return self.drop_prob == 0.
 
     def forward(self, x: Tensor) -> Tensor:
@@ -142,7 +174,7 @@ class StochasticDropPath(SaysScale):
                 return as_leaf(self, (x,), {})
         if self.is_idle():
             return x
-        if not self.training:
+        if not self.drops():
             return self._scale(x)
         if self.drops_batch:
             if not draw_keep_block(self.drop_prob):
@@ -166,15 +198,20 @@ class StochasticDropPath(SaysScale):
             block: The block that it is a part of.
             inputs: Those of the branch.
         """
-        form = branch.takes_sum, branch.branch_first
-        if self.training and self.drops_batch:
+        drops = self.drops()
+        if drops and self.drops_batch:
             return self._add_or_skip(shortcut, branch, block, *inputs)
+        # FX has this place as a leaf; a hook is to see what timm's DropPath would give
+        if is_traced((shortcut,), {}) or (has_hook(self) and not (drops and self.skip_dropped)):
+            y = self(branch.run(block, *inputs))
+            return y + shortcut if branch.branch_first else shortcut + y
+        form = branch.takes_sum_of(block), branch.branch_first
         if self.is_idle():
             return add_plain_branch(shortcut, branch.run(block, *inputs), *form)
-        if self.training and self.settings.skip_dropped:
+        if drops and self.skip_dropped and not is_batched():
             return self._add_kept(shortcut, branch, block, *inputs)
         y = branch.run(block, *inputs)
-        if self.training:
+        if drops:
             return add_masked_branch(shortcut, y, self.draw_samples(y), *form)
         if self._rate_is_graph_input():
             return add_masked_branch(shortcut, y, self.keep_prob.to(y.device, y.dtype, non_blocking=True), *form)
@@ -191,7 +228,8 @@ class StochasticDropPath(SaysScale):
     @torch.jit.unused
     @torch.compiler.disable
     def _take_decision(self) -> bool:
-        return self.decisions.pop(0)
+        decision, *self.decisions = self.decisions
+        return decision
 
     @torch.jit.unused
     @torch.compiler.disable
@@ -200,7 +238,7 @@ class StochasticDropPath(SaysScale):
 
     @torch.jit.unused
     def _add_scaled(self, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:
-        form = branch.takes_sum, branch.branch_first
+        form = branch.takes_sum_of(block), branch.branch_first
         y = branch.run(block, *inputs)
         if not self.scale_by_keep:
             return add_plain_branch(shortcut, y, *form)

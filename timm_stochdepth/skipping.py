@@ -7,14 +7,15 @@ from typing import Any, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from .functional import format_of_sum
+from .functional import format_of_sum, is_channels_last
+from .transforms import is_transformed
 
 __all__ = ['add_kept_branch', 'select_kept', 'skip_branch', 'take_kept']
 
 
 def take_kept(x: Tensor, kept: Tensor) -> Tensor:
     """The kept samples of a tensor, shape (K, ...), contiguous or channels_last as it is."""
-    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+    if is_channels_last(x):
         # index_select alone would give a contiguous tensor, and be slow at it
         return x.permute(0, 2, 3, 1).index_select(0, kept).permute(0, 3, 1, 2)
     return x.index_select(0, kept)
@@ -45,6 +46,8 @@ def select_kept(x: Tensor, kept: Tensor) -> Tuple[Tensor, Tensor]:
     Returns:
         x itself, not to be written to, and its kept samples, shape (K, ...).
     """
+    if is_transformed():
+        return x, take_kept(x, kept)
     return _SelectKept.apply(x, kept)
 
 
@@ -94,6 +97,8 @@ def add_kept_branch(
         A tensor of its own memory, shape (N, ...).
     """
     dtype = torch.result_type(shortcut, branch)
+    if is_transformed():
+        return shortcut.to(dtype).index_add(0, kept, branch.to(dtype), alpha=scale)
     memory_format = format_of_sum(shortcut, branch, branch_first)
     return _AddKeptBranch.apply(shortcut.to(dtype), branch.to(dtype), kept, scale, memory_format)
 
@@ -126,4 +131,6 @@ def skip_branch(shortcut: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     Returns:
         A tensor of its own memory, shape (N, ...).
     """
+    if is_transformed():  # which knows unused parameters, and gives them zeros by itself
+        return shortcut.clone()
     return _SkipBranch.apply(shortcut, *parameters)

@@ -2,7 +2,7 @@
 from types import CodeType, FunctionType
 from typing import Any, Collection, FrozenSet, Hashable, Iterator, List, Tuple
 
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = ['names_read', 'structure_of']
 
@@ -44,10 +44,13 @@ def structure_of(block: nn.Module, names: Collection[str]) -> Tuple[Hashable, ..
     """
     key: List[Hashable] = []
     for name in names:
-        if name in vars(block):
+        # pruning and nn.DataParallel make plain attributes of parameters
+        if any(isinstance(owner.get(name), Tensor) for owner in (vars(block), block._parameters, block._buffers)):
+            key.append((name, True))
+        elif name in vars(block):
             key.append((name, _value(vars(block)[name])))
         elif name in block._parameters or name in block._buffers:
-            key.append((name, getattr(block, name) is not None))
+            key.append((name, False))
         elif name in block._modules:
             child = block._modules[name]
             values = tuple((n, _value(vars(child)[n])) for n in names if child is not None and n in vars(child))

@@ -7,9 +7,11 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 from torch import nn
 
 from .blocks import StochasticBlock, plain_class_of
+from .norms import refuse_split_norms
 from .progress import TrainingProgress
 from .rates import check_choice, check_fraction, depth_scales
 from .settings import Settings
+from .shared_draws import SharedDraws
 from .site import StochasticDropPath
 from .targets import STOCHASTIC_LAYER_MAPPING, Target, class_name, find_targets
 
@@ -73,7 +75,8 @@ def apply_stochastic_depth(
     Raises:
         TypeError: A rate is not a number, a flag not a bool.
         ValueError: A value is not one of those allowed; the message names the argument, the value and them. Or the
-            branches of a block can't be left out, only masked: the message names the block's class and the reason.
+            branches of a block can't be left out, only masked: the message names the block's class and the reason. Or
+            skip_dropped meets a SplitBatchNorm2d.
 
     Example:
         >>> import timm
@@ -103,10 +106,13 @@ def apply_stochastic_depth(
     _tell_of_no_effect(model, target_layer_name, targets, settings)
 
     progress = TrainingProgress()
+    shared_draws = None
+    if stochastic_method == 'block' and use_same_gpu_seed:
+        shared_draws = SharedDraws(' '.join(f'{target.name}.{place}' for target in targets for place in target.places))
     place_idx = 0
     for target, scales_of_block in zip(targets, scales):
         for place, scale in zip(target.places, scales_of_block):
-            _install(target.block, place).configure(settings, scale, place_idx, progress)
+            _install(target.block, place).configure(settings, scale, place_idx, progress, shared_draws)
             place_idx += 1
         if target.stochastic_class is not None:
             target.block.__class__ = target.stochastic_class
@@ -115,6 +121,8 @@ def apply_stochastic_depth(
 def _refuse_targets(targets: Sequence[Target], settings: Settings) -> None:
     reasons: Dict[str, Target] = {}
     for target in targets:
+        if settings.skip_dropped:
+            refuse_split_norms(target.block)
         if target.stochastic_class is None:
             reasons.setdefault(class_name(target.block), target)
     if reasons and (settings.skip_dropped or settings.stochastic_method == 'block'):
@@ -191,14 +199,15 @@ def drop_rates(model: nn.Module) -> Dict[str, float]:
 def set_drop_rate(model: nn.Module, drop_rate: float) -> None:
     """Set the drop rate of a network, in [0, 1]: spread over the depth, and warmed up, as before.
 
+    Copies made by deepcopy, an EMA's for instance, follow.
+
     Raises:
         TypeError: drop_rate is not a number.
         ValueError: drop_rate is outside [0, 1].
     """
     drop_rate = check_fraction('drop_rate', drop_rate)
     for _, drop_path in drop_paths(model):
-        drop_path.settings = replace(drop_path.settings, drop_rate=drop_rate)
-        drop_path.update_drop_prob()
+        drop_path.progress.tell_rate(drop_path.place_idx, drop_rate)
 
 
 def set_training_progress(model: nn.Module, fraction: float) -> None:

@@ -1,5 +1,6 @@
 """A block's forward as a graph, with its children as leaves."""
 import inspect
+import operator
 from types import FunctionType
 from typing import Any, Callable, List, Sequence, Type
 
@@ -20,12 +21,38 @@ class NoDropPath(NotCuttable):
     """A block's forward calls no drop path: nothing is dropped."""
 
 
+class _Proxy(fx.Proxy):
+    """A value of the block: what writes to it, `x += shortcut`, stays that, where fx would have it make a new one."""
+
+
+def _inplace(function: Callable[..., Any]) -> Callable[..., Any]:
+    def method(self: _Proxy, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy('call_function', function, (self, other), {})
+
+    return method
+
+
+for _name in ('iadd', 'imul', 'isub', 'itruediv'):
+    setattr(_Proxy, f'__{_name}__', _inplace(getattr(operator, _name)))
+
+
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
-    def __init__(self, branch_end: str) -> None:
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def __init__(self, branch_end: str, is_dtype_known: bool) -> None:
         super().__init__(autowrap_functions=tuple(get_notrace_functions()))
         self.branch_end = branch_end
+        self.is_dtype_known = is_dtype_known
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        operands = obj.node.args
+        if self.is_dtype_known and obj.node.target is operator.eq and isinstance(operands[0], fx.Node):
+            if operands[0].target is getattr and operands[0].args[1] == 'dtype':
+                return True
+        return super().to_bool(obj)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
@@ -48,6 +75,7 @@ def trace_forward(
         plain_class: Type[nn.Module],
         places: Sequence[str],
         given: Sequence[str],
+        is_dtype_known: bool = False,
 ) -> fx.Graph:
     """Trace what a block computes, as it stands, of the arguments that are given.
 
@@ -56,6 +84,7 @@ def trace_forward(
         plain_class: The class whose forward is traced.
         places: Names of its drop paths, whatever stands there, if anything.
         given: Names of the arguments that are given, the others keep their defaults.
+        is_dtype_known: Take tensors to have the types that the forward compares theirs with.
 
     Raises:
         NotCuttable: Its control flow hangs on a value.
@@ -72,7 +101,7 @@ def trace_forward(
         probe.__dict__.pop(name, None)
     probe._modules = {**block._modules, **{name: nn.Identity() for name in places}}
     try:
-        graph = _Tracer(BRANCH_ENDS.get(plain_class, '')).trace(probe)
+        graph = _Tracer(BRANCH_ENDS.get(plain_class, ''), is_dtype_known).trace(probe)
     except Exception as e:  # whatever other people's code raises on values that are none
         message = str(e).strip().partition('\n')[0]
         raise NotCuttable(f'its forward cannot be traced: {message}') from e

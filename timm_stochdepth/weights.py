@@ -4,7 +4,7 @@ from typing import Any, Dict, Iterable, Mapping, Optional
 
 import torch
 
-__all__ = ['check_finite', 'scales_in_metadata', 'strip_module_name', 'strip_name', 'strip_wrappers']
+__all__ = ['check_finite', 'how_to_merge', 'scales_in_metadata', 'strip_module_name', 'strip_name', 'strip_wrappers']
 
 # what torch.compile, activation checkpointing and FSDP put into the names of tensors
 _WRAPPERS = ('_orig_mod.', '_checkpoint_wrapped_module.', '_fsdp_wrapped_module.')
@@ -35,16 +35,30 @@ def strip_wrappers(state_dict: Mapping[str, Any]) -> Dict[str, Any]:
     """A state_dict, and its metadata, under the names that the network itself has.
 
     Left out is what wrappers add (torch.compile, DistributedDataParallel, FSDP, activation checkpointing, an EMA,
-    `torch.optim.swa_utils.AveragedModel`), and the auxiliary norms of timm's split BatchNorm, which only train.
+    `torch.optim.swa_utils.AveragedModel`), and the auxiliary norms of timm's split BatchNorm, which only train. What is
+    pruned is multiplied with its mask.
     """
     keys = [key for key in state_dict if key != 'n_averaged' and '.aux_bn.' not in key]
     stripped: Dict[str, Any] = OrderedDict((short, state_dict[key]) for short, key in _strip_names(keys).items())
+    for key in [key for key in stripped if key.endswith('_mask') and f'{key[:-len("_mask")]}_orig' in stripped]:
+        name = key[:-len('_mask')]
+        stripped[name] = stripped.pop(f'{name}_orig') * stripped.pop(key)
     metadata = getattr(state_dict, '_metadata', None)
     if metadata is not None:
         names = _strip_names(f'{name}.' if name else '' for name in metadata)
         stripped._metadata = OrderedDict(  # type: ignore[attr-defined]
             (short.rstrip('.'), metadata[name.rstrip('.')]) for short, name in names.items())
     return stripped
+
+
+def how_to_merge(names: Iterable[str]) -> str:
+    """How a network becomes a plain one again whose tensors have names that only a wrapper of weights gives."""
+    names = list(names)
+    if any('.parametrizations.' in name for name in names):
+        return ' Parametrized tensors are made plain first: torch.nn.utils.parametrize.remove_parametrizations.'
+    if any('lora_' in name or '.base_layer.' in name for name in names):
+        return ' Adapters are merged first, in peft by model.merge_and_unload().'
+    return ''
 
 
 def scales_in_metadata(state_dict: Mapping[str, Any], full: bool = False) -> Optional[Dict[str, float]]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .file_kinds import holds_kind
 from .fold import inference_scales
 from .terminal import one_line
-from .weights import scales_in_metadata, strip_wrappers
+from .weights import how_to_merge, scales_in_metadata, strip_wrappers
 
 __all__ = ['WeightsFile', 'create_on_meta', 'is_stochastic_architecture', 'read_weights_file', 'says_rate']
 
@@ -114,8 +114,13 @@ def read_weights_file(path: Path, use_ema: Optional[bool] = None) -> WeightsFile
     if holds_kind(path, '.safetensors') or path.suffix == '.safetensors':
         if use_ema:
             raise ValueError(f'{path} has no EMA weights.')
-        return _read_safetensors(path)
-    return _read_checkpoint(path, use_ema)
+        file = _read_safetensors(path)
+    else:
+        file = _read_checkpoint(path, use_ema)
+    how_to = how_to_merge(file.state_dict)
+    if how_to:
+        raise ValueError(f'{path} must hold the weights of a network as timm builds it.{how_to}')
+    return file
 
 
 def _refuse_others_files(path: Path) -> None:

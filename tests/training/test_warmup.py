@@ -44,6 +44,34 @@ def test_copies_follow_the_model(make_ema):
     assert max(ts.drop_rates(ema).values()) == pytest.approx(0.2)  # a new run of the model is not the copy's
 
 
+@pytest.mark.parametrize('make_ema', [ModelEmaV3, torch.optim.swa_utils.AveragedModel, copy.deepcopy])
+@pytest.mark.parametrize('method', ['sample', 'block'])
+def test_copies_compute_at_the_rate_that_the_model_is_given(method, make_ema):
+    model = timm.create_model(f'resnet50_sd_{method}', num_classes=4, drop_path_rate=0.1)
+    ema = make_ema(model)
+    teacher = ts.fold_stochastic_depth(model).eval()  # a copy that does not follow
+    x = torch.randn(2, 3, 32, 32)
+    y = teacher(x)
+    for rate in (0.5, 0.0, 0.3):
+        ts.set_drop_rate(model, rate)
+        assert max(ts.drop_rates(ema).values()) == rate
+        torch.testing.assert_close(ema.eval()(x), model.eval()(x))
+        assert torch.equal(teacher(x), y)
+
+
+def test_a_part_of_a_model_may_have_a_rate_of_its_own():
+    model = timm.create_model('resnet50_sd_block', num_classes=4, drop_path_rate=0.2)
+    ema = copy.deepcopy(model)
+    before = ts.drop_rates(model)
+    ts.set_drop_rate(model.layer4, 0.4)
+    for network in (model, ema):
+        rates = ts.drop_rates(network)
+        assert rates['layer4.2'] == 0.4
+        assert {n: r for n, r in rates.items() if 'layer4' not in n} == {
+            n: r for n, r in before.items() if 'layer4' not in n
+        }
+
+
 def test_a_file_keeps_the_progress_and_does_not_follow():
     model = small_network()
     ts.set_training_progress(model, 0.25)

@@ -15,7 +15,7 @@ from ..fold import inference_scales, weights_at_full_rate
 from ..output_folder import write_new_folder
 from ..plots import can_plot, plot_rates
 from ..surgery import stochastic_depth_args
-from ..weights import check_finite, strip_module_name, strip_wrappers
+from ..weights import check_finite, how_to_merge, strip_module_name, strip_wrappers
 from .card import PICTURE, create_card, full_drop_rates
 from .record import TrainingRecord
 from .sources import create_model, is_stochastic
@@ -128,7 +128,7 @@ def _check_rebuilds(config: Dict[str, Any], model: nn.Module) -> None:
     if differing:
         raise ValueError(
             f'model must be what timm builds as {config["architecture"]}, so that others can load it, but'
-            f' {", ".join(differing[:3])} {"differs" if len(differing) == 1 else "differ"}.')
+            f' {", ".join(differing[:3])} {"differs" if len(differing) == 1 else "differ"}.{how_to_merge(differing)}')
     if _scales(rebuilt) != _scales(model):
         raise ValueError(
             'model must have one drop rate and distribution, which config.json can say, but its blocks were given'

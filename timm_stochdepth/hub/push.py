@@ -11,6 +11,7 @@ from torch import nn
 from ..fold import fold_stochastic_depth
 from ..output_folder import write_new_folder
 from ..rates import check_flag
+from ..reparametrized import copy_plain, is_reparametrized
 from ..surgery import drop_paths
 from ..version import __version__
 from .folder import write_files
@@ -41,7 +42,8 @@ def push_to_hub(
 
     Args:
         model: A network of this package's names, or with `plain` any network of timm with stochastic depth. What
-            torch.compile or DistributedDataParallel made of it is taken as well.
+            torch.compile or DistributedDataParallel made of it is taken as well; what pruning and parametrizations
+            compute is pushed as the weights that it is.
         repo_id: user/name of the repository; it is made if there is none.
         plain: Push the folded network, timm's own architecture: who has timm alone gets the same logits.
         private: Make a new repository private.
@@ -107,7 +109,7 @@ def _network_to_push(model: nn.Module, plain: bool) -> nn.Module:
     if not hasattr(model, 'num_classes'):
         raise ValueError(f'model must be an image classifier, but is a {type(model).__name__}, which gives features.')
     if is_named and not plain:
-        return model
+        return copy_plain(model) if is_reparametrized(model) else model
     if not plain:
         raise ValueError(
             'model must be one of `timm-stochdepth list` to be pushed with its stochastic depth. Others are folded'

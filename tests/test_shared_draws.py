@@ -1,0 +1,281 @@
+"""Draws that all ranks share, whatever the ranks do: real groups of processes, which part and meet again."""
+
+import copy
+import os
+import signal
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from distributed import run_ranks
+from networks import stack
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint_sequential
+
+import timm_stochdepth as ts
+
+NUM_BLOCKS = 8
+
+
+def create(seed=0, rate=0.5):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model, target_layer_name = stack('timm_basic', NUM_BLOCKS)
+    ts.apply_stochastic_depth(model, 'block', target_layer_name, rate, 'uniform')
+    return model
+
+
+class Run:
+    """A training run on one rank, that notes which blocks each step computed."""
+
+    def __init__(self, rank, optimizer=True, group=None, model=None):
+        self.rank = rank
+        self.model = model or create()
+        self.ddp = DistributedDataParallel(self.model, broadcast_buffers=False, process_group=group)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3) if optimizer else None
+        self.steps = []
+
+    def counters(self):
+        return [int(block.bn2.num_batches_tracked) for block in self.model]
+
+    def train(self, num_steps, forward=None):
+        self.model.train()
+        for _ in range(num_steps):
+            self.step(forward)
+
+    def step(self, forward=None):
+        before = self.counters()
+        x = torch.randn(2, 16, 4, 4)
+        (self.ddp(x) if forward is None else forward(x)).square().mean().backward()
+        self.steps.append([after > b for after, b in zip(self.counters(), before)])
+        if self.optimizer:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+
+def assert_alike(patterns, num_distinct=2):
+    """All ranks dropped the same blocks in each step, and not the same ones in all of them."""
+    first, *others = patterns
+    assert all(other == first for other in others)
+    assert len({tuple(step) for step in first}) >= num_distinct
+
+
+def look_before_training(rank, with_gradients):
+    torch.manual_seed(rank)
+    model = create()
+    if rank == 0:  # a summary, a count of operations, or a dry run
+        with torch.set_grad_enabled(with_gradients):
+            for _ in range(3):
+                model(torch.randn(2, 16, 4, 4))
+    run = Run(rank, model=model)
+    run.train(4)
+    run.train(4)
+    return run.steps
+
+
+@pytest.mark.parametrize('with_gradients', [False, True])
+def test_one_rank_may_run_alone_before(with_gradients):
+    patterns = run_ranks(look_before_training, with_gradients)
+    # a pass with gradients cannot be told from training, until the optimizer makes a step
+    assert_alike([steps[1:] if with_gradients else steps for steps in patterns])
+
+
+def train_unevenly(rank, num_batches):
+    torch.manual_seed(rank)
+    run = Run(rank, optimizer=False)
+    for _ in range(2):
+        run.model.train()
+        with run.ddp.join():
+            for _ in range(num_batches[rank]):
+                run.step()
+        run.steps.clear()
+    run.train(6)
+    return run.steps
+
+
+@pytest.mark.parametrize('num_batches', [(3, 5), (4, 2, 5, 2)])
+def test_ranks_with_different_numbers_of_batches_meet_in_the_next_epoch(num_batches):
+    assert_alike(run_ranks(train_unevenly, num_batches, world_size=len(num_batches)))
+
+
+def seed_again(rank):
+    run = Run(rank, optimizer=False)
+    for _ in range(3):
+        run.model.train()
+        for _ in range(4):
+            if rank == 0:
+                torch.manual_seed(1234)
+            run.step()
+    return run.steps
+
+
+def test_a_rank_may_seed_again():
+    first, second = run_ranks(seed_again)
+    assert_alike([first, second], num_distinct=8)
+    assert first[:4] != first[4:8] != first[8:]
+
+
+def evaluate_alone(rank, num_evaluations):
+    torch.manual_seed(rank)
+    run = Run(rank)
+    for _ in range(3):
+        run.model.train()
+        for step in range(12):
+            if rank == 0 and step % (12 // num_evaluations) == 3:
+                run.model.eval()
+                with torch.no_grad():
+                    run.model(torch.randn(2, 16, 4, 4))
+                run.model.train()
+            run.step()
+    return run.steps
+
+
+@pytest.mark.parametrize('num_evaluations', [1, 3])
+def test_a_rank_may_evaluate_within_an_epoch(num_evaluations):
+    first, second = run_ranks(evaluate_alone, num_evaluations)
+    between = 12 // num_evaluations
+    # it is in an epoch of its own for one step, until the others' gradients have shown that it is alone
+    steps = [i for i in range(36) if i % between != 3 and not (i and i % 12 == 0 and num_evaluations == 3)]
+    assert_alike([[pattern[i] for i in steps] for pattern in (first, second)], num_distinct=8)
+    assert len({tuple(map(tuple, first[i : i + 12])) for i in (0, 12, 24)}) == 3
+
+
+def look_within_an_epoch(rank):
+    torch.manual_seed(rank)
+    run = Run(rank)
+    for _ in range(2):
+        run.model.train()
+        for step in range(9):
+            if rank == 0 and step % 3 == 1:  # to log a map of gradients, say
+                run.model(torch.randn(2, 16, 4, 4)).sum().backward()
+                run.optimizer.zero_grad()
+            run.step()
+    return run.steps
+
+
+def test_a_rank_may_run_alone_within_an_epoch():
+    patterns = run_ranks(look_within_an_epoch)
+    assert_alike([[p for i, p in enumerate(steps) if i % 3 != 1] for steps in patterns], num_distinct=8)
+
+
+def train_in_a_part_of_the_ranks(rank):
+    group = dist.new_group([1, 3])
+    torch.manual_seed(rank)
+    steps = []
+    if rank in (1, 3):
+        run = Run(rank, group=group)
+        run.train(4)
+        run.train(4)
+        steps = run.steps
+    dist.barrier()
+    return steps
+
+
+def test_a_part_of_the_ranks_may_train():
+    patterns = run_ranks(train_in_a_part_of_the_ranks, world_size=4)
+    assert_alike([patterns[1], patterns[3]])
+
+
+def train_alone(rank):
+    torch.manual_seed(rank)
+    steps = []
+    if rank == 1:
+        model = create()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        for _ in range(4):
+            model.train()
+            for _ in range(6):
+                before = [int(block.bn2.num_batches_tracked) for block in model]
+                model(torch.randn(2, 16, 4, 4)).sum().backward()
+                optimizer.step()
+                steps.append([int(block.bn2.num_batches_tracked) - b for block, b in zip(model, before)])
+    dist.barrier()
+    return steps
+
+
+def test_a_rank_that_trains_alone_draws_anew_in_each_epoch():
+    _, steps = run_ranks(train_alone)
+    # of 24 patterns of 8 blocks 22.9 are distinct on average, with a deviation of 1.04; 18 if an epoch repeats one
+    assert len({tuple(step) for step in steps}) >= 19
+
+
+def train_two_networks(rank):
+    torch.manual_seed(rank)
+    if rank == 0:
+        create()(torch.randn(2, 16, 4, 4))  # looked at, and gone
+    student = create()
+    copied = copy.deepcopy(student)
+    if rank == 0:
+        averaged = AveragedModel(student)
+    runs = [Run(rank, model=model) for model in (student, create(seed=1), copied)]
+    for _ in range(2):
+        for run in runs[:: 1 if rank else -1]:
+            run.model.train()
+    for _ in range(12):
+        for run in runs:
+            run.step()
+    if rank == 0:
+        averaged.update_parameters(student)
+    return [run.steps for run in runs]
+
+
+def test_networks_of_one_process_draw_independently():
+    first, second = run_ranks(train_two_networks)
+    for network in range(3):
+        assert_alike([first[network], second[network]], num_distinct=8)
+    # of 12 times 8 decisions of two networks half are equal, if they are independent: 48, with a deviation of 4.9
+    for one, other in [(0, 1), (0, 2), (1, 2)]:
+        equal = sum(a == b for x, y in zip(first[one], first[other]) for a, b in zip(x, y))
+        assert abs(equal - 48) <= 4 * 4.9
+
+
+def forward_with_checkpoints(run, use_reentrant):
+    def forward(x):
+        return checkpoint_sequential(run.model, 2, x.requires_grad_(), use_reentrant=use_reentrant)
+
+    return forward
+
+
+def train_and_be_killed(rank, folder, use_reentrant):
+    torch.manual_seed(rank)
+    run = Run(rank)
+    run.train(3)
+    if rank == 0:
+        torch.save([run.model.state_dict(), run.optimizer.state_dict()], folder / 'checkpoint.pt')
+    dist.barrier()
+    if rank == dist.get_world_size() - 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    run.train(2)
+
+
+def resume(rank, folder, use_reentrant):
+    torch.manual_seed(10 + rank)
+    run = Run(rank)
+    for loaded, own in zip(torch.load(folder / 'checkpoint.pt'), (run.model, run.optimizer)):
+        own.load_state_dict(loaded)
+    run.train(4)
+    x, state = torch.randn(2, 16, 4, 4), torch.get_rng_state()
+    gradients = []
+    patterns = []
+    for forward in (forward_with_checkpoints(run, use_reentrant), None):
+        if forward is None:  # the same once more, with the decisions of the pass before
+            for block, decision in zip(run.model, patterns[0]):
+                block.drop_path.draw_block = lambda decision=decision: decision
+        torch.set_rng_state(state)
+        before = run.counters()
+        (run.model if forward is None else forward)(x).square().mean().backward()
+        patterns.append([after > b for after, b in zip(run.counters(), before)])
+        gradients.append([p.grad.clone() for p in run.model.parameters()])
+        run.optimizer.zero_grad()
+    for gradient, reference in zip(*gradients):
+        torch.testing.assert_close(gradient, reference)
+    return run.steps + patterns[:1]
+
+
+@pytest.mark.parametrize('world_size, use_reentrant', [(2, True), (4, False)])
+def test_a_run_that_was_killed_goes_on_alike(world_size, use_reentrant, tmp_path):
+    with pytest.raises(mp.ProcessExitedException, match='SIGKILL'):
+        run_ranks(train_and_be_killed, tmp_path, use_reentrant, world_size=world_size)
+    assert_alike(run_ranks(resume, tmp_path, use_reentrant, world_size=world_size))

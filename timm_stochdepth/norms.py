@@ -1,0 +1,36 @@
+"""Norms that some ways to leave a branch out do not go with."""
+from timm.layers import SplitBatchNorm2d
+from torch import nn
+
+from .shared_draws import has_ranks
+
+__all__ = ['refuse_split_norms', 'refuse_sync_norms']
+
+
+def refuse_sync_norms(block: nn.Module, name: str, value: bool) -> None:
+    """Refuse norms that are collective operations where the ranks decide each for itself.
+
+    Args:
+        block: A block that may hold some.
+        name: The argument that has them decide so.
+        value: Its value.
+
+    Raises:
+        ValueError: The block holds a SyncBatchNorm, and there are several ranks.
+    """
+    if has_ranks() and any(isinstance(m, nn.SyncBatchNorm) for m in block.modules()):
+        raise ValueError(
+            f'{name} must be {not value} with SyncBatchNorm, but got {value}: a rank that keeps a block would wait for'
+            ' ever for the statistics of one that skips it.')
+
+
+def refuse_split_norms(block: nn.Module) -> None:
+    """Refuse norms that split a batch where samples are left out of it.
+
+    Raises:
+        ValueError: The block holds a SplitBatchNorm2d.
+    """
+    if any(isinstance(m, SplitBatchNorm2d) for m in block.modules()):
+        raise ValueError(
+            'skip_dropped must be False with SplitBatchNorm2d, but got True: it splits a batch into equal parts, of'
+            ' which nothing is left where samples are left out.')
