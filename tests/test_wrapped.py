@@ -165,6 +165,47 @@ def test_low_rank_adapters(adapter):
     assert_warms_up(model)
 
 
+class Chained(Lora):
+    """No adapter beside its layer: the sum's second operand is made of the first."""
+
+    def __init__(self, base):
+        super().__init__(base)
+        self.a = nn.Parameter(torch.randn(4, base.out_features))
+        self.b = nn.Parameter(torch.randn(base.out_features, 4))
+        self.drop = nn.Dropout(0.1)
+
+    def forward(self, x):
+        x = self.base(x)
+        return self.drop(x) + x @ self.a.T @ self.b.T
+
+
+class ComputedBias(nn.Linear):
+    def __init__(self, base):
+        super().__init__(base.in_features, base.out_features)
+        self.load_state_dict(base.state_dict())
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight, self.bias.tanh())
+
+
+@pytest.mark.parametrize('layer', [Chained, ComputedBias])
+def test_a_layer_that_a_factor_does_not_pass_through_is_refused(layer):
+    model = create('vit_tiny_patch16_224')
+    model.blocks[1].attn.proj = layer(model.blocks[1].attn.proj)
+    with pytest.raises(ValueError, match=r'blocks\.1\.attn must be .* to be folded, but is a Attention'):
+        ts.fold_stochastic_depth(model)
+
+
+def test_hooks_of_others_stay_where_a_spectral_norm_goes():
+    model = create('vit_tiny_patch16_224')
+    nn.utils.spectral_norm(model.blocks[1].mlp.fc2)
+    seen = []
+    model.blocks[1].mlp.fc2.register_load_state_dict_pre_hook(lambda module, *args: seen.append(module))
+    folded = ts.fold_stochastic_depth(model)
+    folded.load_state_dict(folded.state_dict())
+    assert folded.blocks[1].mlp.fc2 in seen
+
+
 def adapt(model, **config):
     names = ['qkv', 'proj', 'fc1', 'fc2'] if hasattr(model, 'blocks') else ['conv1', 'conv2']
     return peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=names, init_lora_weights=False, **config))

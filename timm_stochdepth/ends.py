@@ -70,10 +70,12 @@ def _exponents_by_hand(name: str, block: StochasticBlock) -> Exponents:
     return exponents
 
 
-def _walk(root: nn.Module, node: Any, path: str) -> Exponents:
+def _walk(root: nn.Module, node: Any, path: str, in_sum: bool = False) -> Exponents:
     """Follow a result back to what it was multiplied with last."""
     exponents: Exponents = {}
     while isinstance(node, fx.Node) and node.op not in ('placeholder', 'get_attr'):
+        if in_sum and sum(not is_size(user) for user in node.users) > 1:
+            break  # what feeds the other operand, too, would be scaled twice there
         name = str(getattr(node.target, '__name__', node.target))
         if node.op == 'call_module':
             child = root.get_submodule(name)
@@ -92,13 +94,14 @@ def _walk(root: nn.Module, node: Any, path: str) -> Exponents:
             continue
         elif name in _SUMS and len(node.args) == 2:  # a low-rank update beside its layer: each of them
             for operand in node.args:
-                exponents.update(_walk(root, operand, path))
+                exponents.update(_walk(root, operand, path, in_sum=True))
             return exponents
         elif name in _LINEAR_FUNCTIONS:
-            weight, *bias = (p for p in map(_parameter_of, [*node.args[1:], *node.kwargs.values()]))
-            if not weight:
-                break  # it is computed
-            return {**exponents, **{own_tensor(root, p, path): 1 for p in (weight, *bias) if p}}
+            weights = [n for n in (*node.args[1:], *node.kwargs.values()) if isinstance(n, fx.Node)]
+            parameters = [_parameter_of(n) for n in weights]
+            if not all(parameters):
+                break  # one of them is computed
+            return {**exponents, **{own_tensor(root, p, path): 1 for p in parameters}}
         elif name == 'matmul' and _parameter_of(node.args[1]):
             return {**exponents, own_tensor(root, _parameter_of(node.args[1]), path): 1}
         elif name not in _RESHAPES:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.prune import remove as remove_pruning
-from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
 __all__ = ['ComputedTensor', 'copy_plain', 'is_reparametrized', 'own_tensor', 'own_tensors']
@@ -43,7 +43,9 @@ def copy_plain(model: nn.Module) -> nn.Module:
         for name, kind in list(_computed(module)):
             _REMOVE[kind](module, name)
             if kind is SpectralNorm:  # torch leaves its hook behind, which asks a state_dict for more
-                module._load_state_dict_pre_hooks.clear()
+                for key, hook in list(module._load_state_dict_pre_hooks.items()):
+                    if isinstance(getattr(hook, 'hook', hook), SpectralNormLoadStateDictPreHook):
+                        del module._load_state_dict_pre_hooks[key]
     return copied
 
 

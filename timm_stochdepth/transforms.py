@@ -28,6 +28,6 @@ def refuse_frozen_decisions(name: str, value: Any) -> None:
     """
     if torch.compiler.is_exporting() or torch.jit.is_tracing():
         raise RuntimeError(
-            f"stochastic depth with {name}={value!r} decides in each training step what to compute, and no exported"
-            f" graph can: export model.eval(), fold_stochastic_depth(model), or to train on, the sample method without"
-            f" skip_dropped.")
+            f'stochastic depth with {name}={value!r} decides in each training step what to compute, and no exported'
+            ' graph can: export model.eval(), fold_stochastic_depth(model), or to train on, the sample method without'
+            ' skip_dropped.')
