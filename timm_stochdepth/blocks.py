@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .cut import Cut, cut_by_hand, cut_forward
 from .families import BATCH_DIMENSIONS
 from .leaf import as_whole_block, is_traced
-from .norms import refuse_split_norms, refuse_sync_norms
+from .norms import looks_at_batch, refuse_split_norms, refuse_sync_norms
 from .scripting import scriptable_forward
 from .site import StochasticDropPath
 from .structure import names_read, structure_of
@@ -58,6 +58,8 @@ class StochasticBlock(nn.Module):
             return plain_class_of(self).forward(self, *args, **kwargs)
         if skips_samples:
             refuse_frozen_decisions('skip_dropped', True)
+            if torch.compiler.is_compiling() and looks_at_batch(self):
+                return self._forward_eager(*args, **kwargs)
             return self._forward_kept_samples(*args, **kwargs)
         return self._forward_masked(*args, **kwargs)
 
@@ -127,11 +129,17 @@ class StochasticBlock(nn.Module):
             return cut.forward_kept, (), given
         return cut.forward_decided if any(decisions) else cut.forward_eager, (), given
 
+    # inductor has no backward pass of a BatchNorm for a number of samples that changes (torch 2.14)
     @torch.jit.unused
     @torch.compiler.disable
+    def _forward_eager(self, *args: Any, **kwargs: Any) -> Any:
+        return self._forward_kept_samples(*args, **kwargs)
+
+    @torch.jit.unused
     def _forward_kept_samples(self, *args: Any, **kwargs: Any) -> Any:
-        refuse_sync_norms(self, 'skip_dropped', True)
-        refuse_split_norms(self)
+        if looks_at_batch(self):
+            refuse_sync_norms(self, 'skip_dropped', True)
+            refuse_split_norms(self)
         cut, given = self._cut(*args, **kwargs)
         return cut.forward(self, **given)
 

@@ -49,13 +49,20 @@ class Branch:
             return False
         return not (_has_any_global_hook() or any(has_hook(m) for m in self.modules(block)))
 
-    def select(self, shortcut: Tensor, inputs: Sequence[Any], kept: Tensor) -> Tuple[Tensor, List[Any]]:
+    def select(
+            self,
+            shortcut: Tensor,
+            inputs: Sequence[Any],
+            kept: Tensor,
+            select: Optional[Callable[[Tensor], Tuple[Tensor, Tensor]]] = None,
+    ) -> Tuple[Tensor, List[Any]]:
         """The shortcut, and of the branch's inputs the kept samples.
 
         Args:
             shortcut: Shape (N, ...).
             inputs: Those of the branch.
             kept: Indices of the K samples that keep their branch, shape (K,).
+            select: Splits a tensor that shortcut and branch share, by default `select_kept`.
 
         Raises:
             RuntimeError: An input has not one row for each sample of the shortcut.
@@ -70,7 +77,7 @@ class Branch:
                     f'skip_dropped must be False where a branch has inputs of other rows than its shortcut: shape'
                     f' {tuple(x.shape)}, and {tuple(original.shape)}.')
             elif x is original and shortcut is original:
-                shortcut, x_kept = select_kept(x, kept)
+                shortcut, x_kept = select(x) if select else select_kept(x, kept)
                 selected.append(x_kept)
             else:
                 selected.append(take_kept(x, kept))

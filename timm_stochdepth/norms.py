@@ -1,10 +1,16 @@
 """Norms that some ways to leave a branch out do not go with."""
 from timm.layers import SplitBatchNorm2d
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .shared_draws import has_ranks
 
-__all__ = ['refuse_split_norms', 'refuse_sync_norms']
+__all__ = ['looks_at_batch', 'refuse_split_norms', 'refuse_sync_norms']
+
+
+def looks_at_batch(block: nn.Module) -> bool:
+    """Whether a norm of a block takes the statistics of the batch: skipping samples is then not masking them."""
+    return any(isinstance(m, _BatchNorm) for m in block.modules())
 
 
 def refuse_sync_norms(block: nn.Module, name: str, value: bool) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .branch import Branch, has_hook
+from .compiled_skipping import MIN_RUN, add_drawn, break_graph_in_checkpoint, draw_to_run, select_drawn
 from .functional import (
     add_branch,
     add_masked_branch,
@@ -15,6 +16,7 @@ from .functional import (
     draw_keep_samples,
     draw_keep_samples_at,
 )
+from .known_layout import known_layout
 from .leaf import as_leaf, is_traced
 from .metadata import SaysScale
 from .progress import TrainingProgress
@@ -209,7 +211,10 @@ class StochasticDropPath(SaysScale):
         if self.is_idle():
             return add_plain_branch(shortcut, branch.run(block, *inputs), *form)
         if drops and self.skip_dropped and not is_batched():
-            return self._add_kept(shortcut, branch, block, *inputs)
+            if not torch.compiler.is_compiling():
+                return self._add_kept(shortcut, branch, block, *inputs)
+            if shortcut.shape[0] >= MIN_RUN:
+                return self._add_drawn(shortcut, branch, block, *inputs)
         y = branch.run(block, *inputs)
         if drops:
             return add_masked_branch(shortcut, y, self.draw_samples(y), *form)
@@ -244,9 +249,16 @@ class StochasticDropPath(SaysScale):
             return add_plain_branch(shortcut, y, *form)
         return add_masked_branch(shortcut, y, y.new_full((1,), 1. / (1. - self.drop_prob)), *form)
 
-    # eager: inductor has no backward pass of a BatchNorm for a number of samples that changes (torch 2.14)
     @torch.jit.unused
-    @torch.compiler.disable
+    def _add_drawn(self, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:
+        break_graph_in_checkpoint()
+        drawn = draw_to_run(shortcut, self.keep_prob, self.scale_by_keep)
+        shortcut, run_inputs = branch.select(shortcut, inputs, drawn.run_K, lambda x: select_drawn(x, drawn))
+        with known_layout(block):
+            y = branch.run(block, *run_inputs)
+        return add_drawn(shortcut, y, drawn, branch.branch_first)
+
+    @torch.jit.unused
     def _add_kept(self, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:
         # drawn on the CPU: the number of kept samples is a shape, which a device would have to be asked for
         dtype = torch.float64 if shortcut.dtype == torch.float64 else torch.float32

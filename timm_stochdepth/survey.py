@@ -5,8 +5,8 @@ from typing import Dict, List, Sequence, Set
 import timm
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from .norms import looks_at_batch
 from .targets import Target, class_name, find_targets
 from .terminal import progress_bar
 
@@ -34,7 +34,7 @@ class Family:
         if model_name not in self.models:
             self.models.append(model_name)
         self.places.update(target.places)
-        self.looks_at_batch |= any(isinstance(m, _BatchNorm) for m in target.block.modules())
+        self.looks_at_batch |= looks_at_batch(target.block)
         self.can_skip |= target.stochastic_class is not None
         if target.stochastic_class is None:
             names = self.reasons.setdefault(target.reason, [])
