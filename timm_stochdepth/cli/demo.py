@@ -2,6 +2,8 @@
 import argparse
 from typing import TYPE_CHECKING, List
 
+from ..demo.methods import METHODS
+from ..demo.recipe import Recipe
 from .arguments import (
     Choice,
     Device,
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MODELS = ('resnet50', 'resnet50_sd_sample', 'resnet50_sd_block')
 DEFAULT_METHODS = ('timm', 'skip')
-METHODS = ('plain', 'timm', 'skip', 'sample', 'block')
 DATA = ('digits', 'fashion-mnist')
 
 
@@ -35,24 +36,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--drop-path', type=Fraction(), metavar='RATE', help='Drop rate, instead of the default one.')
     parser.add_argument(
-        '--methods', type=Choice(METHODS), nargs='+', metavar='NAME',
+        '--methods', type=Choice(tuple(METHODS)), nargs='+', metavar='NAME',
         help="What to compare at that rate on networks whose names have no stochastic depth: plain, none; timm, its"
              " DropPath; skip, the same without computing what it drops; sample and block, the paper's. timm and skip"
              ' by default.')
     parser.add_argument(
         '--images', type=WholeNumber(1), metavar='N',
         help='Training images: by default all 1,437 digits, or 10,000 of fashion-mnist.')
-    parser.add_argument('--epochs', type=WholeNumber(1), default=7, metavar='N', help='Passes over them.')
-    parser.add_argument('--batch-size', type=WholeNumber(1), default=64, metavar='N', help='Images in a batch.')
+    parser.add_argument('--epochs', type=WholeNumber(1), default=Recipe.epochs, metavar='N', help='Passes over them.')
     parser.add_argument(
-        '--eval-every', type=WholeNumber(1), default=1, metavar='N', help='Epochs between two evaluations.')
+        '--batch-size', type=WholeNumber(1), default=Recipe.batch_size, metavar='N', help='Images in a batch.')
+    parser.add_argument(
+        '--eval-every', type=WholeNumber(1), default=Recipe.eval_every, metavar='N',
+        help='Epochs between two evaluations.')
     parser.add_argument(
         '--seed', type=WholeNumber(0, 2 ** 32 - 1), nargs='+', default=[42], metavar='N',
         help='Seed of weights, data order and draws; with several, each network is trained once with each.')
     parser.add_argument(
         '--model-kwargs', type=KeyValue(), nargs='*', default=[], metavar='KEY=VALUE',
         help='Arguments of the networks, as in skip_dropped=True.')
-    parser.add_argument('--device', type=Device(), default='cpu', help='Device to train on: cpu, cuda or cuda:N.')
+    parser.add_argument(
+        '--device', type=Device(), default=Recipe.device, help='Device to train on: cpu, cuda or cuda:N.')
     parser.add_argument(
         '--out', type=OutputFolderPath('demo'), default='demo_output', metavar='DIR',
         help='Folder for runs and picture: a new or empty one, or one of this command, which then goes on.')
@@ -68,11 +72,11 @@ def run(args: argparse.Namespace) -> None:
     if args.data_dir and args.data == 'digits':
         raise UsageError(f'--data-dir must be without --data digits, but got {str(args.data_dir)!r}.')
     import matplotlib  # noqa: F401  missed now, and not after minutes
+    import scipy  # noqa: F401
 
     # scikit-learn and timm's training code are for this command alone
     from ..demo import digits, fashion_mnist
     from ..demo.pictures import plot_losses, plot_networks
-    from ..demo.recipe import Recipe
     from ..demo.report import format_agreement, format_means, format_results
     from ..demo.run_folder import read_result, run_name, write_run
     from ..demo.train import train_in_turn

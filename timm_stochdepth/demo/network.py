@@ -9,17 +9,9 @@ from torch import nn
 
 from ..surgery import apply_stochastic_depth, drop_paths
 from .images import NUM_CLASSES, Format
+from .methods import METHODS
 
-__all__ = ['METHOD_SETTINGS', 'Network', 'check_method', 'fitted', 'has_own_depth', 'network_label']
-
-# what is applied to a network of timm
-METHOD_SETTINGS: Dict[str, Dict[str, Any]] = {
-    'plain': {},
-    'timm': {},
-    'skip': dict(stochastic_method='sample', scale_by_keep=True, skip_dropped=True),
-    'sample': dict(stochastic_method='sample'),
-    'block': dict(stochastic_method='block'),
-}
+__all__ = ['Network', 'check_method', 'fitted', 'has_own_depth', 'network_label']
 
 
 def network_label(model_name: str, method: Optional[str]) -> str:
@@ -35,7 +27,7 @@ class Network:
         model_name: A name of timm's registry.
         model_args: Arguments of `timm.create_model`, without the drop rate.
         drop_path_rate: The drop rate; None for the network's own.
-        method: A key of `METHOD_SETTINGS`, or None for what the name says.
+        method: A key of `METHODS`, or None for what the name says.
     """
     model_name: str
     model_args: Dict[str, Any] = field(default_factory=dict)
@@ -56,7 +48,7 @@ class Network:
     def create(self) -> nn.Module:
         """The network, with new weights."""
         model = timm.create_model(self.model_name, num_classes=NUM_CLASSES, **self.all_model_args)
-        settings = METHOD_SETTINGS.get(self.method or 'plain')
+        settings = METHODS.get(self.method or 'plain')
         if settings:
             apply_stochastic_depth(model, target_layer_name='DropPath', drop_rate=None, **settings)
         return model
@@ -75,11 +67,12 @@ def check_method(network: Network) -> None:
         ValueError: It has no drop paths, or branches that cannot be left out.
     """
     with torch.device('meta'):
-        model = replace(network, method='timm').create()
+        try:
+            model = replace(network, method='timm').create()
+        except TypeError:
+            model = nn.Identity()
         if network.method != 'plain' and not any(isinstance(module, DropPath) for module in model.modules()):
-            raise ValueError(
-                f'--models/--model must be networks with drop paths, but got {network.model_name!r} and'
-                f' --drop-path {network.drop_path_rate}.')
+            raise ValueError(f'--models/--model must be networks with drop paths, but got {network.model_name!r}.')
         try:
             network.create()
         except ValueError as e:
@@ -112,15 +105,13 @@ def fitted(network: Network, image_format: Format) -> Network:
         candidate = replace(network, model_args={**args, **network.model_args})
         with torch.device('meta'):
             try:
-                model = replace(candidate, method=None).create()
-            except (TypeError, ValueError) as e:
-                unmade = ValueError(
-                    f'--model-kwargs must be arguments of {network.model_name}, but got {network.model_args}: {e}')
-                continue
-            try:
+                model = replace(candidate, method=network.method and 'plain').create()
                 _check_patches(model, size)
                 model.eval()(torch.empty(1, *image_format.input_size))
                 return candidate
+            except (TypeError, ValueError) as e:
+                unmade = ValueError(
+                    f'--model-kwargs must be arguments of {network.model_name}, but got {network.model_args}: {e}')
             except (AssertionError, AttributeError, RuntimeError) as e:
                 refusals.append(ValueError(
                     f'--models/--model must be networks that take images of {size} x {size} pixels, but got'

@@ -17,7 +17,8 @@ from ..fold import fold_stochastic_depth
 from ..surgery import drop_paths, stochastic_depth_args
 from ..version import __version__
 from .images import Images
-from .network import METHOD_SETTINGS, Network
+from .methods import METHODS
+from .network import Network
 from .recipe import Recipe
 from .train import Result, evaluate
 
@@ -76,7 +77,7 @@ def write_run(
     """
     model_args = {k: v for k, v in network.model_args.items() if k != 'pretrained_cfg_overlay'}
     result.saved_top1 = result.top1
-    applied = METHOD_SETTINGS.get(network.method or '')
+    applied = METHODS.get(network.method or '')
     if applied:
         model = fold_stochastic_depth(model)
         if not applied.get('scale_by_keep'):  # the weights are others
