@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 
+from timm_stochdepth.cli.demo import DATA
 from timm_stochdepth.cli.main import main
 from timm_stochdepth.demo.digits import NUM_TRAIN_IMAGES, write_digits
 from timm_stochdepth.demo.drops import DropCounter
@@ -24,7 +25,7 @@ def test_digits_are_an_image_folder_that_timm_reads(digits):
     train = timm.data.create_dataset('', root=str(digits), split='train')
     validation = timm.data.create_dataset('', root=str(digits), split='validation')
     assert (len(train), len(validation)) == (1437, 360)
-    assert len(train) == NUM_TRAIN_IMAGES
+    assert len(train) == NUM_TRAIN_IMAGES == DATA['digits']['num_images']
     image, target = validation[0]
     assert image.size == (32, 32) and image.mode == 'RGB' and target in range(10)
 

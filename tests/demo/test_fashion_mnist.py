@@ -169,6 +169,9 @@ def test_other_settings_are_other_runs(written, tmp_path, capsys):
     assert demo(written, tmp_path, *args, '1') == 0
     assert demo(written, tmp_path, *args, '2') == 0
     assert 'were there already' not in capsys.readouterr().out
+    assert demo(written, tmp_path, *args, '2', '--lr', '0.001') == 0
+    rates = [json.loads(file.read_text())['settings']['recipe']['lr'] for file in tmp_path.glob('*/run.json')]
+    assert sorted(rates) == [0.0005, 0.0005, 0.001]
     lengths = {len(json.loads(file.read_text())['result']['top1s']) for file in tmp_path.glob('*/run.json')}
     assert lengths == {1, 2}
 

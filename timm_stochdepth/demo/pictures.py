@@ -9,11 +9,11 @@ from .train import Result
 
 __all__ = ['plot_losses', 'plot_networks']
 
-NUM_POINTS = 60
+NUM_POINTS = 40
 TITLES = {
     'plain': 'no stochastic depth',
     'timm': "timm's DropPath",
-    'skip': 'what it drops is skipped',
+    'skip': 'the same, dropped branches skipped',
     'sample': 'stochastic depth by sample',
     'block': 'stochastic depth by block',
 }
@@ -68,7 +68,7 @@ def plot_losses(results: Sequence[Result], recipe: Recipe, path: Path) -> None:
         time_axes.plot(seconds[-1:], losses[-1:], 'o', color=f'C{idx}')
     time_axes.set(xlabel='seconds of training', ylabel='training loss', title='by time')
     step_axes.set(xlabel='step', title='by step')
-    time_axes.legend(frameon=False)
+    time_axes.legend(frameon=False, loc='upper right')
     for axes in (time_axes, step_axes):
         axes.grid(alpha=0.3)
         axes.spines[['top', 'right']].set_visible(False)

@@ -14,6 +14,7 @@ class Recipe:
         epochs: Passes over them.
         eval_every: Epochs between two evaluations; there is one after the last epoch anyway.
         device: Where to train.
+        lr: Learning rate after the warm-up, which decays to 0.
     """
     data: str = 'digits'
     num_images: int = 1437
