@@ -6,11 +6,13 @@ import pytest
 import timm
 import torch
 
+from timm_stochdepth.cli.demo import DATA
 from timm_stochdepth.cli.main import main
-from timm_stochdepth.demo.digits import write_digits
+from timm_stochdepth.demo.digits import NUM_TRAIN_IMAGES, write_digits
 from timm_stochdepth.demo.drops import DropCounter
-from timm_stochdepth.demo.report import format_means, format_results
-from timm_stochdepth.demo.train import Result
+from timm_stochdepth.demo.network import Network
+from timm_stochdepth.demo.recipe import Recipe
+from timm_stochdepth.demo.run_folder import run_name
 from timm_stochdepth.output_folder import MARK, OutputFolder
 
 
@@ -23,6 +25,7 @@ def test_digits_are_an_image_folder_that_timm_reads(digits):
     train = timm.data.create_dataset('', root=str(digits), split='train')
     validation = timm.data.create_dataset('', root=str(digits), split='validation')
     assert (len(train), len(validation)) == (1437, 360)
+    assert len(train) == NUM_TRAIN_IMAGES == DATA['digits']['num_images']
     image, target = validation[0]
     assert image.size == (32, 32) and image.mode == 'RGB' and target in range(10)
 
@@ -36,8 +39,11 @@ def test_demo_trains_saves_and_reloads(tmp_path, capsys):
     assert rows[0][4] == '1.000'
     assert 'every model scores the same' in out
     assert (tmp_path / 'demo.png').read_bytes().startswith(b'\x89PNG')
-    assert (tmp_path / 'resnet50_sd_block' / 'model.safetensors').exists()
-    assert {p.name for p in tmp_path.iterdir()} == {'digits', 'resnet50', 'resnet50_sd_block', 'demo.png', MARK}
+    names = {run_name(Network(name), Recipe(epochs=1), 42) for name in ('resnet50', 'resnet50_sd_block')}
+    assert {p.name for p in tmp_path.iterdir()} == {'digits', *names, 'demo.png', MARK}
+    assert {f.name for name in names for f in (tmp_path / name).iterdir()} == {
+        *('model.safetensors', 'config.json', 'run.json')
+    }
 
 
 def test_interrupt_leaves_nothing_half_written(tmp_path):
@@ -59,7 +65,9 @@ def test_interrupt_leaves_nothing_half_written(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {'digits', MARK}
 
 
-@pytest.mark.parametrize('theirs', ['resnet50/notes.txt', 'digits/train/0/0000.png', 'demo.png'])
+@pytest.mark.parametrize(
+    'theirs', [f'{run_name(Network("resnet50"), Recipe(), 42)}/notes.txt', 'digits/train/0/0000.png', 'demo.png']
+)
 def test_nothing_of_others_is_taken_for_the_demos_own(tmp_path, theirs, capsys):
     OutputFolder(tmp_path, 'demo').claim()
     path = tmp_path / theirs
@@ -88,16 +96,3 @@ def test_skipped_samples_are_counted_too():
     with DropCounter(model) as drops:
         model(torch.randn(2, 3, 32, 32))
     assert set(drops.frequencies().values()) == {1.0} and set(drops.drawn.values()) == {2}
-
-
-def test_the_table_has_no_ratio_without_the_plain_network():
-    result = Result(
-        'resnet50_sd_block', 'resnet50_sd_block', top1s=[91.0], epoch_seconds=[2.0], drop_rates={'layer1.0': 0.1}
-    )
-    assert format_results([result]).splitlines()[1].split()[-1] == '-'
-
-
-def test_means_over_seeds_have_their_standard_error():
-    results = [Result('resnet50_sd_block', f'seed {i}', top1s=[0.0, top1]) for i, top1 in enumerate([90.0, 92.0, 94.0])]
-    # standard deviation 2, divided by the root of 3
-    assert format_means(results).startswith('resnet50_sd_block: top-1 92.00% +- 1.15 (mean of 3')

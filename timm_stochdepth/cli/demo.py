@@ -1,17 +1,62 @@
-"""Train plain and stochastic networks on real handwritten digits, and compare them."""
+"""Train plain and stochastic networks on real images, and compare them."""
 import argparse
+from typing import TYPE_CHECKING, Any, Dict, List
 
-from .arguments import KeyValue, ModelName, OutputFolderPath, UsageError, WholeNumber
+from ..demo.methods import METHODS
+from ..demo.recipe import Recipe
+from .arguments import (
+    Choice,
+    Device,
+    Fraction,
+    InputPath,
+    KeyValue,
+    ModelName,
+    OutputFolderPath,
+    UsageError,
+    WholeNumber,
+)
+
+if TYPE_CHECKING:
+    from ..demo.images import Format, Images
+    from ..demo.network import Network
 
 DEFAULT_MODELS = ('resnet50', 'resnet50_sd_sample', 'resnet50_sd_block')
-PICTURE = 'demo.png'
+DEFAULT_METHODS = ('timm', 'skip')
+# what the networks are trained with, if nothing else is said
+DATA: Dict[str, Dict[str, Any]] = {
+    'digits': dict(num_images=1437, lr=2e-3),
+    'fashion-mnist': dict(num_images=10_000, lr=5e-4),  # of a transformer, too
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        '--models', type=ModelName(), nargs='+', default=DEFAULT_MODELS, metavar='NAME', help='Networks to train.')
+        '--data', type=Choice(tuple(DATA)), default=Recipe.data, metavar='NAME', help='digits or fashion-mnist.')
     parser.add_argument(
-        '--epochs', type=WholeNumber(1), default=7, metavar='N', help='Passes over the 1,437 training digits.')
+        '--data-dir', type=InputPath('folder'), metavar='DIR',
+        help='Where the four files of fashion-mnist are, if not where its Debian package puts them.')
+    parser.add_argument(
+        '--models', '--model', type=ModelName(), nargs='+', default=DEFAULT_MODELS, metavar='NAME',
+        help='Networks to train.')
+    parser.add_argument(
+        '--drop-path', type=Fraction(), metavar='RATE', help='Drop rate, instead of the default one.')
+    parser.add_argument(
+        '--methods', type=Choice(tuple(METHODS)), nargs='+', metavar='NAME',
+        help="What to compare at that rate on networks whose names have no stochastic depth: plain, none; timm, its"
+             " DropPath; skip, the same without computing what it drops; sample and block, the paper's. timm and skip"
+             ' by default.')
+    parser.add_argument(
+        '--images', type=WholeNumber(1), metavar='N',
+        help='Training images: by default all 1,437 digits, or 10,000 of fashion-mnist.')
+    parser.add_argument('--epochs', type=WholeNumber(1), default=Recipe.epochs, metavar='N', help='Passes over them.')
+    parser.add_argument(
+        '--batch-size', type=WholeNumber(1), default=Recipe.batch_size, metavar='N', help='Images in a batch.')
+    parser.add_argument(
+        '--lr', type=Fraction(), metavar='LR',
+        help='Learning rate of AdamW: by default 0.002 for the digits, 0.0005 for fashion-mnist.')
+    parser.add_argument(
+        '--eval-every', type=WholeNumber(1), default=Recipe.eval_every, metavar='N',
+        help='Epochs between two evaluations.')
     parser.add_argument(
         '--seed', type=WholeNumber(0, 2 ** 32 - 1), nargs='+', default=[42], metavar='N',
         help='Seed of weights, data order and draws; with several, each network is trained once with each.')
@@ -19,57 +64,121 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--model-kwargs', type=KeyValue(), nargs='*', default=[], metavar='KEY=VALUE',
         help='Arguments of the networks, as in skip_dropped=True.')
     parser.add_argument(
+        '--device', type=Device(), default=Recipe.device, help='Device to train on: cpu, cuda or cuda:N.')
+    parser.add_argument(
         '--out', type=OutputFolderPath('demo'), default='demo_output', metavar='DIR',
-        help='Folder for digits, models and picture: a new or empty one, or one of this command.')
+        help='Folder for runs and picture: a new or empty one, or one of this command, which then goes on.')
 
 
 def run(args: argparse.Namespace) -> None:
-    for name in ('models', 'seed'):
-        values = getattr(args, name)
+    for name in ('models', 'seed', 'methods'):
+        values = getattr(args, name) or ()
         if len(set(values)) < len(values):
             raise UsageError(f'--{name} must be different ones, but got {" ".join(map(str, values))}.')
-    runs = [
-        (model_name, seed, model_name if len(args.seed) == 1 else f'{model_name}-seed{seed}')
-        for model_name in args.models for seed in args.seed]
-    args.out.check(PICTURE, *(label for _, _, label in runs))
+    if args.methods and not args.drop_path:
+        raise UsageError(f'--methods needs a --drop-path above 0, but got {args.drop_path}.')
+    if args.data_dir and args.data == 'digits':
+        raise UsageError(f'--data-dir must be without --data digits, but got {str(args.data_dir)!r}.')
+    import matplotlib  # noqa: F401  missed now, and not after minutes
+    import scipy  # noqa: F401
+
+    # scikit-learn and timm's training code are for this command alone
+    from ..demo import digits, fashion_mnist
+    from ..demo.pictures import plot_losses, plot_networks
+    from ..demo.report import format_agreement, format_means, format_results
+    from ..demo.run_folder import read_result, run_name, write_run
+    from ..demo.train import train_in_turn
+    from .checks import check_device
+
+    check_device('--device', args.device)
+    is_digits = args.data == 'digits'
+    recipe = Recipe(
+        data=args.data,
+        num_images=args.images or DATA[args.data]['num_images'],
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        eval_every=args.eval_every,
+        lr=DATA[args.data]['lr'] if args.lr is None else args.lr,
+        device=args.device,
+    )
+    if recipe.batch_size > recipe.num_images:
+        raise UsageError(f'--batch-size must be at most --images, {recipe.num_images}, but got {recipe.batch_size}.')
+    networks = _networks(args, digits.FORMAT if is_digits else fashion_mnist.FORMAT)
+    picture, plot = ('loss.png', plot_losses) if any(n.method for n in networks) else ('demo.png', plot_networks)
+    names = {(n.label, seed): run_name(n, recipe, seed) for seed in args.seed for n in networks}
+    found = {key for key, name in names.items() if args.out.holds(name)}
+    args.out.check(picture, *(name for key, name in names.items() if key not in found))
+    images = _images(args, recipe.num_images)  # read before the folder is made, but for the digits, which are put there
+
+    results = {key: read_result(args.out.path / names[key]) for key in found}
+    for seed in args.seed:
+        missing = [n for n in networks if (n.label, seed) not in found]
+        trained = train_in_turn(missing, images, recipe, seed) if missing else []
+        for network, (model, result) in zip(missing, trained):
+            with args.out.write(names[network.label, seed]) as folder:
+                write_run(folder, model, result, network, recipe, images)
+            results[network.label, seed] = result
+    ordered = [results[n.label, seed] for n in networks for seed in args.seed]
+    with args.out.write(picture) as file:
+        plot(ordered, recipe, file)
+
+    print(format_results(ordered))
+    if len(args.seed) > 1:
+        print(format_means(ordered))
+    agreement = format_agreement(ordered)
+    if agreement:
+        print(agreement)
+    differing = [r.label for r in ordered if r.reloaded_top1 != r.saved_top1]
+    if differing:
+        raise RuntimeError(f'reloaded from {args.out.path}, these models score differently: {", ".join(differing)}')
+    if found:
+        print(f'{len(found)} of {len(ordered)} runs were there already, and were not trained again.')
+    print(f'Reloaded from {args.out.path}, every model scores the same. Picture: {args.out.path / picture}')
+
+
+def _networks(args: argparse.Namespace, image_format: 'Format') -> 'List[Network]':
+    """The networks to compare, all of them checked."""
+    from ..demo.network import Network, check_method, fitted, has_own_depth
+    from .checks import check_model_name
+
+    networks: List[Network] = []
+    for model_name in args.models:
+        check_model_name('--models/--model', model_name)
+        has_method = args.drop_path and not has_own_depth(model_name)
+        for method in (args.methods or DEFAULT_METHODS) if has_method else (None,):
+            networks.append(Network(model_name, dict(args.model_kwargs), args.drop_path, method))
+    if args.methods and not any(n.method for n in networks):
+        raise UsageError(
+            f'--methods must be for networks whose names have no stochastic depth, but got {" ".join(args.models)}.')
+    try:
+        networks = [fitted(network, image_format) for network in networks]
+        for network in networks:
+            if network.method:
+                check_method(network)
+    except ValueError as e:
+        raise UsageError(e) from e
+    return networks
+
+
+def _images(args: argparse.Namespace, num_images: int) -> 'Images':
+    """The images, and a claimed folder."""
+    from ..demo.digits import NUM_TRAIN_IMAGES, read_digits, write_digits
+    from ..demo.fashion_mnist import DEFAULT_FOLDER, read_fashion_mnist
+
+    if args.data == 'fashion-mnist':
+        try:
+            images = read_fashion_mnist(args.data_dir or DEFAULT_FOLDER, num_images)
+        except ValueError as e:
+            raise UsageError(e) from e
+        args.out.claim()
+        return images
+    if num_images > NUM_TRAIN_IMAGES:
+        raise UsageError(f'--images must be {NUM_TRAIN_IMAGES:,} at the most for the digits, but got {num_images}.')
     has_digits = args.out.holds('digits')
     if not has_digits:
         args.out.check('digits')
-    import matplotlib  # noqa: F401  missed now, and not after minutes
-
-    # scikit-learn and timm's training code are for this command alone
-    from ..demo.digits import write_digits
-    from ..demo.report import format_means, format_results, plot_results
-    from ..demo.train import check_network, evaluate, reload, save, train
-    from .checks import check_model_name
-
-    model_kwargs = dict(args.model_kwargs)
-    for model_name in args.models:
-        check_model_name('--models', model_name)
-        try:
-            check_network(model_name, model_kwargs)
-        except ValueError as e:
-            raise UsageError(e) from e
-
     args.out.claim()
     if not has_digits:
         with args.out.write('digits') as folder:
             write_digits(folder)
-    data_dir = args.out.path / 'digits'
-    results = []
-    for model_name, seed, label in runs:
-        model, result = train(model_name, data_dir, args.epochs, seed, model_kwargs, label)
-        with args.out.write(label) as folder:
-            save(model, folder)
-        result.reloaded_top1 = evaluate(reload(args.out.path / label), data_dir)
-        results.append(result)
-
-    with args.out.write(PICTURE) as file:
-        plot_results(results, file)
-    print(format_results(results))
-    if len(args.seed) > 1:
-        print(format_means(results))
-    differing = [r.label for r in results if r.reloaded_top1 != r.top1s[-1]]
-    if differing:
-        raise RuntimeError(f'reloaded from {args.out.path}, these models score differently: {", ".join(differing)}')
-    print(f'Reloaded from {args.out.path}, every model scores the same. Picture: {args.out.path / PICTURE}')
+    return read_digits(args.out.path / 'digits', num_images)

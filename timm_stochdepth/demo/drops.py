@@ -1,10 +1,10 @@
 """Count what is really dropped while a network trains."""
-from collections import Counter
+from collections import Counter, defaultdict
 from types import TracebackType
-from typing import Any, Callable, Dict, Optional, Type
+from typing import Any, Callable, Dict, Optional, Type, Union
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..surgery import drop_paths, drop_rates
 
@@ -21,7 +21,7 @@ class DropCounter:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.drawn: Counter = Counter()
-        self.dropped: Counter = Counter()
+        self.dropped: Dict[str, Union[int, Tensor]] = defaultdict(int)
 
     def __enter__(self) -> 'DropCounter':
         for name, place in drop_paths(self.model):
@@ -43,7 +43,7 @@ class DropCounter:
             keep = draw(*args)
             keep_N = torch.as_tensor(keep).view(-1)
             self.drawn[name] += keep_N.numel()
-            self.dropped[name] += int((keep_N == 0).sum())
+            self.dropped[name] = self.dropped[name] + (keep_N == 0).sum()  # stays where it is: no wait for a device
             return keep
         return counted_draw
 
@@ -53,4 +53,4 @@ class DropCounter:
 
     def frequencies(self) -> Dict[str, float]:
         """How often each block's branch was dropped, as a fraction of its draws; a block without a draw never was."""
-        return {name: self.dropped[name] / max(self.drawn[name], 1) for name in self.rates()}
+        return {name: int(self.dropped[name]) / max(self.drawn[name], 1) for name in self.rates()}

@@ -1,60 +1,83 @@
-"""Show what the demo found: a table and a picture."""
-from pathlib import Path
-from statistics import mean, median, stdev
-from typing import List, Sequence
+"""What a demo prints: each run, means over seeds, and how near skipping comes to timm's DropPath."""
+from statistics import fmean
+from typing import List, Optional, Sequence
 
-from ..plots import save_figure
+from .intervals import mean_interval
 from .train import Result
 
-__all__ = ['format_means', 'format_results', 'plot_results']
+__all__ = ['format_agreement', 'format_means', 'format_results']
+
+FIRST_STEPS = 10
 
 
-def format_results(results: Sequence[Result]) -> str:
-    """One line a network; the ratio is to the network without stochastic depth, if it was trained too."""
-    plain = next((median(r.epoch_seconds) for r in results if not r.drop_rates), None)
-    rows: List[Sequence[str]] = [('model', 'top-1', 'reloaded top-1', 's / epoch', 'ratio to plain')]
-    for r in results:
-        seconds = median(r.epoch_seconds)
-        ratio = f'{seconds / plain:.3f}' if plain else '-'
-        rows.append((r.label, f'{r.top1s[-1]:.2f}%', f'{r.reloaded_top1:.2f}%', f'{seconds:.2f}', ratio))
+def _format_table(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows)]
     return '\n'.join(
         '  '.join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
         for row in rows)
 
 
+def _reference(result: Result, results: Sequence[Result]) -> Optional[Result]:
+    """The first network without this package's stochastic depth that was trained in turn with this one."""
+    return next((
+        r for r in results
+        if not r.drop_rates and r.seed == result.seed and r.beside == result.beside
+        and (r.method is None or r.model_name == result.model_name)
+    ), None)
+
+
+def format_results(results: Sequence[Result]) -> str:
+    """One line a run; the ratio of the times is to a network without stochastic depth, or with timm's."""
+    has_seeds = len({r.seed for r in results}) > 1
+    references = [_reference(r, results) for r in results]
+    to = next((r.method or 'plain' for r in references if r), 'plain')
+    rows: List[Sequence[str]] = [('model', 'top-1', 'reloaded top-1', 's / epoch', f'ratio to {to}')]
+    for r, reference in zip(results, references):
+        ratio = f'{r.epoch_seconds / reference.epoch_seconds:.3f}' if reference else '-'
+        label = f'{r.label}, seed {r.seed}' if has_seeds else r.label
+        rows.append((label, f'{r.top1:.2f}%', f'{r.reloaded_top1:.2f}%', f'{r.epoch_seconds:.2f}', ratio))
+    return _format_table(rows)
+
+
 def format_means(results: Sequence[Result]) -> str:
-    """One line a model: the mean of its runs' accuracies, with its standard error."""
+    """One line a network: mean top-1 over its seeds, and the mean of the difference to the first, seed by seed.
+
+    Args:
+        results: Those of two seeds or more, of each network for the same seeds.
+    """
+    labels = list(dict.fromkeys(r.label for r in results))
+    top1s = {label: {r.seed: r.top1 for r in results if r.label == label} for label in labels}
+    rows: List[Sequence[str]] = [('mean over seeds', 'top-1', '95% interval', f'minus {labels[0]}', '95% interval')]
+    for label in labels:
+        mean, half_width = mean_interval(list(top1s[label].values()))
+        row = [label, f'{mean:.2f}%', f'+- {half_width:.2f}', '', '']
+        if label != labels[0]:
+            differences = [top1 - top1s[labels[0]][seed] for seed, top1 in top1s[label].items()]
+            mean, half_width = mean_interval(differences)
+            row[3:] = [f'{mean:+.2f}', f'+- {half_width:.2f}']
+        rows.append(row)
+    num_seeds = len(top1s[labels[0]])
+    return f"{_format_table(rows)}\n{num_seeds} seeds; the intervals are Student's, for a mean of independent seeds."
+
+
+def format_agreement(results: Sequence[Result]) -> str:
+    """A line for each network and seed trained both with timm's DropPath and by skipping what it would mask."""
     lines = []
-    for model_name in dict.fromkeys(r.model_name for r in results):
-        top1s = [r.top1s[-1] for r in results if r.model_name == model_name]
-        error = stdev(top1s) / len(top1s) ** 0.5
-        lines.append(f'{model_name}: top-1 {mean(top1s):.2f}% +- {error:.2f} (mean of {len(top1s)}, standard error)')
+    for ours in (r for r in results if r.method == 'skip'):
+        theirs = next((
+            r for r in results if (r.method, r.model_name, r.seed) == ('timm', ours.model_name, ours.seed)), None)
+        if theirs is None:
+            continue
+        differences = [abs(a - b) for a, b in zip(ours.step_losses, theirs.step_losses)]
+        first = differences[:FIRST_STEPS]
+        line = (
+            f'{ours.model_name}, seed {ours.seed}: the losses of skip and timm differ by {max(first):.1e} at the most'
+            f' in the first {len(first)} steps, by {max(differences):.1e} in all {len(differences)}'
+            f' (mean {fmean(differences):.1e}); top-1 {ours.top1:.2f}% and {theirs.top1:.2f}%')
+        if ours.beside == theirs.beside:
+            ours_seconds, theirs_seconds = sum(ours.step_seconds), sum(theirs.step_seconds)
+            line += (
+                f'; training took {ours_seconds:.1f} s and {theirs_seconds:.1f} s,'
+                f' {ours_seconds / theirs_seconds:.3f} of it')
+        lines.append(f'{line}.')
     return '\n'.join(lines)
-
-
-def plot_results(results: Sequence[Result], path: Path) -> None:
-    """Draw loss and accuracy by epoch, and each block's drop rate beside how often it was dropped."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(15, 4.5), layout='constrained')
-    loss_axes, top1_axes, drop_axes = figure.subplots(1, 3)
-    stochastic = [r for r in results if r.drop_rates]
-    for idx, r in enumerate(results):
-        epochs = range(1, len(r.losses) + 1)
-        loss_axes.plot(epochs, r.losses, marker='o', markersize=3, color=f'C{idx}', label=r.label)
-        top1_axes.plot(epochs, r.top1s, marker='o', markersize=3, color=f'C{idx}', label=r.label)
-        if r.drop_rates:
-            names = list(r.drop_rates)
-            drop_axes.plot(names, list(r.drop_rates.values()), color=f'C{idx}', label=f'{r.label}: rate')
-            drop_axes.plot(
-                names, list(r.drop_frequencies.values()), 'o', color=f'C{idx}', label=f'{r.label}: dropped')
-    loss_axes.set(title='Training loss', xlabel='epoch', ylabel='cross-entropy, smoothing 0.1')
-    top1_axes.set(title='Held-out digits', xlabel='epoch', ylabel='top-1 in %')
-    drop_axes.set(title='Drop rate, and how often dropped', ylabel='fraction')
-    drop_axes.set_ylim(top=1.4 * drop_axes.get_ylim()[1])  # room for the legend
-    drop_axes.tick_params(axis='x', labelrotation=90)
-    for axes in (loss_axes, top1_axes, drop_axes) if stochastic else (loss_axes, top1_axes):
-        axes.legend()
-        axes.grid(alpha=0.3)
-    save_figure(figure, path)

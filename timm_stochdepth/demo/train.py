@@ -1,146 +1,178 @@
-"""Train one network on the digits, with timm's own loader, task, optimizer and scheduler."""
+"""Train networks in turn, step by step, on the same batches, with timm's own loader, task, optimizer and scheduler."""
+import copy
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Dict, List, Optional
+from statistics import fmean
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-import timm
 import torch
-from timm.data import create_dataset, create_loader
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.task import ClassificationTask
 from timm.utils import AverageMeter, accuracy
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..files import write_beside
-from ..surgery import drop_paths, stochastic_depth_args
-from .digits import IMG_SIZE, NUM_CLASSES
 from .drops import DropCounter
+from .images import Images
+from .network import Network, network_label
+from .randomness import RandomStream
+from .recipe import Recipe
 
-__all__ = ['Result', 'check_network', 'evaluate', 'reload', 'save', 'train']
-
-BATCH_SIZE = 64
-LR = 2e-3
-WEIGHT_DECAY = 0.02
+__all__ = ['Result', 'evaluate', 'train_in_turn']
 
 
 @dataclass
 class Result:
-    """What a training run showed, a value for each epoch where there is a list."""
+    """What the training of a network showed.
+
+    Attributes:
+        model_name: A name of timm's registry.
+        method: How it drops, or None for what the name says.
+        seed: Seed of its weights, of the data's order and of its draws.
+        steps_per_epoch: Number of steps in an epoch.
+        step_losses: Loss of each step.
+        step_seconds: Time of each step: forward, backward and the optimizer's, without the data.
+        top1s: Top-1 accuracy in percent after an epoch, by the epoch's number.
+        drop_rates: Rate of each block, of a network with this package's stochastic depth.
+        drop_frequencies: How often its branch was dropped.
+        beside: Labels of the networks that were trained in turn with this one, itself among them.
+        saved_top1: Top-1 accuracy of what is saved, the plain network where stochastic depth was given by hand.
+        reloaded_top1: The same, read back.
+    """
     model_name: str
-    label: str
-    losses: List[float] = field(default_factory=list)
-    top1s: List[float] = field(default_factory=list)
-    epoch_seconds: List[float] = field(default_factory=list)
+    method: Optional[str]
+    seed: int
+    steps_per_epoch: int
+    step_losses: List[float] = field(default_factory=list)
+    step_seconds: List[float] = field(default_factory=list)
+    top1s: Dict[int, float] = field(default_factory=dict)
     drop_rates: Dict[str, float] = field(default_factory=dict)
     drop_frequencies: Dict[str, float] = field(default_factory=dict)
+    beside: List[str] = field(default_factory=list)
+    saved_top1: float = float('nan')
     reloaded_top1: float = float('nan')
 
+    @property
+    def label(self) -> str:
+        return network_label(self.model_name, self.method)
 
-def _create_loader(data_dir: Path, split: str, **kwargs: Any) -> Any:
-    dataset = create_dataset('', root=str(data_dir), split=split)
-    return create_loader(
-        dataset,
-        input_size=(3, IMG_SIZE, IMG_SIZE),
-        batch_size=BATCH_SIZE,
-        interpolation='bicubic',
-        crop_pct=1.0,
-        num_workers=0,
-        persistent_workers=False,
-        device=torch.device('cpu'),
-        **kwargs,
-    )
+    @property
+    def epoch_losses(self) -> List[float]:
+        steps = range(0, len(self.step_losses), self.steps_per_epoch)
+        return [fmean(self.step_losses[i:i + self.steps_per_epoch]) for i in steps]
 
+    @property
+    def epoch_seconds(self) -> float:
+        """Mean time of an epoch."""
+        return fmean(self.step_seconds) * self.steps_per_epoch
 
-def check_network(model_name: str, model_kwargs: Dict[str, Any]) -> None:
-    """Refuse, before anything is trained, a network that cannot be made or does not take the digits.
-
-    Raises:
-        ValueError: The network does not take these arguments, or images of this size.
-    """
-    with torch.device('meta'):
-        try:
-            model = timm.create_model(model_name, num_classes=NUM_CLASSES, **model_kwargs)
-        except (TypeError, ValueError) as e:
-            raise ValueError(f'--model-kwargs must be arguments of {model_name}, but got {model_kwargs}: {e}') from e
-        try:
-            model.eval()(torch.empty(1, 3, IMG_SIZE, IMG_SIZE))
-        except (AssertionError, RuntimeError) as e:
-            raise ValueError(
-                f'--models must be networks that take images of {IMG_SIZE} x {IMG_SIZE} pixels, but got'
-                f' {model_name!r}: {e}') from e
+    @property
+    def top1(self) -> float:
+        """That of the last epoch."""
+        return self.top1s[max(self.top1s)]
 
 
-def evaluate(model: nn.Module, data_dir: Path) -> float:
-    """Top-1 accuracy on the held-out digits, in percent."""
+class Trainee:
+    """A network in training, with all that is its own: weights, optimizer, schedule, and a stream of draws."""
+
+    def __init__(self, network: Network, recipe: Recipe, seed: int, steps_per_epoch: int) -> None:
+        self.device = torch.device(recipe.device)
+        self.draws = RandomStream(seed, self.device)
+        with self.draws:
+            self.model = network.create().to(self.device)
+        self.task = ClassificationTask(
+            self.model, device=self.device, criterion_kwargs=dict(smoothing=recipe.smoothing), verbose=False)
+        self.optimizer = create_optimizer_v2(
+            self.model, opt='adamw', lr=recipe.lr, weight_decay=recipe.weight_decay)
+        self.scheduler, _ = create_scheduler_v2(
+            self.optimizer, num_epochs=recipe.epochs, warmup_epochs=recipe.warmup_epochs, warmup_lr=recipe.warmup_lr,
+            step_on_epochs=False, updates_per_epoch=steps_per_epoch)
+        self.result = Result(network.model_name, network.method, seed, steps_per_epoch)
+
+    def warm_up(self, x_NCHW: Tensor) -> None:
+        """Let libraries make ready what they make once, on a copy."""
+        copy.deepcopy(self.model).train()(x_NCHW).sum().backward()
+
+    def step(self, x_NCHW: Tensor, target_N: Tensor) -> None:
+        with self.draws:
+            started = self._now()
+            loss = self.task(x_NCHW, target_N)['loss']
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.result.step_seconds.append(self._now() - started)
+        self.result.step_losses.append(loss.item())
+        self.scheduler.step_update(len(self.result.step_losses))
+
+    def _now(self) -> float:
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def evaluate(model: nn.Module, images: Images, recipe: Recipe) -> float:
+    """Top-1 accuracy on the held-out images, in percent."""
     top1 = AverageMeter()
     model.eval()
     with torch.inference_mode():
-        for x_NCHW, target_N in _create_loader(data_dir, 'validation'):
+        for x_NCHW, target_N in images.validation_loader(recipe):
             top1.update(accuracy(model(x_NCHW), target_N)[0].item(), len(target_N))
     return top1.avg
 
 
-def train(
-        model_name: str,
-        data_dir: Path,
-        epochs: int,
+def _batches(loader: Any, draws: RandomStream) -> Iterator[Tuple[Tensor, Tensor]]:
+    """The batches of an epoch, augmented by a stream of draws."""
+    with draws:
+        batches = iter(loader)
+    while True:
+        with draws:
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def train_in_turn(
+        networks: Sequence[Network],
+        images: Images,
+        recipe: Recipe,
         seed: int,
-        model_kwargs: Optional[Dict[str, Any]] = None,
-        label: Optional[str] = None,
-) -> 'tuple[nn.Module, Result]':
-    """Train a network from scratch.
+) -> List[Tuple[nn.Module, Result]]:
+    """Train networks from scratch, all of them on a batch before the next one is taken.
+
+    They share the batches, and nothing else: whatever one draws, the others draw what they would draw alone. What the
+    machine does meanwhile holds all of them up alike.
 
     Args:
-        model_name: A name of timm's registry.
-        data_dir: Image folder as `write_digits` makes it.
-        epochs: Number of passes over the training images.
-        seed: Seed of initial weights, data order and draws.
-        model_kwargs: Arguments of the network.
-        label: What to call the run, by default model_name.
+        networks: What to train.
+        images: What to train and score on.
+        recipe: How.
+        seed: Seed of initial weights, data order and draws, for each network the same.
     """
-    timm.utils.random_seed(seed)
-    model = timm.create_model(model_name, num_classes=NUM_CLASSES, **model_kwargs or {})
-    loader = _create_loader(data_dir, 'train', is_training=True, scale=(0.8, 1.0), hflip=0., color_jitter=0.)
-    task = ClassificationTask(model, criterion_kwargs=dict(smoothing=0.1), verbose=False)
-    optimizer = create_optimizer_v2(model, opt='adamw', lr=LR, weight_decay=WEIGHT_DECAY)
-    scheduler, _ = create_scheduler_v2(
-        optimizer, num_epochs=epochs, warmup_epochs=1, warmup_lr=1e-4, step_on_epochs=False,
-        updates_per_epoch=len(loader))
-    result = Result(model_name, label or model_name)
-
-    num_updates = 0
-    with DropCounter(model) as drops, tqdm(total=epochs * len(loader), desc=result.label, unit='step') as progress:
-        for _ in range(epochs):
-            losses = AverageMeter()
-            started = time.perf_counter()
-            task.train()
-            for x_NCHW, target_N in loader:
-                loss = task(x_NCHW, target_N)['loss']
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                num_updates += 1
-                scheduler.step_update(num_updates)
-                losses.update(loss.item(), len(target_N))
-                progress.set_postfix(loss=f'{losses.avg:.3f}', top1=f'{result.top1s[-1]:.1f}' if result.top1s else '-')
+    data_draws = RandomStream(seed, torch.device(recipe.device))
+    loader = images.train_loader(recipe)
+    trainees = [Trainee(network, recipe, seed, len(loader)) for network in networks]
+    x_NCHW = torch.zeros(recipe.batch_size, *images.format.input_size, device=recipe.device)
+    for trainee in trainees:
+        trainee.warm_up(x_NCHW)
+        trainee.result.beside = [network.label for network in networks]
+    with ExitStack() as stack:
+        counters = [stack.enter_context(DropCounter(trainee.model)) for trainee in trainees]
+        progress = stack.enter_context(tqdm(total=recipe.epochs * len(loader), desc=f'seed {seed}', unit='step'))
+        for epoch in range(1, recipe.epochs + 1):
+            for trainee in trainees:
+                trainee.task.train()
+            for x_NCHW, target_N in _batches(loader, data_draws):
+                turn = progress.n % len(trainees)  # no network always comes first
+                for trainee in trainees[turn:] + trainees[:turn]:
+                    trainee.step(x_NCHW, target_N)
                 progress.update()
-            result.epoch_seconds.append(time.perf_counter() - started)
-            result.losses.append(losses.avg)
-            result.top1s.append(evaluate(model, data_dir))
-        progress.set_postfix(loss=f'{losses.avg:.3f}', top1=f'{result.top1s[-1]:.1f}')
-    result.drop_rates, result.drop_frequencies = drops.rates(), drops.frequencies()
-    return model, result
-
-
-def save(model: nn.Module, path: Path) -> None:
-    """Save a network with timm's `save_for_hf`, as a new folder that `timm.create_model('local-dir:...')` takes."""
-    model_args = stochastic_depth_args(model) if any(drop_paths(model)) else None
-    with write_beside(path) as folder:
-        timm.models.save_for_hf(model, str(folder), model_args=model_args, safe_serialization=True)
-
-
-def reload(path: Path) -> nn.Module:
-    return timm.create_model(f'local-dir:{path}', pretrained=True)
+                progress.set_postfix(loss=' '.join(f'{t.result.step_losses[-1]:.3f}' for t in trainees))
+            if recipe.evaluates(epoch):
+                for trainee in trainees:
+                    trainee.result.top1s[epoch] = evaluate(trainee.model, images, recipe)
+        for trainee, counter in zip(trainees, counters):
+            trainee.result.drop_rates, trainee.result.drop_frequencies = counter.rates(), counter.frequencies()
+    return [(trainee.model, trainee.result) for trainee in trainees]

@@ -25,7 +25,7 @@ _STATUS = {
 }
 
 # modules of the demo extra, and the packages that they are in
-_EXTRAS = {'matplotlib': 'matplotlib', 'sklearn': 'scikit-learn'}
+_EXTRAS = {'matplotlib': 'matplotlib', 'scipy': 'scipy', 'sklearn': 'scikit-learn'}
 
 # what the Hub's client speaks HTTP with begins so, in all its versions; their errors have no base class in common
 _HTTP_PACKAGES = ('httpcore', 'httpx', 'requests', 'urllib3')
