@@ -1,4 +1,4 @@
-"""Stochastic depth (drop path) for timm and torchvision image models, that does not compute what it drops.
+"""Stochastic depth (drop path) for timm and torchvision image models, which need not compute what they drop.
 
 Importing the package registers its models with timm: `timm.create_model('resnet50_sd_block')`. For any other model:
 
