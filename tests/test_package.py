@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -88,10 +89,13 @@ def test_models_are_registered_in_a_worker_that_unpickles_one(tmp_path):
 def test_public_names_are_listed_before_they_are_used():
     out = run_python('import timm_stochdepth as ts; print(*dir(ts)); print(*ts.__all__); help(ts)')
     names, public, *text = out.splitlines()
-    assert set(public.split()) <= set(names.split())
+    public_names = set(public.split()) - {'__version__'}
+    assert {name for name in names.split() if not name.startswith('__')} == public_names
     for name in ts.__all__:
         assert hasattr(ts, name)
     assert any(line.strip().startswith('apply_stochastic_depth(') for line in text)
+    overview = '\n'.join(text).partition('PACKAGE CONTENTS')[0]
+    assert {name for name in public_names if re.search(rf'^ +{name}  ', overview, re.M)} == public_names
     with pytest.raises(AttributeError, match="has no attribute 'drop_rate'"):
         _ = ts.drop_rate
 

@@ -1,67 +1,159 @@
-"""The README's code and commands run as written."""
+"""The README and the pages of docs/: their code and commands run as written, their figures were measured."""
 
 import json
 import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from command_reference import PAGE as COMMANDS
+from command_reference import with_reference
+from pages import PAGES, README, ROOT, anchors, code_blocks, inline_commands, links
 
-from timm_stochdepth.cli.main import main
+from timm_stochdepth.cli.main import create_parsers, main
+from timm_stochdepth.version import __version__
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / 'README.md').read_text()
+FIGURES = ROOT / 'docs' / 'benchmarks_figures.md'
+WORKS_WITH = ROOT / 'docs' / 'works_with.md'
+
+# what is slow to import is imported once, the package itself by each block
+IN_FORKS = """
+import json, os, sys, traceback
+import timm, torchvision
+assert 'timm_stochdepth' not in sys.modules
+for number, script in enumerate(json.load(sys.stdin)):
+    pid = os.fork()
+    if pid == 0:
+        os.mkdir(str(number))
+        os.chdir(str(number))
+        try:
+            exec(compile(script, f'block {number}', 'exec'), {'__name__': '__main__'})
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(pid, 0)[1]:
+        sys.exit(f'fails: {script}')
+"""
 
 
-def blocks(language):
-    return re.findall(rf'^```{language}\n(.*?)^```', README, flags=re.M | re.S)
+@pytest.mark.parametrize('page', [p for p in PAGES if code_blocks(p, 'python')], ids=lambda p: p.stem)
+def test_python_blocks_run_each_by_itself(page, hub_cache, tmp_path):
+    scripts = json.dumps(code_blocks(page, 'python'))
+    command = [sys.executable, '-W', 'error', '-c', IN_FORKS]
+    result = subprocess.run(command, env=hub_cache, cwd=tmp_path, input=scripts, text=True, capture_output=True)
+    assert result.returncode == 0, result.stderr
 
 
-def test_python_blocks_run_one_after_the_other(hub_cache, tmp_path):
-    script = '\n'.join(blocks('python'))
-    assert 'STOCHASTIC_LAYER_MAPPING[' in script and "'resnet50_sd_sample.a1_in1k', pretrained=True" in script
-    subprocess.run([sys.executable, '-W', 'error', '-c', script], env=hub_cache, cwd=tmp_path, check=True)
+def test_what_a_newcomer_copies_is_code_that_runs():
+    scripts = '\n'.join(script for page in PAGES for script in code_blocks(page, 'python'))
+    for name in ('pretrained=True', 'skip_dropped=True', 'STOCHASTIC_LAYER_MAPPING[', 'push_to_hub(', 'start_warmup('):
+        assert name in scripts
 
 
-@pytest.mark.parametrize('page', sorted((ROOT / 'docs').glob('*.md')), ids=lambda p: p.name)
-def test_python_blocks_of_the_docs_run_each_by_itself(page, hub_cache, tmp_path):
-    scripts = re.findall(r'^```python\n(.*?)^```', page.read_text(), flags=re.M | re.S)
-    assert scripts
-    for number, script in enumerate(scripts):
-        (tmp_path / str(number)).mkdir()
-        command = [sys.executable, '-W', 'error', '-c', script]
-        subprocess.run(command, env=hub_cache, cwd=tmp_path / str(number), check=True)
+def test_the_readme_is_short():
+    lines = README.read_text().splitlines()
+    assert len(lines) <= 200
+    assert [line for line in lines if len(line) > 120] == []
 
 
-def test_tests_that_the_readme_names_exist():
-    names = set(re.findall(r'`(test_\w+)`', README))
-    defined = {
-        n for f in Path(__file__).parent.rglob('*.py') for n in re.findall(r'^def (test_\w+)', f.read_text(), re.M)
-    }
+@pytest.mark.parametrize('page', PAGES, ids=lambda p: p.stem)
+def test_links_lead_somewhere(page):
+    for target, anchor in links(page):
+        assert target.exists(), target
+        assert not anchor or anchor in anchors(target), anchor
+
+
+def test_the_readme_leads_to_every_page():
+    assert {page.resolve() for page in PAGES} - {README.resolve()} <= {target for target, _ in links(README)}
+
+
+def test_every_command_and_option_is_in_the_reference():
+    page = COMMANDS.read_text()
+    assert page == with_reference(page), 'python tests/command_reference.py writes it anew'
+
+
+def test_tests_that_a_page_names_exist():
+    names = set(re.findall(r'`(test_\w+)`', WORKS_WITH.read_text()))
+    defined = {n for f in (ROOT / 'tests').rglob('*.py') for n in re.findall(r'^def (test_\w+)', f.read_text(), re.M)}
     assert len(names) > 10 and names <= defined
 
 
-@pytest.mark.parametrize('command', sorted(set(re.findall(r'`timm-stochdepth ((?:list|show|families)[^`]*)`', README))))
-def test_commands_run(command, capsys):
-    assert main(shlex.split(command)) == 0
+INLINE = sorted({command for page in PAGES for command in inline_commands(page)})
 
 
-def table_below(heading):
-    """Cells of the first table below a heading, by row and column name."""
-    section = README.split(f'## {heading}\n')[1]
-    lines = re.search(r'(?:^\|.*\n)+', section, re.M).group().splitlines()
+QUICK = r'timm-stochdepth (list|show .*|families .*)'  # `families` of all names takes minutes: tests/test_families.py
+
+
+def arguments(command):
+    return shlex.split(command)[1:]
+
+
+@pytest.mark.parametrize('command', [command for command in INLINE if re.fullmatch(QUICK, command)])
+def test_inline_commands_run(command, capsys):
+    assert main(arguments(command)) == 0
+
+
+# minutes each: tests/bench and tests/demo run others
+@pytest.mark.parametrize('command', [c for c in INLINE if re.match(r'timm-stochdepth (bench|demo) ', c)])
+def test_inline_commands_that_take_long_are_understood(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name, *options = arguments(command)
+    create_parsers()[1][name].parse_args(options)
+
+
+@pytest.mark.parametrize('module', ['timm_stochdepth', 'timm_stochdepth.run'])
+def test_modules_that_are_commands(module):
+    assert f'`python -m {module} ' in COMMANDS.read_text()
+    command = [sys.executable, '-m', module, '--help']
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert text.startswith('usage: timm-stochdepth' + (' run' if module.endswith('.run') else ' [-h] [--version]'))
+
+
+def test_the_version_is_the_newest_of_the_changelog():
+    assert re.search(r'^## (.*)$', (ROOT / 'CHANGELOG.md').read_text(), re.M)[1] == __version__
+
+
+def rows_of_table(page, first_column):
+    """Cells of the rows of a page's first table whose first column has that title, by column name."""
+    lines = re.search(rf'^\| {first_column} \|.*\n(?:\|.*\n)+', page.read_text(), re.M).group().splitlines()
     header, _, *rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines]
-    return {row[0]: dict(zip(header[1:], row[1:])) for row in rows}
+    return [dict(zip(header, row)) for row in rows]
 
 
 def figure(row):
     return f'{row["ratio"]:.3f} ± {(row["high"] - row["low"]) / 2:.3f}'
 
 
+def measured(**settings):
+    """Rows of the one file of benchmarks/ with these settings, by name; eager training in float32 on the CPU."""
+    settings = dict(amp=False, compile=False, inference=False, ddp=False, device='cpu', **settings)
+    files = [json.loads(file.read_text()) for file in (ROOT / 'benchmarks').glob('*.json')]
+    (found,) = [f for f in files if f['settings'].items() >= settings.items()]
+    return {row['name']: row for row in found['rows']}
+
+
+HEADLINE = rows_of_table(README, 'network')
+
+
+# a row that waits for its figures has TBD in it
+@pytest.mark.parametrize(
+    'row',
+    [pytest.param(r, marks=[pytest.mark.xfail(strict=True)] if 'TBD' in r.values() else []) for r in HEADLINE],
+    ids=lambda r: f'{r["network"]} {r["rate"]}',
+)
+def test_the_readmes_figures_are_those_that_were_measured(row):
+    rate, distribution = row['rate'].split()
+    rows = measured(model=row['network'], rate=float(rate), drop_distribution=distribution)
+    skipped = rows['sample, skip_dropped']
+    assert row['timm DropPath'] == figure(rows['timm DropPath'])
+    assert row['skipped'] == figure(skipped)
+    assert row['operations left'] == f'{skipped["limit"]:.3f}'
+
+
 def test_the_figures_are_those_that_were_measured():
-    table = table_below('What it costs and saves')
+    table = {row.pop('network'): row for row in rows_of_table(FIGURES, 'network')}
     files = {
         'rate 0.1': 'resnet50_rate0.1_cpu',
         'rate 0.2': 'resnet50_rate0.2_cpu',
@@ -84,16 +176,16 @@ def test_the_figures_of_other_networks_are_those_that_were_measured():
         rows = {row['name']: row for row in figures['rows']}
         cells = [figure(rows[name]) for name in ('timm DropPath', 'sample', 'sample, skip_dropped', 'block')]
         settings = figures['settings']
-        assert f'| {settings["model"]}, {settings["batch_size"]} | {" | ".join(cells)} |' in README
+        assert f'| {settings["model"]}, {settings["batch_size"]} | {" | ".join(cells)} |' in FIGURES.read_text()
 
 
 @pytest.mark.parametrize('folder', ['again', 'kept_memory'])
 def test_the_figures_of_further_runs_are_those_that_were_measured(folder):
     rows = json.loads((ROOT / 'benchmarks' / folder / 'resnet50_rate0.5_cpu.json').read_text())['rows']
-    assert 'sample {}, skip_dropped\n  {}, block {}.'.format(*map(figure, rows[-3:])) in README
+    assert 'sample {}, skip_dropped\n  {}, block {}.'.format(*map(figure, rows[-3:])) in FIGURES.read_text()
 
 
 def test_the_figures_of_two_ranks_are_those_that_were_measured():
     rows = json.loads((ROOT / 'benchmarks' / 'resnet50_rate0.5_cpu_ddp.json').read_text())['rows']
     conditional, block = map(figure, rows[1:])
-    assert f'{block} and\n  {conditional} of plain DDP' in README
+    assert f'{block} and\n  {conditional} of plain DDP' in FIGURES.read_text()

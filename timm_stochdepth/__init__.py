@@ -1,7 +1,30 @@
-"""Stochastic depth for timm and torchvision. Importing the package registers its models with timm.
+"""Stochastic depth (drop path) for timm and torchvision image models, which need not compute what they drop.
 
-The public names are imported when they are used: what needs no network, `timm-stochdepth --help`, need not wait for
-torch and timm.
+Importing the package registers its models with timm: `timm.create_model('resnet50_sd_block')`. For any other model:
+
+    >>> import timm
+    >>> import timm_stochdepth
+    >>> model = timm.create_model('test_vit', drop_path_rate=0.4)
+    >>> timm_stochdepth.apply_stochastic_depth(
+    ...     model, 'sample', 'DropPath', drop_rate=None, scale_by_keep=True, skip_dropped=True)
+
+The public names, all others are internal:
+
+    apply_stochastic_depth      give the residual blocks of a model stochastic depth, in place
+    drop_rates                  the rates in force, by name of the block
+    set_drop_rate               another rate
+    set_training_progress       how far training is: drives a warm-up or a schedule
+    start_warmup                begin a training run with a warm-up from weights that are there
+    no_drop                     context in which nothing is dropped
+    fold_stochastic_depth       a plain copy with the same output at inference
+    stochastic_depth_args       the arguments of timm.create_model that rebuild a model
+    push_to_hub                 weights, config and model card, in one commit
+    StochasticDepth             the algorithm for Composer's trainer
+    StochasticBlock             base class of stochastic blocks, to be derived from for blocks without a drop path
+    STOCHASTIC_LAYER_MAPPING    the kinds of blocks that can be asked for by a name, to be extended
+    models                      module of the registered models
+
+The command line is `timm-stochdepth`, or `python -m timm_stochdepth`.
 """
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, List
@@ -24,7 +47,7 @@ if TYPE_CHECKING:
     from .targets import STOCHASTIC_LAYER_MAPPING as STOCHASTIC_LAYER_MAPPING
     from .training.algorithm import StochasticDepth as StochasticDepth
 
-# the same once more, for who runs it
+# the same once more, for who runs it; imported when used: `timm-stochdepth --help` need not wait for torch and timm
 _MODULES = {
     'STOCHASTIC_LAYER_MAPPING': 'targets',
     'StochasticBlock': 'blocks',
@@ -54,7 +77,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> List[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith('__'))})
 
 
 register_with_timm()

@@ -151,6 +151,13 @@ def fold_stochastic_depth(model: nn.Module) -> nn.Module:
         TypeError: model is no module.
         ValueError: The last norm of a branch cannot take the rate up, or an attention layer follows it that is not
             a plain gate (squeeze-excite and the ECA family can be folded).
+
+    Example:
+        >>> import timm
+        >>> model = timm.create_model('resnet50_sd_block', num_classes=10)
+        >>> plain = fold_stochastic_depth(model)
+        >>> timm.create_model('resnet50', num_classes=10).load_state_dict(plain.state_dict())
+        <All keys matched successfully>
     """
     scales = inference_scales(model)
     folded = copy_plain(model)
@@ -177,6 +184,21 @@ def start_warmup(model: nn.Module) -> None:
     To be called once, after weights are loaded and before a training run with `drop_warmup`. Without it, weights that
     were right at the full rate would be scaled by the rate at the start, which is 0. Drop rates without a warm-up and
     their weights stay as they are.
+
+    Args:
+        model: Model with stochastic depth; its weights are changed in place.
+
+    Raises:
+        TypeError: model is no module.
+        ValueError: The rate at the start of the schedule is 1, and that at its end is not: no weights make a branch
+            count that is always dropped.
+
+    Example:
+        >>> import timm
+        >>> model = timm.create_model('resnet50_sd_block', drop_warmup=0.1)
+        >>> start_warmup(model)
+        >>> max(drop_rates(model).values())
+        0.0
     """
     scales = inference_scales(model)
     set_training_progress(model, 0.)

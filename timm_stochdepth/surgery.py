@@ -48,24 +48,26 @@ def apply_stochastic_depth(
         scale_by_keep: bool = False,
         skip_dropped: bool = False,
 ) -> None:
-    """Give the residual blocks of a model stochastic depth, in place.
+    """Give the residual blocks of a model stochastic depth (https://arxiv.org/abs/1603.09382), in place.
 
     Parameters, buffers, their names, hooks and the optimizer's references stay the same objects. Where a block has
     stochastic depth already, the new settings take the place of the old ones.
 
     Args:
-        model: Any model that holds blocks of the target layer's classes.
+        model: Any model that holds blocks of the target layer's classes; the first dimension of their input is the
+            batch.
         stochastic_method: `'sample'`, an independent draw for each sample and branch, or `'block'`, one draw for a
             branch and the whole batch, a dropped branch is then not computed.
         target_layer_name: `'DropPath'`, every place where timm has a drop path, or torchvision a `StochasticDepth`; a
             key of `STOCHASTIC_LAYER_MAPPING`; or a class's own name, as in `'vision_transformer.Block'`.
         drop_rate: Drop rate of the network, in [0, 1]; None keeps the rate of each drop path that is there.
-        drop_distribution: `'linear'`, block l of L gets drop_rate * l / (L - 1), or `'uniform'`, each gets drop_rate.
-            The branches of one block share its rate, and draw each for itself.
+        drop_distribution: `'linear'`, block l of 0 to L - 1 gets drop_rate * l / (L - 1), or `'uniform'`, each gets
+            drop_rate. The branches of one block share its rate, and draw each for itself.
         use_same_gpu_seed: Block method: whether the ranks of a distributed run drop the same blocks.
         drop_warmup: Fraction of training over which the rate rises from 0, in [0, 1]; see `set_training_progress`.
-        drop_schedule: Instead of it, points (progress of training, share of the rate), linear in between: early
-            stochastic depth is `[(0, 1), (0.2, 0)]`, late `[(0.2, 0), (0.2001, 1)]` (https://arxiv.org/abs/2303.01500).
+        drop_schedule: Instead of drop_warmup, points (progress of training, share of the rate), linear in between:
+            early stochastic depth is `[(0, 1), (0.2, 0)]`, late `[(0.2, 0), (0.2001, 1)]`
+            (https://arxiv.org/abs/2303.01500).
         scale_by_keep: Divide by the keep probability in training, as timm's DropPath does, instead of scaling the
             branch by it at inference, as the paper does.
         skip_dropped: Sample method: run a branch for the samples that keep it alone, which saves the time of the
@@ -73,7 +75,7 @@ def apply_stochastic_depth(
             statistics of the kept samples, and uses its running statistics where it is given one value per channel.
 
     Raises:
-        TypeError: A rate is not a number, a flag not a bool.
+        TypeError: model is no module, a rate not a number, or a flag not a bool.
         ValueError: A value is not one of those allowed; the message names the argument, the value and them. Or the
             branches of a block can't be left out, only masked: the message names the block's class and the reason. Or
             skip_dropped meets a SplitBatchNorm2d.
@@ -84,6 +86,11 @@ def apply_stochastic_depth(
         >>> apply_stochastic_depth(model, 'block', 'ResNetBasicBlock', drop_rate=0.35)
         >>> drop_rates(model)['layer4.1']
         0.35
+
+        As timm trains it, without computing what is dropped:
+
+        >>> model = timm.create_model('test_vit', drop_path_rate=0.4)
+        >>> apply_stochastic_depth(model, 'sample', 'DropPath', drop_rate=None, scale_by_keep=True, skip_dropped=True)
     """
     settings = Settings(
         stochastic_method, drop_rate, drop_distribution, use_same_gpu_seed, drop_warmup, drop_schedule, scale_by_keep,
@@ -189,20 +196,32 @@ def blocks_by_name(model: nn.Module) -> Iterator[Tuple[str, StochasticDropPath]]
 
 
 def drop_rates(model: nn.Module) -> Dict[str, float]:
-    """Drop rate now in force of each stochastic block, by module name, in forward order.
+    """Drop rate now in force of each stochastic block, in forward order.
 
-    Drop paths of one block that have different rates are listed by their own names.
+    Args:
+        model: Any model; without stochastic depth there are no rates.
+
+    Returns:
+        Probabilities in [0, 1], by the block's name in the model. Drop paths of one block that have different rates
+        are listed by their own names.
+
+    Raises:
+        TypeError: model is no module.
     """
     return {name: drop_path.drop_prob for name, drop_path in blocks_by_name(model)}
 
 
 def set_drop_rate(model: nn.Module, drop_rate: float) -> None:
-    """Set the drop rate of a network, in [0, 1]: spread over the depth, and warmed up, as before.
+    """Set the drop rate of a network: spread over the depth, and warmed up, as before.
 
-    Copies made by deepcopy, an EMA's for instance, follow.
+    It takes effect with the next forward pass. Copies made by deepcopy, an EMA's for instance, follow.
+
+    Args:
+        model: Model with stochastic depth; others stay as they are.
+        drop_rate: Drop rate of the network, in [0, 1].
 
     Raises:
-        TypeError: drop_rate is not a number.
+        TypeError: model is no module, or drop_rate not a number.
         ValueError: drop_rate is outside [0, 1].
     """
     drop_rate = check_fraction('drop_rate', drop_rate)
@@ -211,14 +230,26 @@ def set_drop_rate(model: nn.Module, drop_rate: float) -> None:
 
 
 def set_training_progress(model: nn.Module, fraction: float) -> None:
-    """Say how far training is, from 0 at its start to 1 at its end: this drives `drop_warmup`.
+    """Say how far training is: this drives `drop_warmup` and `drop_schedule`.
 
-    A model that nobody tells stands at 1, where every rate is the full one. Copies made by deepcopy, an EMA's for
-    instance, follow. Weights stay as they are: `start_warmup` begins a training run that is given weights.
+    A model that nobody tells stands at 1, where a warm-up is over. Copies made by deepcopy, an EMA's for instance,
+    follow. Weights stay as they are: `start_warmup` begins a training run that is given weights.
+
+    Args:
+        model: Model with stochastic depth; others stay as they are.
+        fraction: Share of training that is done, from 0 at its start to 1 at its end.
 
     Raises:
-        TypeError: fraction is not a number.
+        TypeError: model is no module, or fraction not a number.
         ValueError: fraction is outside [0, 1].
+
+    Example:
+        >>> import timm
+        >>> model = timm.create_model('resnet18')
+        >>> apply_stochastic_depth(model, 'block', 'ResNetBasicBlock', drop_rate=0.2, drop_warmup=0.5)
+        >>> set_training_progress(model, 0.25)
+        >>> drop_rates(model)['layer4.1']
+        0.1
     """
     fraction = check_fraction('fraction', fraction)
     for progress in {drop_path.progress for _, drop_path in drop_paths(model)}:
@@ -231,8 +262,21 @@ def stochastic_depth_args(model: nn.Module) -> Dict[str, Any]:
     They belong into the `model_args` of a config.json, as in `timm.models.save_for_hf(model, path, model_args=...)`:
     without them a model is rebuilt with its default rate, and would scale by that.
 
+    Args:
+        model: Model with stochastic depth.
+
+    Returns:
+        `drop_path_rate` and the other settings, each under the name that `timm.create_model` takes it by.
+
     Raises:
-        ValueError: The model has no stochastic blocks.
+        TypeError: model is no module.
+        ValueError: model has no stochastic blocks.
+
+    Example:
+        >>> import timm
+        >>> model = timm.create_model('resnet50_sd_block', drop_path_rate=0.3)
+        >>> stochastic_depth_args(model)['drop_path_rate']
+        0.3
     """
     for _, drop_path in drop_paths(model):
         return drop_path.settings.model_args()

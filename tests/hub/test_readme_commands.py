@@ -1,7 +1,6 @@
-"""The README's commands for the Hub run as written, one after the other, against a server."""
+"""The pages' commands for the Hub run as written, one after the other, against a server."""
 
 import argparse
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,17 +9,18 @@ import hub
 import timm
 import torch
 from networks import assert_same_output, randomize
+from pages import README, ROOT, command_lines
 from safetensors.torch import load_file, save_file
 
 hub_server = hub.hub_server
 
-README = (Path(__file__).parent.parent.parent / 'README.md').read_text()
-
 
 def commands():
-    section = README.split('## The Hub\n')[1].split('\n## ')[0]
-    lines = re.search(r'```bash\n(.*?)```', section, re.DOTALL).group(1).splitlines()
-    return [line.partition('#')[0].strip() for line in lines]
+    """Those of the pages for the Hub; the README's are some of them."""
+    lines = [line for name in ('hub.md', 'weights.md') for line in command_lines(ROOT / 'docs' / name)]
+    pushes = [line for line in command_lines(README) if line.startswith('timm-stochdepth push ')]
+    assert pushes and set(pushes) <= set(lines)
+    return lines
 
 
 def test_the_commands_of_the_hub(hub_server, tmp_path):
@@ -32,7 +32,7 @@ def test_the_commands_of_the_hub(hub_server, tmp_path):
     save_file(model.state_dict(), tmp_path / 'averaged.safetensors')
 
     lines = commands()
-    assert len(lines) == 8 and all(line.startswith('timm-stochdepth ') for line in lines)
+    assert len(lines) == 9 and all(line.startswith('timm-stochdepth ') for line in lines)
     env = hub_server.env(tmp_path / 'cache')
     env['PATH'] = f'{Path(sys.executable).parent}:{env["PATH"]}'
     for line in lines:

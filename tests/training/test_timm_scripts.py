@@ -12,10 +12,10 @@ import pytest
 import timm
 import torch
 import yaml
+from pages import README, ROOT, command_lines
 
-from timm_stochdepth.cli.main import main
+from timm_stochdepth.cli.main import create_parsers, main
 
-ROOT = Path(__file__).parent.parent.parent
 TIMM_REPO = os.environ.get('TIMM_REPO')
 needs_timm_repo = pytest.mark.skipif(not TIMM_REPO, reason='TIMM_REPO names no checkout of timm')
 RECIPES = sorted(ROOT.glob('hub_configs/**/*.yaml'))
@@ -301,6 +301,35 @@ def test_a_script_runs_as_python_would_run_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'path', list(sys.path))
     assert main(['run', str(script), '--epochs', '2', '-b', '3']) == 0
     assert capsys.readouterr().out == f"['{script}', '--epochs', '2', '-b', '3'] __main__ 7 True\n"
+
+
+SCRIPT_COMMANDS = [
+    line
+    for page in (README, ROOT / 'docs' / 'timm_scripts.md')
+    for line in command_lines(page)
+    if re.search(r' \w+\.py ', line)
+]
+
+
+def test_the_pages_have_commands_of_the_scripts():
+    started_by = {line.split()[0] for line in SCRIPT_COMMANDS}
+    assert started_by == {'python', 'torchrun', 'timm-stochdepth'}
+
+
+@needs_timm_repo
+@pytest.mark.parametrize('line', SCRIPT_COMMANDS)
+def test_commands_of_the_pages_are_understood(line, monkeypatch):
+    before, name, options = re.fullmatch(r'(.*?)(\w+)\.py (.*)', line).groups()
+    if 'python ' not in before:
+        launcher_options = re.sub(r'.*timm.stochdepth[ .]run', '', before).split()
+        create_parsers()[1]['run'].parse_args([*launcher_options, __file__])
+    spec = importlib.util.spec_from_file_location(f'timm_{name}', f'{TIMM_REPO}/{name}.py')
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(sys, 'argv', [f'{name}.py', *options.split()])
+    monkeypatch.chdir(ROOT)  # of hub_configs
+    args = script._parse_args()[0] if name == 'train' else script.parser.parse_args()
+    assert timm.is_model(args.model)
 
 
 def test_the_launcher_says_what_it_needs():

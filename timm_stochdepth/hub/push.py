@@ -64,6 +64,13 @@ def push_to_hub(
             the classes, weights not finite, or something of the network was assumed that nothing says.
         FileExistsError: out holds something else.
         huggingface_hub.errors.HfHubHTTPError: The Hub refuses or fails; nothing has been committed.
+
+    Example:
+        >>> import timm
+        >>> model = timm.create_model('resnet50_sd_block', num_classes=10, drop_path_rate=0.3)
+        >>> address, sizes = push_to_hub(model, 'user/my_model', dry_run=True)
+        >>> 'model.safetensors' in sizes
+        True
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f'model must be a network (nn.Module), but got {model!r:.200}.')

@@ -1,1 +1,2 @@
+"""The registered models: ResNet-50 and ResNet-101 with stochastic depth, for `timm.create_model`."""
 from .resnet_sd import *

@@ -92,27 +92,27 @@ default_cfgs: Dict[str, DefaultCfg] = {
 
 @register_model
 def resnet50_sd_sample(pretrained: bool = False, **kwargs: Any) -> ResNet:
-    """ResNet-50, sample-wise stochastic depth."""
+    """ResNet-50, each sample drops its own blocks. The default rate is 0.1, linear."""
     model_args = dict(layers=(3, 4, 6, 3), drop_path_rate=0.1)
     return _create_resnet_sd('resnet50', 'sample', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def resnet50_sd_block(pretrained: bool = False, **kwargs: Any) -> ResNet:
-    """ResNet-50, block-wise stochastic depth."""
+    """ResNet-50, the batch drops a block, which is not computed. The default rate is 0.2, linear."""
     model_args = dict(layers=(3, 4, 6, 3), drop_path_rate=0.2)
     return _create_resnet_sd('resnet50', 'block', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def resnet101_sd_sample(pretrained: bool = False, **kwargs: Any) -> ResNet:
-    """ResNet-101, sample-wise stochastic depth."""
+    """ResNet-101, each sample drops its own blocks. The default rate is 0.1, linear."""
     model_args = dict(layers=(3, 4, 23, 3), drop_path_rate=0.1)
     return _create_resnet_sd('resnet101', 'sample', pretrained, **dict(model_args, **kwargs))
 
 
 @register_model
 def resnet101_sd_block(pretrained: bool = False, **kwargs: Any) -> ResNet:
-    """ResNet-101, block-wise stochastic depth."""
+    """ResNet-101, the batch drops a block, which is not computed. The default rate is 0.4, linear."""
     model_args = dict(layers=(3, 4, 23, 3), drop_path_rate=0.4)
     return _create_resnet_sd('resnet101', 'block', pretrained, **dict(model_args, **kwargs))

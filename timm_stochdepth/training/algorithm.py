@@ -26,8 +26,9 @@ class Logger(Protocol):
 class StochasticDepth:
     """Gives a trainer's model stochastic depth when training starts, and warms its rate up.
 
-    Events are an enum's members, or their values, as Composer's are: INIT (`'init'`) and BATCH_START
-    (`'batch_start'`).
+    It is of the form of Composer's algorithms
+    (https://github.com/mosaicml/composer/tree/main/composer/algorithms/stochastic_depth). Events are an enum's members,
+    or their values, as Composer's are: INIT (`'init'`) and BATCH_START (`'batch_start'`).
 
     Args:
         stochastic_method: `'sample'` or `'block'`.
@@ -43,6 +44,11 @@ class StochasticDepth:
     Raises:
         TypeError: A rate is not a number, a flag not a bool.
         ValueError: A value is not one of those allowed.
+
+    Example:
+        >>> algorithm = StochasticDepth('block', 'ResNetBottleneck', drop_rate=0.2, drop_warmup=0.1)
+        >>> algorithm.match('batch_start', state=None)
+        True
     """
 
     def __init__(
