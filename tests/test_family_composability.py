@@ -250,3 +250,7 @@ def test_printing_shows_what_drops_where():
     line = "StochasticDropPath(stochastic_method='sample', drop_prob=0.500, skip_dropped=True)"
     assert f'(drop_path1): {line}' in text and f'(drop_path2): {line}' in text
     assert len(list(drop_paths(model))) == 6
+    model = create(NAMES[2], 'block', scale_by_keep=True, drop_warmup=0.5)
+    ts.set_training_progress(model, 0.1)
+    line = "StochasticDropPath(stochastic_method='block', drop_prob=0.100 of 0.500, scale_by_keep=True)"
+    assert line in repr(model.blocks[1])

@@ -277,4 +277,7 @@ class StochasticDropPath(SaysScale):
 
     def extra_repr(self) -> str:
         text = f'stochastic_method={self.settings.stochastic_method!r}, drop_prob={round(self.drop_prob, 3):0.3f}'
-        return text + (', skip_dropped=True' if self.settings.skip_dropped else '')
+        if self.settings.schedule:
+            text += f' of {round(self.full_drop_prob, 3):0.3f}'
+        flags = [name for name in ('scale_by_keep', 'skip_dropped') if getattr(self.settings, name)]
+        return ', '.join([text, *(f'{name}=True' for name in flags)])
