@@ -97,6 +97,15 @@ def test_derivatives_are_those_of_the_formula(memory_format, branch_first):
         )
 
 
+@pytest.mark.parametrize('branch_first', [False, True])
+def test_a_sum_has_the_memory_format_of_the_plain_sum(branch_first):
+    shortcut = torch.randn(3, 4, 2, 2)
+    branch = torch.randn(3, 4, 2, 2).to(memory_format=torch.channels_last)
+    y = add_drawn(shortcut, branch, draw_to_run(shortcut, torch.tensor(1.0), True), branch_first)
+    plain = branch + shortcut if branch_first else shortcut + branch
+    assert torch.equal(y, plain) and y.stride() == plain.stride()
+
+
 def test_what_ran_and_is_not_kept_leaves_no_trace():
     drawn = draw_to_run(torch.empty(3, 1), torch.tensor(0.0), True)
     shortcut = torch.ones(3, 2, requires_grad=True)
@@ -121,7 +130,7 @@ CONVOLUTIONS = [
     nn.Conv2d(4, 6, 3, padding=1),
     nn.Conv2d(4, 8, 3, stride=2, padding=(0, 1), groups=2, bias=False),
     nn.Conv2d(4, 4, 7, padding=3, groups=4),
-    nn.Conv2d(4, 4, (3, 2), padding='same', dilation=2),
+    nn.Conv2d(4, 4, (3, 2), padding='same', dilation=(2, 1)),
     nn.Conv2d(4, 4, 3, padding='valid'),
     nn.Conv1d(4, 6, 3, padding=2),
     nn.Conv3d(4, 2, 2, stride=2),
@@ -146,11 +155,13 @@ def test_a_convolution_of_known_layout_is_pytorchs(convolution, memory_format):
         assert outputs[1][0].is_contiguous(memory_format=memory_format)
 
 
+@pytest.mark.parametrize('weight_format', [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize('has_bias', [True, False])
-def test_the_compiler_is_told_the_truth_about_convolutions(has_bias, memory_format):
+def test_the_compiler_is_told_the_truth_about_convolutions(has_bias, memory_format, weight_format):
     x = torch.randn(3, 4, 8, 8).to(memory_format=memory_format).requires_grad_()
-    weight, bias = torch.randn(6, 2, 3, 3, requires_grad=True), torch.randn(6, requires_grad=True)
+    weight = torch.randn(6, 2, 3, 3).to(memory_format=weight_format).requires_grad_()
+    bias = torch.randn(6, requires_grad=True)
     args = (x, weight, bias if has_bias else None, [2, 2], [1, 0], [1, 1], 2)
     torch.library.opcheck(torch.ops.timm_stochdepth.convolution.default, args)
 

@@ -5,8 +5,8 @@ from typing import Any, Callable, Generator, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.module import _has_any_global_hook
 
 from .skipping import select_kept, take_kept
 
@@ -107,6 +107,11 @@ class Branch:
 def has_hook(module: nn.Module) -> bool:
     """Whether somebody looks at what a module returns, or at its gradient."""
     return bool(module._forward_hooks or module._backward_hooks or module._backward_pre_hooks)
+
+
+def _has_any_global_hook() -> bool:
+    kinds = ('forward', 'forward_pre', 'backward', 'backward_pre')  # torch 2.6 has no function of that name
+    return any(getattr(torch_module, f'_global_{kind}_hooks') for kind in kinds)
 
 
 def _parameters_of(module: nn.Module) -> List[Tensor]:

@@ -31,9 +31,16 @@ class Drawn(NamedTuple):
     keep_N: Tensor
 
 
-@torch.library.custom_op(
-    'timm_stochdepth::draw_to_run', mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
-def _draw_to_run(
+torch.library.define(
+    'timm_stochdepth::draw_to_run',
+    '(Tensor keep_prob, SymInt num_samples, bool scale_by_keep, ScalarType dtype, Device device)'
+    ' -> (Tensor, Tensor, Tensor)',
+    tags=(torch.Tag.nondeterministic_seeded,),
+)
+
+
+@torch.library.impl('timm_stochdepth::draw_to_run', 'cpu')
+def _(
         keep_prob: Tensor,
         num_samples: int,
         scale_by_keep: bool,
@@ -56,7 +63,7 @@ def _draw_to_run(
     )
 
 
-@_draw_to_run.register_fake
+@torch.library.register_fake('timm_stochdepth::draw_to_run')
 def _(
         keep_prob: Tensor,
         num_samples: int,
@@ -99,7 +106,7 @@ def draw_to_run(x: Tensor, keep_prob: Tensor, scale_by_keep: bool) -> Drawn:
         scale_by_keep: Divide what is kept by its probability.
     """
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return Drawn(*_draw_to_run(keep_prob, x.shape[0], scale_by_keep, dtype, x.device))
+    return Drawn(*torch.ops.timm_stochdepth.draw_to_run(keep_prob, x.shape[0], scale_by_keep, dtype, x.device))
 
 
 def _where_kept(keep_N: Tensor, x: Tensor) -> Tensor:

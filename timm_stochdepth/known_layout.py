@@ -31,8 +31,22 @@ def _empty(size: Sequence[int], like: Tensor) -> Tensor:
     return like.new_empty(tuple(size))
 
 
-@torch.library.custom_op('timm_stochdepth::convolution', mutates_args=(), tags=_TAGS)
-def _convolution(
+torch.library.define(
+    'timm_stochdepth::convolution',
+    '(Tensor x, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups)'
+    ' -> Tensor',
+    tags=_TAGS,
+)
+torch.library.define(
+    'timm_stochdepth::convolution_backward',
+    '(Tensor grad, Tensor x, Tensor weight, bool has_bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation,'
+    ' SymInt groups) -> (Tensor, Tensor, Tensor)',
+    tags=_TAGS,
+)
+
+
+@torch.library.impl('timm_stochdepth::convolution', 'default')
+def _(
         x: Tensor,
         weight: Tensor,
         bias: Optional[Tensor],
@@ -45,7 +59,7 @@ def _convolution(
     return y.contiguous(memory_format=_format_of(x))
 
 
-@_convolution.register_fake
+@torch.library.register_fake('timm_stochdepth::convolution')
 def _(
         x: Tensor,
         weight: Tensor,
@@ -61,8 +75,8 @@ def _(
     return _empty((x.shape[0], weight.shape[0], *spatial), x)
 
 
-@torch.library.custom_op('timm_stochdepth::convolution_backward', mutates_args=(), tags=_TAGS)
-def _convolution_backward(
+@torch.library.impl('timm_stochdepth::convolution_backward', 'default')
+def _(
         grad: Tensor,
         x: Tensor,
         weight: Tensor,
@@ -82,7 +96,7 @@ def _convolution_backward(
     )
 
 
-@_convolution_backward.register_fake
+@torch.library.register_fake('timm_stochdepth::convolution_backward')
 def _(
         grad: Tensor,
         x: Tensor,
@@ -104,11 +118,12 @@ def _setup_context(ctx: Any, inputs: Tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
     x, weight = ctx.saved_tensors
-    grad_x, grad_weight, grad_bias = _convolution_backward(grad, x, weight, ctx.has_bias, *ctx.args)
+    grad_x, grad_weight, grad_bias = torch.ops.timm_stochdepth.convolution_backward(
+        grad, x, weight, ctx.has_bias, *ctx.args)
     return grad_x, grad_weight, grad_bias if ctx.has_bias else None, None, None, None, None
 
 
-_convolution.register_autograd(_backward, setup_context=_setup_context)
+torch.library.register_autograd('timm_stochdepth::convolution', _backward, setup_context=_setup_context)
 
 
 def _values(value: Union[int, Sequence[int]], num_dims: int) -> List[int]:
@@ -135,7 +150,7 @@ def _convolve(
         input = nn.functional.pad(input, [p for r in reversed(reach) for p in (r // 2, r - r // 2)])
     padding = 0 if isinstance(padding, str) else padding
     lists = [_values(value, weight.ndim - 2) for value in (stride, padding, dilation)]
-    y: Tensor = _convolution(input, weight, bias, *lists, groups)
+    y: Tensor = torch.ops.timm_stochdepth.convolution(input, weight, bias, *lists, groups)
     return y
 
 
