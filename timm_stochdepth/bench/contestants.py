@@ -1,5 +1,6 @@
 """The networks that are measured against each other, as a step calls them."""
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, Callable, List
 
 import torch
@@ -19,13 +20,18 @@ class Contestant:
     Attributes:
         name: Its row's name.
         model: The network.
-        run: What a step calls: the network, or what it was compiled or wrapped to.
         draws: What it drops in a step.
+        wrap: Compiles it, or wraps it for several ranks.
     """
     name: str
     model: nn.Module
-    run: Callable[..., Any]
-    draws: NoDraws = field(default_factory=NoDraws)
+    draws: NoDraws
+    wrap: Callable[[nn.Module], Callable[..., Any]]
+
+    @cached_property
+    def run(self) -> Callable[..., Any]:
+        """What a step that is timed calls; from then on DistributedDataParallel hears of each gradient."""
+        return self.wrap(self.model)
 
 
 def create_contestants(settings: BenchSettings) -> List[Contestant]:
@@ -43,15 +49,15 @@ def create_contestants(settings: BenchSettings) -> List[Contestant]:
         network.to(memory_format=torch.channels_last if settings.channels_last else torch.contiguous_format)
         network.train(not settings.inference)
         draws = _draws(name, network, settings)
-        contestants.append(Contestant(ROWS[name], network, _wrap(name, network, settings), draws))
+        contestants.append(Contestant(ROWS[name], network, draws, _wrapper(name, settings)))
     return contestants
 
 
-def _wrap(name: str, network: nn.Module, settings: BenchSettings) -> Callable[..., Any]:
+def _wrapper(name: str, settings: BenchSettings) -> Callable[[nn.Module], Callable[..., Any]]:
     if settings.ddp:  # a conditional skip leaves its parameters out of the graph
-        return nn.parallel.DistributedDataParallel(network, find_unused_parameters=name == 'conditional')
+        return partial(nn.parallel.DistributedDataParallel, find_unused_parameters=name == 'conditional')
     # the shapes of one network are no reason to compile another for dynamic ones
-    return torch.compile(network, dynamic=False) if settings.compile else network
+    return partial(torch.compile, dynamic=False) if settings.compile else lambda network: network
 
 
 def _draws(name: str, network: nn.Module, settings: BenchSettings) -> NoDraws:

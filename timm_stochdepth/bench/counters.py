@@ -7,7 +7,7 @@ kernel that is not fused with its neighbours has to move. Kernels that make seve
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Dict, Generator, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Generator, Hashable, Iterable, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -58,18 +58,6 @@ class Counts(OpCounts):
         kept: Bytes that are kept for the backward pass, parameters left out.
     """
     kept: float = 0.
-
-
-class _Memory(NamedTuple):
-    storage: int
-    offset: int
-    size: Tuple[int, ...]
-    stride: Tuple[int, ...]
-
-
-def _memory_of(tensor: Tensor) -> _Memory:
-    storage = tensor.untyped_storage()._cdata
-    return _Memory(storage, tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride()))
 
 
 def _num_bytes(tensor: Tensor) -> int:
@@ -173,7 +161,10 @@ def _access(
 
 def _sum_bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of tensors, each memory once."""
-    by_memory = {_memory_of(tensor): _num_bytes(tensor) for tensor in tensors}
+    by_memory: Dict[Hashable, int] = {}
+    for tensor in tensors:
+        storage = tensor.untyped_storage()._cdata
+        by_memory[storage, tensor.storage_offset(), tensor.shape, tensor.stride()] = _num_bytes(tensor)
     return sum(by_memory.values())
 
 

@@ -33,12 +33,13 @@ class FixedNumberDropPath(StochasticDropPath):
         if self.is_idle() or not self.drops():
             return super().add(shortcut, branch, block, *inputs)
         num_samples = shortcut.shape[0]
+        num_run = self.num_run(num_samples)
         indices = self._draw_indices(shortcut)
 
         def gather(x: Any, first_dimensions: Any) -> Any:
             is_batch = isinstance(x, Tensor) and first_dimensions is not None and x.ndim >= first_dimensions
             return x[indices] if is_batch and x.shape[0] == num_samples else x
 
-        y = branch.run(block, *map(gather, inputs, branch.batch_dimensions))
-        return torch.index_add(
-            shortcut, 0, indices, y.to(shortcut.dtype), alpha=num_samples / self.num_run(num_samples))
+        with branch.lone_values_by_running_statistics(block, num_run):
+            y = branch.run(block, *map(gather, inputs, branch.batch_dimensions))
+        return torch.index_add(shortcut, 0, indices, y.to(shortcut.dtype), alpha=num_samples / num_run)

@@ -89,15 +89,22 @@ def measure(
         step: What to measure.
         settings: How long.
         agree: Called with whether this process would stop, returns whether all do.
-        show_progress: Show a progress bar.
+        show_progress: Show a progress bar, where stderr is a terminal.
     """
     device = step.x_NCHW.device
-    peaks = [peak_memory(contestant, step) for contestant in contestants] if device.type == 'cuda' else None
+    counted: List[Tuple[Counts, Dict[str, OpCounts]]] = []
+    memories: List[float] = []
     for contestant in contestants:
         contestant.model.to(device)
-    counted = [count(contestant, step) for contestant in contestants]
+        counted.append(count(contestant, step))
+        if device.type == 'cuda':
+            memories.append(peak_memory(contestant, step))
+            contestant.model.to('cpu')
+        else:
+            memories.append(counted[-1][0].kept)
+    for contestant in contestants:
+        contestant.model.to(device)
     times = _take_times(contestants, step, settings, agree, show_progress)
-    memories = peaks or [counts.kept for counts, _ in counted]
     return [
         _row(contestant.name, of_row, times[0], memory, counts, counted[0][0], by_op)
         for contestant, of_row, memory, (counts, by_op) in zip(contestants, times, memories, counted)]
@@ -115,7 +122,7 @@ def _take_times(
     order = list(zip(contestants, times))
     shuffler = random.Random(0)
     num_rounds = WARMUP_ROUNDS + settings.max_rounds
-    with tqdm(total=num_rounds, desc='bench', unit='round', disable=not show_progress) as progress:
+    with tqdm(total=num_rounds, desc='bench', unit='round', disable=None if show_progress else True) as progress:
         for round_idx in range(num_rounds):
             if round_idx == WARMUP_ROUNDS:
                 started = time.monotonic()

@@ -30,7 +30,8 @@ def _drop(model: nn.Module, settings: BenchSettings, stochastic_method: str, **k
     # the convention of the models that are registered, and where no norm looks at the batch, that of all peers
     scale_by_keep = not any(isinstance(m, _BatchNorm) for m in model.modules())
     apply_stochastic_depth(
-        model, stochastic_method, 'DropPath', settings.rate, settings.distribution, scale_by_keep=scale_by_keep, **kwargs)
+        model, stochastic_method, 'DropPath', settings.rate, settings.distribution, scale_by_keep=scale_by_keep,
+        **kwargs)
 
 
 def _drop_as_peer(model: nn.Module, settings: BenchSettings, make: Callable[[float], nn.Module]) -> None:

@@ -17,6 +17,8 @@ from .settings import BenchSettings
 
 __all__ = ['device_name', 'format_profile', 'format_rows', 'plot_rows', 'write_rows']
 
+MIN_ROUNDS_OF_INTERVAL = 6  # the median is within the lowest and the highest of fewer values less often than 95%
+
 
 def device_name(device: torch.device) -> str:
     """The GPU, or the processor and how many threads of it torch uses."""
@@ -42,17 +44,26 @@ def format_rows(rows: Sequence[Row], device: torch.device) -> str:
             f'{row.name:<{width}}{row.ratio:>7.3f}{interval:>14}{row.limit:>7.3f}{row.over_limit:>8.3f}'
             f'{row.milliseconds:>8.1f}{row.memory / 1e6:>11.1f} |{_share(ratios["operations"]):>11}'
             f'{_share(ratios["bytes"]):>7}{_share(ratios["kernels"]):>8}{_share(ratios["kept"]):>7}')
-    widest = max((row.high - row.low) / 2 for row in rows)
-    verdict = 'are all' if widest <= PRECISION else 'are NOT all'
     plain = rows[0].counts
     return '\n'.join([
         *lines,
-        f'Right of |: counts of an eager step, as a ratio to plain, which has {plain.operations / 1e9:.1f}e9 operations,'
-        f' moves {plain.bytes / 1e6:.1f} MB',
-        f'in {plain.kernels:.0f} kernels, and keeps {plain.kept / 1e6:.1f} MB for the backward pass.',
-        f'{rows[0].rounds} rounds. The 95% intervals {verdict} within {PRECISION:.0%} of the ratio:'
-        f' {widest:.2%} at the widest.',
+        'Right of |: counts of an eager step, as a ratio to plain, which has'
+        f' {plain.operations / 1e9:.1f}e9 operations, moves',
+        f'{plain.bytes / 1e6:.1f} MB in {plain.kernels:.0f} kernels, and keeps {plain.kept / 1e6:.1f} MB for the'
+        ' backward pass.',
+        _verdict(rows),
     ])
+
+
+def _verdict(rows: Sequence[Row]) -> str:
+    num_rounds = rows[0].rounds
+    if num_rounds < MIN_ROUNDS_OF_INTERVAL:
+        return f'{num_rounds} rounds are too few for a 95% interval of the ratio.'
+    widest = max((row.high - row.low) / 2 for row in rows)
+    verdict = 'are all' if widest <= PRECISION else 'are NOT all'
+    return (
+        f'{num_rounds} rounds. The 95% intervals {verdict} within {PRECISION:.0%} of the ratio: {widest:.2%} at the'
+        ' widest.')
 
 
 def _share(ratio: Optional[float]) -> str:

@@ -42,11 +42,13 @@ class Step:
             started = time.perf_counter()
             self(run)
             return time.perf_counter() - started
+        device = self.x_NCHW.device
+        stream = torch.cuda.current_stream(device)
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize(self.x_NCHW.device)
-        begin.record()
+        torch.cuda.synchronize(device)
+        begin.record(stream)
         self(run)
-        end.record()
+        end.record(stream)
         end.synchronize()
         return begin.elapsed_time(end) / 1000
 
@@ -54,20 +56,17 @@ class Step:
 def peak_memory(contestant: Contestant, step: Step, num_warmup: int = 3) -> int:
     """The most bytes of a GPU that one of a few steps has in use, weights and gradients included.
 
-    Everything of other networks has to be elsewhere.
+    All other networks have to be elsewhere.
     """
     device = step.x_NCHW.device
-    contestant.model.to(device)
     for round_idx in range(num_warmup + NUM_COUNTED):
         if round_idx == num_warmup:  # what is compiled, chosen and set up once is done
             torch.cuda.reset_peak_memory_stats(device)
         contestant.draws.seed(round_idx)
         contestant.model.zero_grad()
         step(contestant.run)
-    peak = torch.cuda.max_memory_allocated(device)
     contestant.model.zero_grad()
-    contestant.model.to('cpu')
-    return peak
+    return torch.cuda.max_memory_allocated(device)
 
 
 def count(contestant: Contestant, step: Step) -> Tuple[Counts, Dict[str, OpCounts]]:

@@ -64,18 +64,19 @@ def check_network_size(argument: str, img_size: Optional[int], name: str) -> Tup
     """
     with torch.device('meta'):
         model = timm.create_model(name)
-    own_size = model.pretrained_cfg['input_size'][-1]
-    is_fixed = model.pretrained_cfg.get('fixed_input_size', False)
-    img_size = img_size or (own_size if is_fixed else 96)
-    model_args = dict(img_size=img_size) if is_fixed and img_size != own_size else {}
-    check_img_size(argument, img_size, model)
+    cfg: Any = model.pretrained_cfg
+    own_size = int(cfg['input_size'][-1])
+    is_fixed = cfg.get('fixed_input_size', False)
+    size = img_size or (own_size if is_fixed else 96)
+    model_args: Dict[str, Any] = dict(img_size=size) if is_fixed and size != own_size else {}
+    check_img_size(argument, size, model)
     try:
         with torch.device('meta'):
-            timm.create_model(name, **model_args)(torch.empty(1, 3, img_size, img_size))
+            timm.create_model(name, **model_args).eval()(torch.empty(1, 3, size, size))
     except (TypeError, ValueError, AssertionError, RuntimeError) as e:
         raise UsageError(
-            f'{argument} must be a size that {name} takes, as {own_size}, but got {img_size}: {e}') from e
-    return img_size, model_args
+            f'{argument} must be a size that {name} takes, as {own_size}, but got {size}: {e}') from e
+    return size, model_args
 
 
 def check_img_size(argument: str, img_size: int, model: nn.Module) -> None:
