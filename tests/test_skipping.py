@@ -9,7 +9,7 @@ from networks import assert_same_gradients, assert_same_output, branch_formula, 
 from torch import nn
 
 import timm_stochdepth as ts
-from timm_stochdepth.bench.measure import saved_storages
+from timm_stochdepth.bench.counters import kept_storages
 from timm_stochdepth.functional import add_branch, add_masked_branch
 from timm_stochdepth.skipping import add_kept_branch, select_kept, skip_branch
 
@@ -304,14 +304,20 @@ def test_no_decision_synchronizes_with_the_gpu(method, settings, name):
         torch.cuda.set_sync_debug_mode('default')
 
 
+def kept_bytes(model, x):
+    with kept_storages(model) as sizes:
+        model(x)
+    return list(sizes.values())
+
+
 @pytest.mark.parametrize('name', ['resnet18', 'resnet50'])
 def test_masking_keeps_one_number_a_sample_and_block_for_the_backward_pass(name):
     layer = 'ResNetBasicBlock' if '18' in name else 'ResNetBottleneck'
     model = timm.create_model(name).train()
     x = images(5, 64)
-    plain = saved_storages(model, x)
+    plain = kept_bytes(model, x)
     ts.apply_stochastic_depth(model, 'sample', layer, 0.6, 'uniform')
     num_blocks = len(ts.drop_rates(model))
-    masked = saved_storages(model, x)
+    masked = kept_bytes(model, x)
     assert sum(masked) == sum(plain) + num_blocks * 5 * 4
     assert masked.count(5 * 4) == plain.count(5 * 4) + num_blocks

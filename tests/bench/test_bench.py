@@ -1,17 +1,21 @@
 import json
 import random
+import re
 
 import pytest
+import timm
 import torch
 from networks import images
-from torch import nn
+from timm.models.resnet import BasicBlock
 
 import timm_stochdepth as ts
 from timm_stochdepth.bench.contestants import create_contestants
-from timm_stochdepth.bench.measure import median_interval, saved_storages
+from timm_stochdepth.bench.measure import measure, median_interval
+from timm_stochdepth.bench.settings import ROWS, BenchSettings
+from timm_stochdepth.bench.step import Step
 from timm_stochdepth.cli.main import main
-from timm_stochdepth.operations import branch_shares
 from timm_stochdepth.output_folder import OutputFolder
+from timm_stochdepth.surgery import drop_paths
 
 
 def test_the_interval_covers_the_median_as_often_as_it_says():
@@ -26,105 +30,88 @@ def test_the_interval_covers_the_median_as_often_as_it_says():
 
 
 def test_all_networks_start_from_the_same_weights_and_drop_by_the_same_rates():
-    contestants = create_contestants('resnet18', 0.4, batch_size=2, img_size=32)
-    assert [c.name for c in contestants] == [
-        'plain',
-        'plain, again',
-        'timm DropPath',
-        'torchvision StochasticDepth',
-        'conditional skip',
-        'sample',
-        'sample, skip_dropped',
-        'block',
-    ]
-    state = contestants[0].model.state_dict()
-    for contestant in contestants[1:]:
-        assert all(torch.equal(v, state[k]) for k, v in contestant.model.state_dict().items())
-    for index, attribute in ((2, 'drop_prob'), (3, 'p')):
-        rates = [getattr(m, attribute) for m in contestants[index].model.modules() if hasattr(m, attribute)]
-        assert rates == pytest.approx(list(ts.drop_rates(contestants[-1].model).values())[1:])
+    contestants = create_contestants(BenchSettings('resnet18', 0.4, batch_size=2, img_size=32))
+    names = [c.name for c in contestants]
+    assert names == list(ROWS.values()) and len(names) == 9
+    models = {c.name: c.model for c in contestants}
+    state = models['plain'].state_dict()
+    for model in models.values():
+        assert model.training and all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    for name, attribute in (('timm DropPath', 'drop_prob'), ('torchvision StochasticDepth', 'p')):
+        rates = [getattr(m, attribute) for m in models[name].modules() if hasattr(m, attribute)]
+        assert rates == pytest.approx(list(ts.drop_rates(models['block']).values())[1:])
 
 
-def test_the_limit_of_block_mode_is_that_of_the_blocks_that_were_dropped():
-    contestant = create_contestants('resnet18', 1.0, batch_size=2, img_size=32)[-1]
-    model = contestant.model
-    ran = []
-    for block in model.modules():
-        if isinstance(block, ts.StochasticBlock):
-            block.conv1.register_forward_hook(lambda m, args, y: ran.append(m))
-    for _ in range(5):
-        ran.clear()
-        contestant.prepare()
-        model(images(2, 32))
-        # all blocks of resnet18 but the first of a stage have convolutions of the same number of operations
-        assert contestant.limits[-1] == 1.0 if len(ran) == 8 else contestant.limits[-1] < 1.0
-    assert len(set(contestant.limits)) > 1
+@pytest.mark.parametrize('name, scale_by_keep', [('resnet18', False), ('test_vit', True)])
+def test_the_convention_is_that_of_peers_where_no_norm_looks_at_the_batch(name, scale_by_keep):
+    for contestant in create_contestants(BenchSettings(name, 0.4, rows=('sample', 'skip', 'block', 'dinov2')))[1:]:
+        assert {place.scale_by_keep for _, place in drop_paths(contestant.model)} == {scale_by_keep}
 
 
-def test_a_conditional_skip_drops_what_block_mode_drops():
-    contestants = create_contestants('resnet18', 0.8, batch_size=2, img_size=32)
-    conditional, block = (c for c in contestants if c.name in ('conditional skip', 'block'))
-    x = images(2, 32)
-    for _ in range(5):
-        for contestant in (conditional, block):
-            contestant.prepare()
-            contestant.model.train().zero_grad()
-            contestant.model(x).sum().backward()
-        assert conditional.limits[-1] == block.limits[-1]
-        for dropped, zero in zip(conditional.model.parameters(), block.model.parameters()):
-            expected = torch.zeros_like(zero) if dropped.grad is None else dropped.grad
-            assert (zero.grad - expected).norm() <= 1e-4 * expected.norm()
-    assert len(set(block.limits)) > 1
+def test_rounds_end_when_time_is_up():
+    settings = BenchSettings('resnet18', 0.4, rows=('block',), batch_size=2, img_size=32, max_seconds=0)
+    rows = measure(create_contestants(settings), Step(images(2, 32)), settings, show_progress=False)
+    assert [row.rounds for row in rows] == [1, 1]
 
 
-def test_saved_bytes_are_those_of_the_activations():
-    class Square(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(1000))
-
-        def forward(self, x):
-            return (x * self.weight).square()  # keeps x for the weight, and the product for the square
-
-    assert sum(saved_storages(Square(), torch.randn(3, 1000))) == 2 * 3 * 1000 * 4
+def test_counts_are_a_ratio_to_plain():
+    settings = BenchSettings('resnet18', 0.5, rows=('again', 'timm', 'block'), batch_size=2, img_size=32, max_rounds=1)
+    plain, again, peer, block = measure(
+        create_contestants(settings), Step(images(2, 32)), settings, show_progress=False
+    )
+    assert set(again.count_ratios.values()) == {1}
+    assert peer.count_ratios['operations'] == 1 < min(peer.count_ratios[key] for key in ('bytes', 'kernels'))
+    # of the branches that a mask has its pass over, all but the first, forward and backward
+    model = timm.create_model('resnet18')
+    results = []
+    for layer in model.modules():
+        if isinstance(layer, BasicBlock):
+            layer.bn2.register_forward_hook(lambda m, args, y: results.append(4 * y.numel()))
+    model(images(2, 32))
+    masks = sum(2 * (2 * num_bytes + 2 * 4) + 2 * (2 * 4) + 2 * 4 for num_bytes in results[1:])
+    assert peer.counts.bytes - plain.counts.bytes == pytest.approx(masks)
+    assert block.counts.operations == pytest.approx(block.count_ratios['operations'] * plain.counts.operations)
+    assert block.count_ratios['operations'] < 0.9 and peer.memory == peer.counts.kept > block.counts.kept
 
 
 def test_bench_prints_a_row_for_each_and_writes_json(tmp_path, capsys):
-    args = ['--model', 'resnet18', '--batch-size', '2', '--img-size', '32', '--max-rounds', '3', '--rate', '0.5']
-    assert main(['bench', *args, '--out', str(tmp_path)]) == 0
+    args = ['--model', 'resnet18', '--batch-size', '2', '--img-size', '32', '--max-rounds', '6', '--rate', '0.5', '0.9']
+    assert main(['bench', *args, '--profile', '--out', str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert out.splitlines()[2].split()[:2] == ['plain', '1.0000']
-    figures = json.loads((tmp_path / 'resnet18_rate0.5_cpu.json').read_text())
-    assert [row['name'] for row in figures['rows']][-1] == 'block'
-    assert figures['rows'][-1]['limit'] < 1 and figures['settings']['rate'] == 0.5
-    assert '3 rounds. The 95% intervals' in out
-    assert (tmp_path / 'resnet18_rate0.5_cpu.png').stat().st_size > 10_000
-
-
-def test_the_limit_of_skipped_samples_is_that_of_the_samples_that_were_skipped():
-    contestant = create_contestants('resnet18', 0.8, batch_size=3, img_size=32)[-2]
-    shares = branch_shares(contestant.model, (3, 32, 32))
-    num_kept = dict.fromkeys(shares, 0)
-    for name in shares:
-        contestant.model.get_submodule(name).conv1.register_forward_pre_hook(
-            lambda m, args, name=name: num_kept.update({name: len(args[0])})
-        )
-    for _ in range(5):
-        num_kept.update(dict.fromkeys(shares, 0))
-        contestant.prepare()
-        contestant.model(images(3, 32))
-        left = 1 - sum(shares[n] * (1 - num_kept[n] / 3) for n in shares)
-        assert contestant.limits[-1] == pytest.approx(left)
-    assert len(set(contestant.limits)) > 1
+    assert out.splitlines()[3].split()[:2] == ['plain', '1.000']
+    assert max(map(len, out.splitlines())) <= 120
+    for rate in (0.5, 0.9):
+        figures = json.loads((tmp_path / f'resnet18_rate{rate}_cpu.json').read_text())
+        rows = {row['name']: row for row in figures['rows']}
+        assert list(rows) == list(ROWS.values())
+        assert rows['block']['limit'] < 1 and figures['settings']['rate'] == rate
+        assert set(rows['block']['counts']) == {'operations', 'bytes', 'kernels', 'kept'}
+        shares = [f'{rows["sample"]["count_ratios"][key]:.3f}' for key in ('operations', 'bytes', 'kernels', 'kept')]
+        assert re.search('^sample  .*' + ' +'.join(shares), out, re.M)
+        assert (tmp_path / f'resnet18_rate{rate}_cpu.png').stat().st_size > 10_000
+    assert '6 rounds. The 95% intervals' in out
+    # twice the two gathers and the two scatters of each block that drops, forward and backward
+    dinov2 = out.split('\nDINOv2: ')[1].split('\ntorchvision')[0]
+    assert re.search(r'index_add .*\b14 \(\+14\)', dinov2)
 
 
 def test_any_network_of_timm_is_timed_at_a_uniform_rate(tmp_path):
-    args = ['--model', 'test_vit', '--batch-size', '2', '--img-size', '160', '--max-rounds', '2', '--rate', '0.5']
-    assert main(['bench', *args, '--drop-distribution', 'uniform', '--out', str(tmp_path)]) == 0
-    rows = json.loads((tmp_path / 'test_vit_rate0.5_cpu_uniform.json').read_text())['rows']
+    args = ['--model', 'test_vit', '--batch-size', '2', '--max-rounds', '2', '--rate', '0.5']
+    assert main(['bench', *args, '--distribution', 'uniform', '--out', str(tmp_path)]) == 0
+    figures = json.loads((tmp_path / 'test_vit_rate0.5_cpu_uniform.json').read_text())
+    assert figures['settings']['img_size'] == 160  # its own
+    rows = figures['rows']
     limits = {row['name']: row['limit'] for row in rows}
     # the branches of a transformer are nearly all of it, and every one of them is dropped at a half
     assert limits['timm DropPath'] == limits['sample'] == 1 and 0.3 < limits['sample, skip_dropped'] < 0.8
+
+
+def test_branches_that_can_only_be_masked_are_measured_in_the_rows_that_mask(capsys):
+    args = ['--model', 'mobilevit_xxs', '--batch-size', '2', '--img-size', '64', '--max-rounds', '1']
+    assert main(['bench', *args, '--rows', 'timm', 'sample']) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()[3:6]] == ['plain', 'timm', 'sample']
+    assert '1 rounds are too few for a 95% interval' in out
 
 
 SMALL = ['--model', 'resnet18', '--batch-size', '2', '--img-size', '32', '--max-rounds', '2']
@@ -133,13 +120,13 @@ SMALL = ['--model', 'resnet18', '--batch-size', '2', '--img-size', '32', '--max-
 def test_inference_has_nothing_to_skip(tmp_path):
     assert main(['bench', *SMALL, '--inference', '--out', str(tmp_path)]) == 0
     rows = json.loads((tmp_path / 'resnet18_rate0.1_cpu_inference.json').read_text())['rows']
-    assert len(rows) == 8 and all(row['limit'] == 1 and row['memory'] == 0 for row in rows)
+    assert len(rows) == 9 and all(row['limit'] == 1 and row['memory'] == 0 for row in rows)
 
 
 def test_ddp_compares_a_conditional_skip_with_block_mode(tmp_path):
     assert main(['bench', *SMALL, '--ddp', '--rate', '0.9', '--out', str(tmp_path)]) == 0
     rows = json.loads((tmp_path / 'resnet18_rate0.9_cpu_ddp.json').read_text())['rows']
-    assert [row['name'] for row in rows] == ['plain', 'conditional skip, find_unused_parameters', 'block']
+    assert [row['name'] for row in rows] == ['plain', 'conditional skip', 'block']
     assert rows[1]['limit'] == rows[2]['limit'] < 1  # the same blocks were dropped
 
 
@@ -151,6 +138,22 @@ def test_ddp_compares_a_conditional_skip_with_block_mode(tmp_path):
         (['--ddp', '--compile'], '--ddp must be without --compile'),
         (['--model', 'densenet121'], "--model must be a plain network of timm with drop paths, but got 'densenet121'"),
         (['--model', 'mobilevit_xxs'], 'whose branches can only be masked (byobnet.BottleneckBlock: '),
+        (
+            ['--model', 'mobilevit_xxs', '--rows', 'sample', 'skip'],
+            'must be a network that can leave out its branches for the rows skip, but',
+        ),
+        (
+            ['--rows', 'skipped'],
+            "sample, skip, block, but got 'skipped': did you mean skip?",
+        ),
+        (['--ddp', '--rows', 'block'], '--ddp must be without --compile, --inference, --distribution and --rows'),
+        (['--rate', '0.1', '0.10'], '--rate must be different ones, but got 0.1 0.1'),
+        (['--model', 'test_vit', '--img-size', '7'], '--img-size must be 16 or more for this network, but got 7'),
+        (
+            ['--model', 'xcit_nano_12_p16_224', '--img-size', '100'],
+            '--img-size must be a size that xcit_nano_12_p16_224',
+        ),
+        (['--max-seconds', '0'], '--max-seconds must be a whole number from 1'),
         (['--model', 'resnet50_sd_block'], '--model must be a plain network of timm with drop paths'),
         (['--model', 'resnet81'], 'did you mean resnet18'),
         (['--device', 'foo'], "--device must be cpu, cuda or cuda:N, but got 'foo'"),

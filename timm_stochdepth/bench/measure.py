@@ -2,18 +2,21 @@
 import random
 import statistics
 import time
-from dataclasses import dataclass
-from typing import Callable, Dict, List, Sequence, Tuple
+from dataclasses import asdict, dataclass
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
-import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from .contestants import Contestant
+from .counters import Counts, OpCounts
+from .settings import BenchSettings
+from .step import Step, count, peak_memory
 
-__all__ = ['PRECISION', 'Row', 'Step', 'measure', 'median_interval', 'saved_storages']
+__all__ = ['PRECISION', 'Row', 'measure', 'median_interval']
 
 PRECISION = 0.01  # half width of a ratio's confidence interval that is good enough
+MIN_ROUNDS = 20
+WARMUP_ROUNDS = 3
 
 
 @dataclass
@@ -26,10 +29,13 @@ class Row:
         high: Upper end of it.
         limit: Mean share of the operations that was left in its steps; 1 where nothing is skipped.
         over_limit: Median of ratio - limit, step by step.
-        memory: Bytes that autograd keeps for the backward pass, in eager mode; on a GPU the peak of what a step
-            allocates.
+        memory: Bytes that autograd keeps for the backward pass, in eager mode; on a GPU the most that a step of this
+            network alone has in use.
         milliseconds: Median time of a step.
         rounds: Number of steps.
+        counts: What a step does in eager mode, see `count`.
+        count_ratios: The same as a ratio to plain; None where plain does nothing of the kind.
+        by_op: The counts by the operation's name.
     """
     name: str
     ratio: float
@@ -37,9 +43,12 @@ class Row:
     high: float
     limit: float
     over_limit: float
-    memory: int
+    memory: float
     milliseconds: float
     rounds: int
+    counts: Counts
+    count_ratios: Dict[str, Optional[float]]
+    by_op: Dict[str, OpCounts]
 
 
 def median_interval(values: Sequence[float]) -> Tuple[float, float, float]:
@@ -51,140 +60,117 @@ def median_interval(values: Sequence[float]) -> Tuple[float, float, float]:
     return statistics.median(ordered), ordered[low], ordered[high]
 
 
-def saved_storages(model: nn.Module, x: Tensor) -> List[int]:
-    """Sizes in bytes of what autograd keeps for the backward pass, parameters left out, each memory counted once."""
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    sizes: Dict[int, int] = {}
-    kept: List[Tensor] = []  # alive, so that no address comes twice
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            sizes[storage.data_ptr()] = storage.nbytes()
-            kept.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(x)
-    return list(sizes.values())
-
-
 @dataclass
-class Step:
-    """What is timed: a batch forward and backward, or forward alone at inference.
+class _Times:
+    """Seconds of a network's steps, and the share of the operations that was left in them, round by round."""
+    seconds: List[float]
+    limits: List[float]
 
-    Attributes:
-        x_NCHW: Batch of images, on the device to measure on.
-        amp: Run under autocast to bfloat16.
-        inference: Run forward only, without gradients.
-    """
-    x_NCHW: Tensor
-    amp: bool = False
-    inference: bool = False
+    def excess(self, plain: '_Times') -> List[float]:
+        return [s / p - limit for s, p, limit in zip(self.seconds, plain.seconds, self.limits)]
 
-    def seconds(self, contestant: Contestant) -> float:
-        contestant.prepare()
-        contestant.model.zero_grad()
-        synchronize = torch.cuda.synchronize if self.x_NCHW.is_cuda else lambda: None
-        synchronize()
-        started = time.perf_counter()
-        with (
-            torch.autocast(self.x_NCHW.device.type, torch.bfloat16, enabled=self.amp),
-            torch.set_grad_enabled(not self.inference),
-        ):
-            y = contestant.run(self.x_NCHW)
-            loss = y.float().square().mean()
-        if not self.inference:
-            loss.backward()
-        synchronize()
-        return time.perf_counter() - started
-
-    def memory(self, contestant: Contestant) -> int:
-        if not self.x_NCHW.is_cuda:
-            contestant.prepare()
-            return 0 if self.inference else sum(saved_storages(contestant.model, self.x_NCHW))
-        contestant.model.zero_grad()
-        before = torch.cuda.memory_allocated()  # of all networks
-        torch.cuda.reset_peak_memory_stats()
-        self.seconds(contestant)
-        return torch.cuda.max_memory_allocated() - before
+    def half_width(self, plain: '_Times') -> float:
+        # of what is left after the limit: what is dropped differs from step to step, and is no noise
+        _, low, high = median_interval(self.excess(plain))
+        return (high - low) / 2
 
 
 def measure(
         contestants: Sequence[Contestant],
         step: Step,
-        warmup_rounds: int = 3,
-        min_rounds: int = 20,
-        max_rounds: int = 200,
-        precision: float = PRECISION,
+        settings: BenchSettings,
         agree: Callable[[bool], bool] = lambda done: done,
         show_progress: bool = True,
 ) -> List[Row]:
-    """Run steps of all networks in turn, until each ratio is known well enough.
+    """Measure steps of all networks.
 
     Args:
-        contestants: The networks, the plain one first.
-        step: What to time.
-        warmup_rounds: Rounds that are not counted, first.
-        min_rounds: Rounds at the least.
-        max_rounds: Rounds at the most.
-        precision: Half width of a ratio's confidence interval that is good enough.
+        contestants: The networks, on the CPU, the plain one first.
+        step: What to measure.
+        settings: How long.
         agree: Called with whether this process would stop, returns whether all do.
-        show_progress: Show a progress bar.
+        show_progress: Show a progress bar, where stderr is a terminal.
     """
-    plain = contestants[0].name
-    seconds: Dict[str, List[float]] = {c.name: [] for c in contestants}
-    order = list(contestants)
+    device = step.x_NCHW.device
+    counted: List[Tuple[Counts, Dict[str, OpCounts]]] = []
+    memories: List[float] = []
+    for contestant in contestants:
+        contestant.model.to(device)
+        counted.append(count(contestant, step))
+        if device.type == 'cuda':
+            memories.append(peak_memory(contestant, step))
+            contestant.model.to('cpu')
+        else:
+            memories.append(counted[-1][0].kept)
+    for contestant in contestants:
+        contestant.model.to(device)
+    times = _take_times(contestants, step, settings, agree, show_progress)
+    return [
+        _row(contestant.name, of_row, times[0], memory, counts, counted[0][0], by_op)
+        for contestant, of_row, memory, (counts, by_op) in zip(contestants, times, memories, counted)]
+
+
+def _take_times(
+        contestants: Sequence[Contestant],
+        step: Step,
+        settings: BenchSettings,
+        agree: Callable[[bool], bool],
+        show_progress: bool,
+) -> List[_Times]:
+    """Run steps in turn, until each ratio is known well enough, or time or rounds are up."""
+    times = [_Times([], []) for _ in contestants]
+    order = list(zip(contestants, times))
     shuffler = random.Random(0)
-    num_rounds = warmup_rounds + max_rounds
-    with tqdm(total=num_rounds, desc='bench', unit='round', disable=not show_progress) as progress:
+    num_rounds = WARMUP_ROUNDS + settings.max_rounds
+    with tqdm(total=num_rounds, desc='bench', unit='round', disable=None if show_progress else True) as progress:
         for round_idx in range(num_rounds):
+            if round_idx == WARMUP_ROUNDS:
+                started = time.monotonic()
             shuffler.shuffle(order)  # no network always runs after the same other one
-            for contestant in order:
-                elapsed = step.seconds(contestant)
-                if round_idx >= warmup_rounds:
-                    seconds[contestant.name].append(elapsed)
-                else:
-                    contestant.limits.clear()
+            for contestant, of_row in order:
+                limit = contestant.draws.seed(round_idx)
+                seconds = step.seconds(contestant.run)
+                contestant.model.zero_grad()
+                if round_idx >= WARMUP_ROUNDS:
+                    of_row.seconds.append(seconds)
+                    of_row.limits.append(limit)
             progress.update()
-            counted = round_idx + 1 - warmup_rounds
-            if counted >= min_rounds and counted % 5 == 0:
-                width = max(_half_width(seconds, plain, c) for c in contestants[1:])
+            num_counted = round_idx + 1 - WARMUP_ROUNDS
+            if num_counted < 1:
+                continue
+            is_done = time.monotonic() - started > settings.max_seconds
+            if num_counted >= MIN_ROUNDS and num_counted % 5 == 0:
+                width = max(of_row.half_width(times[0]) for of_row in times)
                 progress.set_postfix(interval=f'{width:.4f}')
-                if agree(width <= precision):
-                    break
-    return [_row(c, seconds, plain, step) for c in contestants]
+                is_done |= width <= PRECISION
+            if agree(is_done):
+                break
+    return times
 
 
-def _excess(contestant: Contestant, ratios: Sequence[float]) -> List[float]:
-    limits: Sequence[float] = contestant.limits or [1.] * len(ratios)
-    return [ratio - limit for ratio, limit in zip(ratios, limits)]
-
-
-def _half_width(seconds: Dict[str, List[float]], plain: str, contestant: Contestant) -> float:
-    # of what is left after the limit: what is dropped differs from step to step, and is no noise
-    _, low, high = median_interval(_excess(contestant, _ratios(seconds, plain, contestant.name)))
-    return (high - low) / 2
-
-
-def _ratios(seconds: Dict[str, List[float]], plain: str, name: str) -> List[float]:
-    return [s / p for s, p in zip(seconds[name], seconds[plain])]
-
-
-def _row(contestant: Contestant, seconds: Dict[str, List[float]], plain: str, step: Step) -> Row:
-    ratios = _ratios(seconds, plain, contestant.name)
-    if step.inference:
-        contestant.limits.clear()  # nothing is dropped
-    over_limit, low, high = median_interval(_excess(contestant, ratios))
-    limit = statistics.fmean(contestant.limits) if contestant.limits else 1.
+def _row(
+        name: str,
+        times: _Times,
+        plain: _Times,
+        memory: float,
+        counts: Counts,
+        plain_counts: Counts,
+        by_op: Dict[str, OpCounts],
+) -> Row:
+    over_limit, low, high = median_interval(times.excess(plain))
+    limit = statistics.fmean(times.limits)
+    of_plain = asdict(plain_counts)
     return Row(
-        name=contestant.name,
+        name=name,
         ratio=over_limit + limit,
         low=low + limit,
         high=high + limit,
         limit=limit,
         over_limit=over_limit,
-        memory=step.memory(contestant),
-        milliseconds=1000 * statistics.median(seconds[contestant.name]),
-        rounds=len(ratios),
+        memory=memory,
+        milliseconds=1000 * statistics.median(times.seconds),
+        rounds=len(times.seconds),
+        counts=counts,
+        count_ratios={k: v / of_plain[k] if of_plain[k] else None for k, v in asdict(counts).items()},
+        by_op=by_op,
     )

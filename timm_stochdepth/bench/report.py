@@ -3,7 +3,7 @@ import json
 import platform
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, Sequence
+from typing import Dict, Optional, Sequence
 
 import timm
 import torch
@@ -11,9 +11,13 @@ import torchvision
 
 from ..files import write_file
 from ..plots import save_figure
+from .counters import OpCounts
 from .measure import PRECISION, Row
+from .settings import BenchSettings
 
-__all__ = ['device_name', 'format_rows', 'plot_rows', 'write_rows']
+__all__ = ['device_name', 'format_profile', 'format_rows', 'plot_rows', 'write_rows']
+
+MIN_ROUNDS_OF_INTERVAL = 6  # the median is within the lowest and the highest of fewer values less often than 95%
 
 
 def device_name(device: torch.device) -> str:
@@ -26,32 +30,75 @@ def device_name(device: torch.device) -> str:
     return f'{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads'
 
 
-def format_rows(rows: Sequence[Row], memory_title: str) -> str:
-    """One line a network, and whether the intervals are within 1%."""
-    width = max(len(row.name) for row in rows) + 2
+def format_rows(rows: Sequence[Row], device: torch.device) -> str:
+    """One line a network, times and counts, and whether the intervals are within 1%."""
+    width = max(len(row.name) for row in rows) + 1
+    memory_title = 'MB at peak' if device.type == 'cuda' else 'MB kept'
     lines = [
-        f'{"network":<{width}}{"ratio":>8}{"95% interval":>18}{"limit":>8}{"over it":>9}{memory_title:>12}{"ms":>9}']
+        f'{"network":<{width}}{"ratio":>7}{"95% interval":>14}{"limit":>7}{"over it":>8}{"ms":>8}{memory_title:>11}'
+        f' |{"operations":>11}{"bytes":>7}{"kernels":>8}{"kept":>7}']
     for row in rows:
-        interval = f'{row.low:.4f}-{row.high:.4f}'
+        interval = f'{row.low:.3f}-{row.high:.3f}'
+        ratios = row.count_ratios
         lines.append(
-            f'{row.name:<{width}}{row.ratio:>8.4f}{interval:>18}{row.limit:>8.3f}{row.over_limit:>9.4f}'
-            f'{row.memory / 1e6:>12.1f}{row.milliseconds:>9.1f}')
-    widest = max((row.high - row.low) / 2 for row in rows)
-    verdict = 'are all' if widest <= PRECISION else 'are NOT all'
+            f'{row.name:<{width}}{row.ratio:>7.3f}{interval:>14}{row.limit:>7.3f}{row.over_limit:>8.3f}'
+            f'{row.milliseconds:>8.1f}{row.memory / 1e6:>11.1f} |{_share(ratios["operations"]):>11}'
+            f'{_share(ratios["bytes"]):>7}{_share(ratios["kernels"]):>8}{_share(ratios["kept"]):>7}')
+    plain = rows[0].counts
     return '\n'.join([
         *lines,
-        f'{rows[0].rounds} rounds. The 95% intervals {verdict} within {PRECISION:.0%} of the ratio:'
-        f' {widest:.2%} at the widest.',
+        'Right of |: counts of an eager step, as a ratio to plain, which has'
+        f' {plain.operations / 1e9:.1f}e9 operations, moves',
+        f'{plain.bytes / 1e6:.1f} MB in {plain.kernels:.0f} kernels, and keeps {plain.kept / 1e6:.1f} MB for the'
+        ' backward pass.',
+        _verdict(rows),
     ])
 
 
-def write_rows(rows: Sequence[Row], settings: Dict[str, Any], device: str, path: Path) -> None:
+def _verdict(rows: Sequence[Row]) -> str:
+    num_rounds = rows[0].rounds
+    if num_rounds < MIN_ROUNDS_OF_INTERVAL:
+        return f'{num_rounds} rounds are too few for a 95% interval of the ratio.'
+    widest = max((row.high - row.low) / 2 for row in rows)
+    verdict = 'are all' if widest <= PRECISION else 'are NOT all'
+    return (
+        f'{num_rounds} rounds. The 95% intervals {verdict} within {PRECISION:.0%} of the ratio: {widest:.2%} at the'
+        ' widest.')
+
+
+def _share(ratio: Optional[float]) -> str:
+    return '-' if ratio is None else f'{ratio:.3f}'
+
+
+def format_profile(rows: Sequence[Row], num_ops: int = 12) -> str:
+    """The operations in which each network differs most from the plain one in the bytes that it moves."""
+    lines = ['MB moved in an eager step, by operation, and kernels; in brackets more or less than plain']
+    plain = rows[0].by_op
+    for row in rows:
+        def more(name: str, by_op: Dict[str, OpCounts] = row.by_op) -> OpCounts:
+            difference = OpCounts()
+            difference.add(by_op.get(name, OpCounts()))
+            difference.add(plain.get(name, OpCounts()), -1.)
+            return difference
+
+        size = more if row.by_op is not plain else row.by_op.__getitem__
+        names = sorted({**plain, **row.by_op}, key=lambda name: -abs(size(name).bytes))
+        lines.append(f'{row.name}: {row.counts.bytes / 1e6:.1f} MB, {row.counts.kernels:.0f} kernels')
+        for name in [name for name in names if size(name).kernels][:num_ops]:
+            counts, difference = row.by_op.get(name, OpCounts()), more(name)
+            lines.append(
+                f'  {name:<50}{counts.bytes / 1e6:>10.1f} ({difference.bytes / 1e6:+.1f})'
+                f'{counts.kernels:>8.0f} ({difference.kernels:+.0f})')
+    return '\n'.join(lines)
+
+
+def write_rows(rows: Sequence[Row], settings: BenchSettings, device: str, path: Path) -> None:
     """Write figures, settings, device and versions as JSON, to a new file."""
     figures = dict(
-        settings=settings,
+        settings=asdict(settings),
         device=device,
         versions=dict(torch=torch.__version__, timm=timm.__version__, torchvision=torchvision.__version__),
-        rows=[asdict(row) for row in rows],
+        rows=[{k: v for k, v in asdict(row).items() if k != 'by_op'} for row in rows],
     )
     with write_file(path, ['.json'], name='path') as file:
         file.write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')

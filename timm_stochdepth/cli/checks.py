@@ -1,13 +1,16 @@
 """Checks of arguments that need torch and timm."""
+from typing import Any, Collection, Dict, Optional, Tuple
+
 import timm
 import torch
 from torch import nn
 
+from ..bench.settings import ROWS, SKIPPING_ROWS
 from ..surgery import drop_paths
 from ..targets import class_name, find_targets
 from .arguments import UsageError, closest
 
-__all__ = ['check_device', 'check_img_size', 'check_model_name', 'check_skippable']
+__all__ = ['check_device', 'check_img_size', 'check_model_name', 'check_network_size', 'check_rows']
 
 
 def check_model_name(argument: str, name: str) -> None:
@@ -27,20 +30,53 @@ def check_model_name(argument: str, name: str) -> None:
         raise UsageError(f'{argument} must have a tag that timm knows, but got {name!r}{closest(name, names)}')
 
 
-def check_skippable(argument: str, name: str) -> None:
-    """Refuse what is no network of timm's that can leave out all of its branches.
+def check_rows(argument: str, name: str, rows: Collection[str]) -> None:
+    """Refuse what is no network of timm's that can drop its branches as the rows of a benchmark do.
 
     Raises:
-        UsageError: It names the closest names, or the block that cannot.
+        UsageError: It names the closest names, or the block that cannot, and the rows that need it to.
     """
     check_model_name(argument, name)
     with torch.device('meta'):
         model = timm.create_model(name)
     targets = find_targets(model, 'DropPath')
+    if not targets or any(drop_paths(model)):
+        raise UsageError(f'{argument} must be a plain network of timm with drop paths, but got {name!r}.')
+    skipping = [row for row in rows if row in SKIPPING_ROWS]
     masked = [f'{class_name(target.block)}: {target.reason}' for target in targets if target.stochastic_class is None]
-    if masked or not targets or any(drop_paths(model)):
-        reason = f', whose branches can only be masked ({masked[0]})' if masked else ''
-        raise UsageError(f'{argument} must be a plain network of timm with drop paths, but got {name!r}{reason}.')
+    if masked and skipping:
+        others = ' '.join(row for row in ROWS if row not in SKIPPING_ROWS)
+        raise UsageError(
+            f'{argument} must be a network that can leave out its branches for the rows {", ".join(skipping)}, but got'
+            f' {name!r}, whose branches can only be masked ({masked[0]}): it has --rows {others}.')
+
+
+def check_network_size(argument: str, img_size: Optional[int], name: str) -> Tuple[int, Dict[str, Any]]:
+    """The size of the images that a network is given, and the arguments that it is made with for that size.
+
+    Args:
+        argument: What img_size is called where the user gave it.
+        img_size: The size, in pixels; None for one that every network takes.
+        name: The network.
+
+    Raises:
+        UsageError: The network does not take images of that size.
+    """
+    with torch.device('meta'):
+        model = timm.create_model(name)
+    cfg: Any = model.pretrained_cfg
+    own_size = int(cfg['input_size'][-1])
+    is_fixed = cfg.get('fixed_input_size', False)
+    size = img_size or (own_size if is_fixed else 96)
+    model_args: Dict[str, Any] = dict(img_size=size) if is_fixed and size != own_size else {}
+    check_img_size(argument, size, model)
+    try:
+        with torch.device('meta'):
+            timm.create_model(name, **model_args).eval()(torch.empty(1, 3, size, size))
+    except (TypeError, ValueError, AssertionError, RuntimeError) as e:
+        raise UsageError(
+            f'{argument} must be a size that {name} takes, as {own_size}, but got {size}: {e}') from e
+    return size, model_args
 
 
 def check_img_size(argument: str, img_size: int, model: nn.Module) -> None:

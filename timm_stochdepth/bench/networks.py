@@ -1,0 +1,74 @@
+"""The networks that are compared: one plain network, and copies of it that drop each in its way."""
+from copy import deepcopy
+from functools import partial
+from typing import Any, Callable, Dict
+
+import timm
+import torch
+import torchvision.ops
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..surgery import apply_stochastic_depth, drop_paths, remove_stochastic_depth
+from .dinov2 import FixedNumberDropPath
+from .settings import BenchSettings
+
+__all__ = ['create_networks']
+
+
+def create_networks(settings: BenchSettings) -> Dict[str, nn.Module]:
+    """The networks of the rows, by their short names, the plain one first, all with the same weights."""
+    plain = timm.create_model(settings.model, **settings.model_args)
+    networks = {name: deepcopy(plain) for name in settings.rows if name != 'plain'}
+    for name, network in networks.items():
+        if name in _CHANGES:
+            _CHANGES[name](network, settings)
+    return {'plain': plain, **networks}
+
+
+def _drop(model: nn.Module, settings: BenchSettings, stochastic_method: str, **kwargs: Any) -> None:
+    # the convention of the models that are registered, and where no norm looks at the batch, that of all peers
+    scale_by_keep = not any(isinstance(m, _BatchNorm) for m in model.modules())
+    apply_stochastic_depth(
+        model, stochastic_method, 'DropPath', settings.rate, settings.distribution, scale_by_keep=scale_by_keep,
+        **kwargs)
+
+
+def _drop_as_peer(model: nn.Module, settings: BenchSettings, make: Callable[[float], nn.Module]) -> None:
+    """Somebody else's drop paths, at the same places and rates."""
+    _drop(model, settings, 'sample')
+    rates = {name: place.drop_prob for name, place in drop_paths(model)}
+    remove_stochastic_depth(model)
+    for name, rate in rates.items():
+        block_name, _, attribute = name.rpartition('.')
+        if rate > 0.:
+            setattr(model.get_submodule(block_name), attribute, make(rate))
+
+
+def _drop_as_dinov2(model: nn.Module, settings: BenchSettings) -> None:
+    _drop(model, settings, 'sample')
+    for _, place in drop_paths(model):
+        place.__class__ = FixedNumberDropPath
+
+
+def _drop_blocks(model: nn.Module, settings: BenchSettings) -> None:
+    # ranks whose generators are seeded alike drop alike
+    _drop(model, settings, 'block', use_same_gpu_seed=not settings.ddp)
+
+
+def _skip_conditionally(model: nn.Module, settings: BenchSettings) -> None:
+    """Block mode in its simplest form, whose dropped parameters get no gradient."""
+    _drop_blocks(model, settings)
+    for _, place in drop_paths(model):
+        place._skip = torch.compiler.disable(lambda shortcut, *_: shortcut.clone())  # type: ignore[method-assign]
+
+
+_CHANGES: Dict[str, Callable[[nn.Module, BenchSettings], None]] = {
+    'timm': partial(_drop_as_peer, make=timm.layers.DropPath),
+    'torchvision': partial(_drop_as_peer, make=partial(torchvision.ops.StochasticDepth, mode='row')),
+    'dinov2': _drop_as_dinov2,
+    'conditional': _skip_conditionally,
+    'sample': partial(_drop, stochastic_method='sample'),
+    'skip': partial(_drop, stochastic_method='sample', skip_dropped=True),
+    'block': _drop_blocks,
+}
