@@ -6,7 +6,7 @@ from typing import Any, Callable, List
 import torch
 from torch import nn
 
-from .draws import Draws, NoDraws
+from .draws import Draws, ExpectedDraws, NoDraws
 from .networks import create_networks
 from .settings import ROWS, SKIPPING_ROWS, BenchSettings
 
@@ -63,4 +63,5 @@ def _wrapper(name: str, settings: BenchSettings) -> Callable[[nn.Module], Callab
 def _draws(name: str, network: nn.Module, settings: BenchSettings) -> NoDraws:
     if settings.inference or name not in SKIPPING_ROWS:
         return NoDraws()
-    return Draws(network, settings.batch_size, settings.input_size)
+    is_reordered = settings.compile and name == 'skip'
+    return (ExpectedDraws if is_reordered else Draws)(network, settings.batch_size, settings.input_size)

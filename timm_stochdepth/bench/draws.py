@@ -1,7 +1,7 @@
 """What a network will drop in a step, and what that leaves of its operations, known before the step is taken.
 
-Draws that decide what is computed come from the CPU's generator, place by place in forward order, in eager mode and in
-compiled code. So they are taken once before the step, and the generator is put back.
+Draws that decide what is computed come from the CPU's generator, place by place in forward order. So they are taken
+once before the step, and the generator is put back.
 """
 from typing import Dict, List, Tuple
 
@@ -11,7 +11,7 @@ from torch import nn
 from ..operations import block_drop_limit, place_shares
 from ..surgery import drop_paths
 
-__all__ = ['Draws', 'NoDraws']
+__all__ = ['Draws', 'ExpectedDraws', 'NoDraws']
 
 NUM_CANDIDATES = 256  # seeds among which the most typical ones are looked for
 
@@ -63,3 +63,11 @@ class Draws(NoDraws):
             else (place.draw_samples(like) == 0.).float().mean().item()
             for name, place in self.places.items()
         }
+
+
+class ExpectedDraws(Draws):
+    """Those of a network whose samples are skipped in a compiled graph, where the compiler may reorder the draws."""
+
+    def seed(self, seed: int) -> float:
+        torch.manual_seed(seed)
+        return block_drop_limit({name: place.drop_prob for name, place in self.places.items()}, self.shares)
