@@ -129,5 +129,5 @@ def test_saved_bytes_are_those_of_the_activations():
 
     model = Square()
     with kept_storages(model) as sizes:
-        model(torch.randn(3, 1000))
+        model(torch.randn(3, 1000, requires_grad=True))  # for whose gradient the weight is kept, too
     assert sum(sizes.values()) == 2 * 3 * 1000 * 4

@@ -14,7 +14,10 @@ __all__ = ['FixedNumberDropPath']
 
 
 class FixedNumberDropPath(StochasticDropPath):
-    """A drop path that runs the branch for a fixed number of samples, in PyTorch's own operations."""
+    """A drop path that runs the branch for a fixed number of samples, in PyTorch's own operations.
+
+    Its settings have `scale_by_keep`: at inference its block is the plain one.
+    """
 
     def num_run(self, num_samples: int) -> int:
         """How many samples of a batch run the branch."""
@@ -30,8 +33,6 @@ class FixedNumberDropPath(StochasticDropPath):
         return torch.randperm(x.shape[0], device=x.device)[:self.num_run(x.shape[0])]
 
     def add(self, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:
-        if self.is_idle() or not self.drops():
-            return super().add(shortcut, branch, block, *inputs)
         num_samples = shortcut.shape[0]
         num_run = self.num_run(num_samples)
         indices = self._draw_indices(shortcut)

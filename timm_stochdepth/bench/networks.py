@@ -28,10 +28,9 @@ def create_networks(settings: BenchSettings) -> Dict[str, nn.Module]:
 
 def _drop(model: nn.Module, settings: BenchSettings, stochastic_method: str, **kwargs: Any) -> None:
     # the convention of the models that are registered, and where no norm looks at the batch, that of all peers
-    scale_by_keep = not any(isinstance(m, _BatchNorm) for m in model.modules())
+    kwargs.setdefault('scale_by_keep', not any(isinstance(m, _BatchNorm) for m in model.modules()))
     apply_stochastic_depth(
-        model, stochastic_method, 'DropPath', settings.rate, settings.distribution, scale_by_keep=scale_by_keep,
-        **kwargs)
+        model, stochastic_method, 'DropPath', settings.rate, settings.distribution, **kwargs)
 
 
 def _drop_as_peer(model: nn.Module, settings: BenchSettings, make: Callable[[float], nn.Module]) -> None:
@@ -46,7 +45,7 @@ def _drop_as_peer(model: nn.Module, settings: BenchSettings, make: Callable[[flo
 
 
 def _drop_as_dinov2(model: nn.Module, settings: BenchSettings) -> None:
-    _drop(model, settings, 'sample')
+    _drop(model, settings, 'sample', scale_by_keep=True)
     for _, place in drop_paths(model):
         place.__class__ = FixedNumberDropPath
 
