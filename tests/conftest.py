@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 # whose tests start processes that work together
 RANKS = {
     'test_bench.py',
+    'test_compiled_ddp.py',
     'test_distributed.py',
     'test_family_composability.py',
     'test_script_files.py',

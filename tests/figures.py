@@ -1,15 +1,22 @@
-"""The figures of README and docs/benchmarks.md, as tables made from the files of benchmarks/.
+"""The figures of README, docs/benchmarks.md and docs/demo.md, as tables made from the files of benchmarks/.
 
-`python tests/figures.py` writes them into the pages, and the tests compare.
+`python tests/figures.py` writes them into the pages, and the tests compare. With the folder of a demo of several seeds
+it first notes what its runs showed.
 """
 
 import json
 import re
+import sys
+from pathlib import Path
 
 from pages import README, ROOT
 
+from timm_stochdepth.demo.intervals import mean_interval
+
 PAGE = ROOT / 'docs' / 'benchmarks.md'
+DEMO_PAGE = ROOT / 'docs' / 'demo.md'
 FOLDER = ROOT / 'benchmarks'
+STUDY = FOLDER / 'demo' / 'resnet110_fashion_mnist.json'
 # the networks of the README, of which a second run is in benchmarks/again
 HEADLINES = (
     'vit_small_patch16_224_rate0.4_cpu_uniform',
@@ -81,24 +88,60 @@ def details():
             continue
         flags = [f for f in ('compile', 'inference', 'amp', 'channels_last') if settings[f]]
         title = ', '.join([settings['model'], f'rate {settings["rate"]} {settings["distribution"]}', *flags])
+        # counts are those of eager steps
+        columns = [] if settings['compile'] else ['operations', 'bytes', 'kernels', 'kept']
         rows = []
         for row in by_name.values():
-            counts = row['count_ratios']
+            counts = [row['count_ratios'][column] for column in columns]
             rows.append([
                 row['name'],
                 time_of(row),
                 f'{row["limit"]:.3f}' if row['limit'] < 1 else '',
-                *('' if counts[k] is None else f'{counts[k]:.3f}' for k in ('operations', 'bytes', 'kernels', 'kept')),
+                *('' if ratio is None else f'{ratio:.3f}' for ratio in counts),
             ])
         parts.append(
             f'### {title}\n\nBatch {settings["batch_size"]} at {settings["img_size"]} pixels, {figures["device"]},'
             f' torch {figures["versions"]["torch"]}, {by_name["plain"]["rounds"]} rounds.\n\n'
-            + table(['network', 'time', 'limit', 'operations', 'bytes', 'kernels', 'kept'], rows)
+            + table(['network', 'time', 'limit', *columns], rows)
         )
     return '\n'.join(parts)
 
 
-TABLES = {'headline': headline, 'again': again, 'details': details}
+def note_study(folder):
+    """Keep what the runs of a demo showed, but not each step."""
+    runs = [json.loads(file.read_text()) for file in sorted(folder.glob('*/run.json'))]
+    for run in runs:
+        losses = run['result'].pop('step_losses')
+        epoch = run['result']['steps_per_epoch']
+        run['result'] = {k: v for k, v in run['result'].items() if not isinstance(v, list) and not k.startswith('drop')}
+        run['result']['last_epoch_loss'] = sum(losses[-epoch:]) / epoch
+    STUDY.parent.mkdir(exist_ok=True)
+    STUDY.write_text(json.dumps(runs, indent=1) + '\n')
+
+
+def study():
+    """Mean over the seeds of each method, and of the difference to none, with Student's 95% intervals."""
+    results = [run['result'] for run in json.loads(STUDY.read_text())]
+    top1s = {
+        m: {r['seed']: r['top1s']['20'] for r in results if r['method'] == m} for m in ('plain', 'sample', 'block')
+    }
+    rows = []
+    for method, by_seed in top1s.items():
+        cells = [mean_interval(list(by_seed.values()))]
+        if method != 'plain':
+            cells.append(mean_interval([top1 - top1s['plain'][seed] for seed, top1 in by_seed.items()]))
+        losses = [r['last_epoch_loss'] for r in results if r['method'] == method]
+        rows.append([
+            method,
+            '{:.2f} ± {:.2f}'.format(*cells[0]),
+            '{:+.2f} ± {:.2f}'.format(*cells[1]) if cells[1:] else '',
+            f'{sum(losses) / len(losses):.3f}',
+            str(len(by_seed)),
+        ])
+    return table(['method', 'top-1 in %', 'minus plain', 'training loss, last epoch', 'seeds'], rows)
+
+
+TABLES = {'headline': headline, 'again': again, 'details': details, 'study': study}
 
 
 def with_figures(text):
@@ -111,5 +154,7 @@ def with_figures(text):
 
 
 if __name__ == '__main__':
-    for page in (README, PAGE):
+    for study_folder in sys.argv[1:]:
+        note_study(Path(study_folder))
+    for page in (README, PAGE, DEMO_PAGE):
         page.write_text(with_figures(page.read_text()))

@@ -9,12 +9,13 @@ import sys
 import pytest
 from command_reference import PAGE as COMMANDS
 from command_reference import with_reference
+from figures import DEMO_PAGE, read, time_of, with_figures
+from figures import PAGE as BENCHMARKS
 from pages import PAGES, README, ROOT, anchors, code_blocks, inline_commands, links
 
 from timm_stochdepth.cli.main import create_parsers, main
 from timm_stochdepth.version import __version__
 
-FIGURES = ROOT / 'docs' / 'benchmarks_figures.md'
 WORKS_WITH = ROOT / 'docs' / 'works_with.md'
 
 # what is slow to import is imported once, the package itself by each block
@@ -115,77 +116,14 @@ def test_the_version_is_the_newest_of_the_changelog():
     assert re.search(r'^## (.*)$', (ROOT / 'CHANGELOG.md').read_text(), re.M)[1] == __version__
 
 
-def rows_of_table(page, first_column):
-    """Cells of the rows of a page's first table whose first column has that title, by column name."""
-    lines = re.search(rf'^\| {first_column} \|.*\n(?:\|.*\n)+', page.read_text(), re.M).group().splitlines()
-    header, _, *rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines]
-    return [dict(zip(header, row)) for row in rows]
-
-
-def figure(row):
-    return f'{row["ratio"]:.3f} ± {(row["high"] - row["low"]) / 2:.3f}'
-
-
-def measured(**settings):
-    """Rows of the one file of benchmarks/ with these settings, by name; eager training in float32 on the CPU."""
-    settings = dict(amp=False, compile=False, inference=False, ddp=False, device='cpu', **settings)
-    files = [json.loads(file.read_text()) for file in (ROOT / 'benchmarks').glob('*.json')]
-    (found,) = [f for f in files if f['settings'].items() >= settings.items()]
-    return {row['name']: row for row in found['rows']}
-
-
-HEADLINE = rows_of_table(README, 'network')
-
-
-# a row that waits for its figures has TBD in it
-@pytest.mark.parametrize(
-    'row',
-    [pytest.param(r, marks=[pytest.mark.xfail(strict=True)] if 'TBD' in r.values() else []) for r in HEADLINE],
-    ids=lambda r: f'{r["network"]} {r["rate"]}',
-)
-def test_the_readmes_figures_are_those_that_were_measured(row):
-    rate, distribution = row['rate'].split()
-    rows = measured(model=row['network'], rate=float(rate), drop_distribution=distribution)
-    skipped = rows['sample, skip_dropped']
-    assert row['timm DropPath'] == figure(rows['timm DropPath'])
-    assert row['skipped'] == figure(skipped)
-    assert row['operations left'] == f'{skipped["limit"]:.3f}'
-
-
-def test_the_figures_are_those_that_were_measured():
-    table = {row.pop('network'): row for row in rows_of_table(FIGURES, 'network')}
-    files = {
-        'rate 0.1': 'resnet50_rate0.1_cpu',
-        'rate 0.2': 'resnet50_rate0.2_cpu',
-        'rate 0.5': 'resnet50_rate0.5_cpu',
-        'rate 0.1, compiled': 'resnet50_rate0.1_cpu_compile',
-        'inference': 'resnet50_rate0.1_cpu_inference',
-    }
-    assert set(next(iter(table.values()))) == set(files)
-    for column, name in files.items():
-        for row in json.loads((ROOT / 'benchmarks' / f'{name}.json').read_text())['rows'][1:]:
-            limit = f' ({row["limit"]:.3f})' if row['limit'] < 1 else ''
-            assert table[row['name']][column] == figure(row) + limit, row['name']
-
-
-def test_the_figures_of_other_networks_are_those_that_were_measured():
-    files = sorted((ROOT / 'benchmarks').glob('*_uniform.json'))
-    assert files
-    for file in files:
-        figures = json.loads(file.read_text())
-        rows = {row['name']: row for row in figures['rows']}
-        cells = [figure(rows[name]) for name in ('timm DropPath', 'sample', 'sample, skip_dropped', 'block')]
-        settings = figures['settings']
-        assert f'| {settings["model"]}, {settings["batch_size"]} | {" | ".join(cells)} |' in FIGURES.read_text()
-
-
-@pytest.mark.parametrize('folder', ['again', 'kept_memory'])
-def test_the_figures_of_further_runs_are_those_that_were_measured(folder):
-    rows = json.loads((ROOT / 'benchmarks' / folder / 'resnet50_rate0.5_cpu.json').read_text())['rows']
-    assert 'sample {}, skip_dropped\n  {}, block {}.'.format(*map(figure, rows[-3:])) in FIGURES.read_text()
+@pytest.mark.parametrize('page', [README, BENCHMARKS, DEMO_PAGE], ids=lambda page: page.stem)
+def test_the_tables_are_those_of_the_measured_figures(page):
+    text = page.read_text()
+    assert re.search(r'<!-- figures: \w+ -->\n\|', text)
+    assert with_figures(text) == text, 'python tests/figures.py writes them anew'
 
 
 def test_the_figures_of_two_ranks_are_those_that_were_measured():
-    rows = json.loads((ROOT / 'benchmarks' / 'resnet50_rate0.5_cpu_ddp.json').read_text())['rows']
-    conditional, block = map(figure, rows[1:])
-    assert f'{block} and\n  {conditional} of plain DDP' in FIGURES.read_text()
+    _, rows = read('resnet50_rate0.5_cpu_ddp')
+    conditional, block = (time_of(row) for name, row in rows.items() if name != 'plain')
+    assert f'{block} and\n  {conditional} of plain DDP' in BENCHMARKS.read_text()

@@ -145,7 +145,7 @@ def test_the_fixed_number(batch_size, rate, num_run):
     assert keep_N.count_nonzero() == num_run and keep_N.sum() == pytest.approx(batch_size)
 
 
-@pytest.mark.parametrize('row', ['timm', 'dinov2', 'sample'])
+@pytest.mark.parametrize('row', ['timm', 'dinov2', 'sample', 'skip'])
 def test_rows_compile_to_one_graph(row):
     _, contestant = create_contestants(replace(VIT, rows=(row,)))
     compiled = torch.compile(contestant.model, backend='aot_eager', fullgraph=True)
@@ -156,3 +156,14 @@ def test_rows_compile_to_one_graph(row):
         outputs.append(run(x))
         outputs[-1].sum().backward()
     torch.testing.assert_close(*outputs)
+
+
+def test_the_limit_of_a_compiled_graph_is_that_of_the_rates():
+    eager, compiled = (
+        create_contestants(replace(VIT, rows=('skip',), compile=compile))[1] for compile in (False, True)
+    )
+    shares = place_shares(eager.model, VIT.input_size)
+    limits = [compiled.draws.seed(seed) for seed in range(3)]
+    assert limits == pytest.approx([1 - 0.5 * sum(shares.values())] * 3)
+    # what is counted are eager steps
+    assert compiled.draws.typical_seeds(4) == eager.draws.typical_seeds(4)
