@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable, ClassVar, Dict, Hashable, List,
 import torch
 from torch import Tensor, nn
 
+from .compiled_skipping import COMPILES
 from .cut import Cut, cut_by_hand, cut_forward
 from .families import BATCH_DIMENSIONS
 from .leaf import as_whole_block, is_traced
@@ -60,7 +61,7 @@ class StochasticBlock(nn.Module):
             return plain_class_of(self).forward(self, *args, **kwargs)
         if skips_samples:
             refuse_frozen_decisions('skip_dropped', True)
-            if torch.compiler.is_compiling() and looks_at_batch(self):
+            if looks_at_batch(self) or not COMPILES:
                 return self._forward_eager(*args, **kwargs)
             return self._forward_kept_samples(*args, **kwargs)
         return self._forward_masked(*args, **kwargs)

@@ -12,7 +12,10 @@ from torch._library.fake_impl import allocate_size
 from .functional import draw_keep_samples
 from .skipping import take_kept
 
-__all__ = ['MIN_RUN', 'Drawn', 'add_drawn', 'break_graph_in_checkpoint', 'draw_to_run', 'select_drawn']
+__all__ = ['COMPILES', 'MIN_RUN', 'Drawn', 'add_drawn', 'break_graph_in_checkpoint', 'draw_to_run', 'select_drawn']
+
+# of torch 2.14; torch 2.7.0 cannot trace it, and what is in between has not been tried
+COMPILES = tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 14)
 
 # sizes of 0 and 1 are special to the compiler: where fewer samples are kept, others run, whose factor is 0
 MIN_RUN = 2
