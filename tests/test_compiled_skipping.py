@@ -185,7 +185,6 @@ def test_a_convolution_of_known_layout_under_autocast(dtype):
                 'davit.SpatialBlock',
                 'eva.EvaBlock',
                 'focalnet.FocalNetBlock',
-                'inception_next.MetaNeXtBlock',
                 'maxxvit.ConvNeXtBlock',
                 'metaformer.MetaFormerBlock',
                 'pvt_v2.Block',
