@@ -28,8 +28,7 @@ class StochasticBlock(nn.Module):
     """A residual block whose branches are dropped at random in training: the base class of all of them.
 
     Those with a drop path are made by `stochastic_class`. A family of your own without one derives from this class and
-    the plain one, and defines `shortcut(x)`, `branch(x)`, whose result the sum may overwrite, and `activation(x)`. It
-    has
+    the plain one, and defines `shortcut(x)`, `branch(x)` and `activation(x)`; a branch's result is overwritten. It has
 
         last_norm: Name of the child whose weight and bias scale the branch; the rate is folded into them.
         attention: Name of the child that follows it in the branch, if there is one that is not None in some blocks.

@@ -110,7 +110,7 @@ def has_hook(module: nn.Module) -> bool:
 
 
 def _has_any_global_hook() -> bool:
-    kinds = ('forward', 'forward_pre', 'backward', 'backward_pre')  # torch 2.6 has no function of that name
+    kinds = ('forward', 'forward_pre', 'backward', 'backward_pre')  # torch's own function is newer than 2.7
     return any(getattr(torch_module, f'_global_{kind}_hooks') for kind in kinds)
 
 
