@@ -188,7 +188,6 @@ def test_a_convolution_of_known_layout_under_autocast(dtype):
                 'maxxvit.ConvNeXtBlock',
                 'metaformer.MetaFormerBlock',
                 'pvt_v2.Block',
-                'rdnet.DenseBlock',
                 'twins.Block',
             )
         ),
