@@ -30,6 +30,13 @@ def fixed_seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
 @pytest.fixture(scope='session')
 def hub_cache(tmp_path_factory):
     """An environment whose Hub cache, without a network, holds the repository timm/resnet50.a1_in1k."""

@@ -37,6 +37,10 @@ def time_of(row):
     return f'{row["ratio"]:.3f} ± {(row["high"] - row["low"]) / 2:.3f}'
 
 
+def name_of(settings):
+    return f'{settings["model"]}, {settings["rate"]} {settings["distribution"]}'
+
+
 def compiled_stem(stem):
     return stem.replace('_uniform', '') + '_compile' + ('_uniform' if stem.endswith('_uniform') else '')
 
@@ -52,9 +56,8 @@ def headline():
     for stem in HEADLINES:
         figures, eager = read(stem)
         _, compiled = read(compiled_stem(stem))
-        settings = figures['settings']
         rows.append([
-            f'{settings["model"]}, {settings["rate"]} {settings["distribution"]}',
+            name_of(figures['settings']),
             *(time_of(row) for row in (eager[PEER], eager[SKIPPED], compiled[SKIPPED])),
             f'{eager[SKIPPED]["limit"]:.2f}',
             f'{eager[SKIPPED]["count_ratios"]["kept"]:.2f}',
@@ -70,9 +73,8 @@ def again():
     for stem in HEADLINES:
         figures, first = read(stem)
         _, second = read(stem, FOLDER / 'again')
-        settings = figures['settings']
         rows.append([
-            f'{settings["model"]}, {settings["rate"]} {settings["distribution"]}',
+            name_of(figures['settings']),
             *(time_of(run[name]) for name in (PEER, SKIPPED) for run in (first, second)),
         ])
     return table(['network, drop rate', PEER, 'again', 'skipped', 'again'], rows)

@@ -12,12 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import timm_stochdepth as ts
 
-
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures('fresh_compiler')
 
 
 def small_network(method, drop_rate=0.5, **kwargs):

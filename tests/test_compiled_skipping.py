@@ -19,11 +19,7 @@ from timm_stochdepth.known_layout import known_layout
 VIT, CONVNEXT = 'vision_transformer.Block', 'convnext.ConvNeXtBlock'
 
 
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures('fresh_compiler')
 
 
 def create(family, rate=0.5, **kwargs):

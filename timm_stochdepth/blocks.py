@@ -135,13 +135,12 @@ class StochasticBlock(nn.Module):
     @torch.jit.unused
     @torch.compiler.disable
     def _forward_eager(self, *args: Any, **kwargs: Any) -> Any:
+        refuse_sync_norms(self, 'skip_dropped', True)
+        refuse_split_norms(self)
         return self._forward_kept_samples(*args, **kwargs)
 
     @torch.jit.unused
     def _forward_kept_samples(self, *args: Any, **kwargs: Any) -> Any:
-        if looks_at_batch(self):
-            refuse_sync_norms(self, 'skip_dropped', True)
-            refuse_split_norms(self)
         cut, given = self._cut(*args, **kwargs)
         return cut.forward(self, **given)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._library.fake_impl import allocate_size
 
-from .functional import draw_keep_samples
+from .functional import draw_keep_samples, host_dtype, per_sample
 from .skipping import take_kept
 
 __all__ = ['COMPILES', 'MIN_RUN', 'Drawn', 'add_drawn', 'break_graph_in_checkpoint', 'draw_to_run', 'select_drawn']
@@ -108,17 +108,13 @@ def draw_to_run(x: Tensor, keep_prob: Tensor, scale_by_keep: bool) -> Drawn:
         keep_prob: Probability that a sample is kept, shape (), on the CPU; its value may change without a new graph.
         scale_by_keep: Divide what is kept by its probability.
     """
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return Drawn(*torch.ops.timm_stochdepth.draw_to_run(keep_prob, x.shape[0], scale_by_keep, dtype, x.device))
+    draw = torch.ops.timm_stochdepth.draw_to_run
+    return Drawn(*draw(keep_prob, x.shape[0], scale_by_keep, host_dtype(x), x.device))
 
 
 def _where_kept(keep_N: Tensor, x: Tensor) -> Tensor:
     """x where a sample is kept, elsewhere 0, whatever there is in x."""
-    return torch.where(_per_sample(keep_N, x) > 0., x, 0.)
-
-
-def _per_sample(factor_N: Tensor, x: Tensor) -> Tensor:
-    return factor_N.view([-1] + [1] * (x.ndim - 1))
+    return torch.where(per_sample(keep_N, x) > 0., x, 0.)
 
 
 class _SelectDrawn(torch.autograd.Function):
@@ -155,14 +151,14 @@ class _AddDrawn(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(run_K, keep_N)
         branch = take_kept(branch, row_N)
-        branch = _where_kept(keep_N, branch * _per_sample(keep_N, branch))
+        branch = _where_kept(keep_N, branch * per_sample(keep_N, branch))
         return branch + shortcut if branch_first else shortcut + branch
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tuple[Optional[Tensor], ...]:
         run_K, keep_N = ctx.saved_tensors
         grad, = grad_outputs
-        return grad, take_kept(grad, run_K) * _per_sample(keep_N[run_K], grad), None, None, None, None
+        return grad, take_kept(grad, run_K) * per_sample(keep_N[run_K], grad), None, None, None, None
 
 
 def add_drawn(shortcut: Tensor, branch: Tensor, drawn: Drawn, branch_first: bool) -> Tensor:

@@ -17,7 +17,9 @@ __all__ = [
     'draw_keep_samples',
     'draw_keep_samples_at',
     'format_of_sum',
+    'host_dtype',
     'is_channels_last',
+    'per_sample',
 ]
 
 
@@ -67,6 +69,16 @@ def draw_keep_block(drop_prob: float) -> bool:
     """
     # in double precision a u in [0, 1) is below 0 never and below 1 always
     return float(torch.rand((1,), dtype=torch.float64, device='cpu')) >= drop_prob
+
+
+def host_dtype(x: Tensor) -> torch.dtype:
+    """The type in which the CPU draws for a tensor that may be of low precision, or elsewhere."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def per_sample(factor_N: Tensor, x: Tensor) -> Tensor:
+    """A factor for each sample, shape (N,), in a shape that x, (N, ...), can be multiplied with."""
+    return factor_N.view([-1] + [1] * (x.ndim - 1))
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -162,7 +174,7 @@ def add_masked_branch(
         takes_sum: The branch is of its own memory: in eager mode the sum takes its place.
         branch_first: The sum has the memory format of `branch + shortcut`, and not of `shortcut + branch`.
     """
-    keep = keep_N.view([-1] + [1] * (branch.ndim - 1))
+    keep = per_sample(keep_N, branch)
     if not (torch.compiler.is_compiling() or is_transformed()):  # a compiler fuses by itself
         if keep.is_cpu and bool((keep == 1.).all()):  # there is no device to wait for
             return add_plain_branch(shortcut, branch, takes_sum, branch_first)

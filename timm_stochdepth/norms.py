@@ -8,9 +8,9 @@ from .shared_draws import has_ranks
 __all__ = ['looks_at_batch', 'refuse_split_norms', 'refuse_sync_norms']
 
 
-def looks_at_batch(block: nn.Module) -> bool:
-    """Whether a norm of a block takes the statistics of the batch: skipping samples is then not masking them."""
-    return any(isinstance(m, _BatchNorm) for m in block.modules())
+def looks_at_batch(module: nn.Module) -> bool:
+    """Whether a norm takes the statistics of the batch: skipping samples is then not masking them."""
+    return any(isinstance(m, _BatchNorm) for m in module.modules())
 
 
 def refuse_sync_norms(block: nn.Module, name: str, value: bool) -> None:

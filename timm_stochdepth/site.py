@@ -15,6 +15,8 @@ from .functional import (
     draw_keep_block,
     draw_keep_samples,
     draw_keep_samples_at,
+    host_dtype,
+    per_sample,
 )
 from .known_layout import known_layout
 from .leaf import as_leaf, is_traced
@@ -182,7 +184,7 @@ class StochasticDropPath(SaysScale):
             if not draw_keep_block(self.drop_prob):
                 return torch.zeros_like(x)
             return x / (1. - self.drop_prob) if self.scale_by_keep else x
-        return x * self.draw_samples(x).view([-1] + [1] * (x.ndim - 1))
+        return x * per_sample(self.draw_samples(x), x)
 
     def _scale(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting():
@@ -261,9 +263,9 @@ class StochasticDropPath(SaysScale):
     @torch.jit.unused
     def _add_kept(self, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:
         # drawn on the CPU: the number of kept samples is a shape, which a device would have to be asked for
-        dtype = torch.float64 if shortcut.dtype == torch.float64 else torch.float32
         num_samples = shortcut.shape[0]
-        kept = self.draw_samples(torch.empty((num_samples,), dtype=dtype, device='cpu')).nonzero().flatten()
+        like = torch.empty((num_samples,), dtype=host_dtype(shortcut), device='cpu')
+        kept = self.draw_samples(like).nonzero().flatten()
         if kept.numel() == 0:
             return self._skip(shortcut, branch, block)
         with branch.lone_values_by_running_statistics(block, kept.numel()):

@@ -7,8 +7,8 @@ import timm
 import torch
 import torchvision.ops
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..norms import looks_at_batch
 from ..surgery import apply_stochastic_depth, drop_paths, remove_stochastic_depth
 from .dinov2 import FixedNumberDropPath
 from .settings import BenchSettings
@@ -28,7 +28,7 @@ def create_networks(settings: BenchSettings) -> Dict[str, nn.Module]:
 
 def _drop(model: nn.Module, settings: BenchSettings, stochastic_method: str, **kwargs: Any) -> None:
     # the convention of the models that are registered, and where no norm looks at the batch, that of all peers
-    kwargs.setdefault('scale_by_keep', not any(isinstance(m, _BatchNorm) for m in model.modules()))
+    kwargs.setdefault('scale_by_keep', not looks_at_batch(model))
     apply_stochastic_depth(
         model, stochastic_method, 'DropPath', settings.rate, settings.distribution, **kwargs)
 
