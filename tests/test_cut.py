@@ -11,7 +11,7 @@ from torch import nn
 
 import timm_stochdepth as ts
 from timm_stochdepth.blocks import cuts_of
-from timm_stochdepth.surgery import drop_paths
+from timm_stochdepth.places import drop_paths
 
 DIM = 8
 

@@ -35,15 +35,15 @@ from .version import __version__ as __version__
 if TYPE_CHECKING:
     from . import models as models
     from .blocks import StochasticBlock as StochasticBlock
-    from .fold import fold_stochastic_depth as fold_stochastic_depth
-    from .fold import start_warmup as start_warmup
+    from .folding import fold_stochastic_depth as fold_stochastic_depth
     from .hub.push import push_to_hub as push_to_hub
     from .pause import no_drop as no_drop
+    from .places import drop_rates as drop_rates
+    from .places import stochastic_depth_args as stochastic_depth_args
+    from .rate_changes import set_drop_rate as set_drop_rate
+    from .rate_changes import set_training_progress as set_training_progress
+    from .rate_changes import start_warmup as start_warmup
     from .surgery import apply_stochastic_depth as apply_stochastic_depth
-    from .surgery import drop_rates as drop_rates
-    from .surgery import set_drop_rate as set_drop_rate
-    from .surgery import set_training_progress as set_training_progress
-    from .surgery import stochastic_depth_args as stochastic_depth_args
     from .targets import STOCHASTIC_LAYER_MAPPING as STOCHASTIC_LAYER_MAPPING
     from .training.algorithm import StochasticDepth as StochasticDepth
 
@@ -51,15 +51,15 @@ if TYPE_CHECKING:
 _MODULES = {
     'STOCHASTIC_LAYER_MAPPING': 'targets',
     'StochasticBlock': 'blocks',
-    'fold_stochastic_depth': 'fold',
-    'start_warmup': 'fold',
+    'fold_stochastic_depth': 'folding',
+    'start_warmup': 'rate_changes',
     'push_to_hub': 'hub.push',
     'no_drop': 'pause',
     'apply_stochastic_depth': 'surgery',
-    'drop_rates': 'surgery',
-    'set_drop_rate': 'surgery',
-    'set_training_progress': 'surgery',
-    'stochastic_depth_args': 'surgery',
+    'drop_rates': 'places',
+    'set_drop_rate': 'rate_changes',
+    'set_training_progress': 'rate_changes',
+    'stochastic_depth_args': 'places',
     'StochasticDepth': 'training.algorithm',
 }
 

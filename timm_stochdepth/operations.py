@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .blocks import StochasticBlock, cuts_of
-from .surgery import drop_paths, drop_rates
+from .places import drop_paths, drop_rates
 
 __all__ = ['block_drop_limit', 'branch_shares', 'place_shares']
 

@@ -4,7 +4,7 @@ from typing import Generator
 
 from torch import nn
 
-from .surgery import drop_paths
+from .places import drop_paths
 
 __all__ = ['no_drop']
 

@@ -1,32 +1,22 @@
-"""Stochastic depth for a model that exists: apply it, look at it, change its rate."""
+"""Stochastic depth for a model that exists: apply it, and take it away."""
 import re
 import warnings
 from dataclasses import replace
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 from torch import nn
 
 from .blocks import StochasticBlock, plain_class_of
 from .norms import refuse_split_norms
+from .places import drop_paths
 from .progress import TrainingProgress
-from .rates import check_choice, check_fraction, depth_scales
+from .rates import check_choice, depth_scales
 from .settings import Settings
 from .shared_draws import SharedDraws
 from .site import StochasticDropPath
 from .targets import STOCHASTIC_LAYER_MAPPING, Target, class_name, find_targets
 
-__all__ = ['apply_stochastic_depth', 'drop_rates', 'set_drop_rate', 'set_training_progress', 'stochastic_depth_args']
-
-
-def drop_paths(model: nn.Module) -> Iterator[Tuple[str, StochasticDropPath]]:
-    """Names and modules of all places where a model drops, in the order that they were registered in.
-
-    Raises:
-        TypeError: model is no module.
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f'model must be a torch.nn.Module, but got {model!r} ({type(model).__name__}).')
-    return ((name, m) for name, m in model.named_modules() if isinstance(m, StochasticDropPath))
+__all__ = ['apply_stochastic_depth', 'check_target_layer_name', 'remove_stochastic_depth']
 
 
 def check_target_layer_name(name: Any) -> None:
@@ -181,103 +171,3 @@ def remove_stochastic_depth(model: nn.Module) -> None:
                     delattr(block, place)
                     if drop_path.stands_for == 'None':
                         setattr(block, place, None)
-
-
-def blocks_by_name(model: nn.Module) -> Iterator[Tuple[str, StochasticDropPath]]:
-    """Drop paths by the names of their blocks; by their own where those of a block have different rates."""
-    blocks: Dict[str, List[Tuple[str, StochasticDropPath]]] = {}
-    for name, drop_path in drop_paths(model):
-        blocks.setdefault(name.rpartition('.')[0], []).append((name, drop_path))
-    for block_name, of_block in blocks.items():
-        if len({drop_path.depth_scale for _, drop_path in of_block}) == 1:
-            yield block_name, of_block[0][1]
-        else:
-            yield from of_block
-
-
-def drop_rates(model: nn.Module) -> Dict[str, float]:
-    """Drop rate now in force of each stochastic block, in forward order.
-
-    Args:
-        model: Any model; without stochastic depth there are no rates.
-
-    Returns:
-        Probabilities in [0, 1], by the block's name in the model. Drop paths of one block that have different rates
-        are listed by their own names.
-
-    Raises:
-        TypeError: model is no module.
-    """
-    return {name: drop_path.drop_prob for name, drop_path in blocks_by_name(model)}
-
-
-def set_drop_rate(model: nn.Module, drop_rate: float) -> None:
-    """Set the drop rate of a network: spread over the depth, and warmed up, as before.
-
-    It takes effect with the next forward pass. Copies made by deepcopy, an EMA's for instance, follow.
-
-    Args:
-        model: Model with stochastic depth; others stay as they are.
-        drop_rate: Drop rate of the network, in [0, 1].
-
-    Raises:
-        TypeError: model is no module, or drop_rate not a number.
-        ValueError: drop_rate is outside [0, 1].
-    """
-    drop_rate = check_fraction('drop_rate', drop_rate)
-    for _, drop_path in drop_paths(model):
-        drop_path.progress.tell_rate(drop_path.place_idx, drop_rate)
-
-
-def set_training_progress(model: nn.Module, fraction: float) -> None:
-    """Say how far training is: this drives `drop_warmup` and `drop_schedule`.
-
-    A model that nobody tells stands at 1, where a warm-up is over. Copies made by deepcopy, an EMA's for instance,
-    follow. Weights stay as they are: `start_warmup` begins a training run that is given weights.
-
-    Args:
-        model: Model with stochastic depth; others stay as they are.
-        fraction: Share of training that is done, from 0 at its start to 1 at its end.
-
-    Raises:
-        TypeError: model is no module, or fraction not a number.
-        ValueError: fraction is outside [0, 1].
-
-    Example:
-        >>> import timm
-        >>> model = timm.create_model('resnet18')
-        >>> apply_stochastic_depth(model, 'block', 'ResNetBasicBlock', drop_rate=0.2, drop_warmup=0.5)
-        >>> set_training_progress(model, 0.25)
-        >>> drop_rates(model)['layer4.1']
-        0.1
-    """
-    fraction = check_fraction('fraction', fraction)
-    for progress in {drop_path.progress for _, drop_path in drop_paths(model)}:
-        progress.tell(fraction)
-
-
-def stochastic_depth_args(model: nn.Module) -> Dict[str, Any]:
-    """The keyword arguments that give a registered model the stochastic depth of this one.
-
-    They belong into the `model_args` of a config.json, as in `timm.models.save_for_hf(model, path, model_args=...)`:
-    without them a model is rebuilt with its default rate, and would scale by that.
-
-    Args:
-        model: Model with stochastic depth.
-
-    Returns:
-        `drop_path_rate` and the other settings, each under the name that `timm.create_model` takes it by.
-
-    Raises:
-        TypeError: model is no module.
-        ValueError: model has no stochastic blocks.
-
-    Example:
-        >>> import timm
-        >>> model = timm.create_model('resnet50_sd_block', drop_path_rate=0.3)
-        >>> stochastic_depth_args(model)['drop_path_rate']
-        0.3
-    """
-    for _, drop_path in drop_paths(model):
-        return drop_path.settings.model_args()
-    raise ValueError(f'model must hold stochastic blocks, but {type(model).__name__} holds none.')

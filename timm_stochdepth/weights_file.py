@@ -16,7 +16,7 @@ from timm.models import is_model_in_modules, parse_model_name, split_model_name_
 from torch import Tensor, nn
 
 from .file_kinds import holds_kind
-from .fold import inference_scales
+from .scales import inference_scales
 from .terminal import one_line
 from .weights import how_to_merge, scales_in_metadata, strip_wrappers
 

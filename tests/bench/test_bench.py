@@ -15,7 +15,7 @@ from timm_stochdepth.bench.settings import ROWS, BenchSettings
 from timm_stochdepth.bench.step import Step
 from timm_stochdepth.cli.main import main
 from timm_stochdepth.output_folder import OutputFolder
-from timm_stochdepth.surgery import drop_paths
+from timm_stochdepth.places import drop_paths
 
 
 def test_the_interval_covers_the_median_as_often_as_it_says():

@@ -5,7 +5,7 @@ import timm
 import torch
 
 import timm_stochdepth as ts
-from timm_stochdepth.surgery import drop_paths
+from timm_stochdepth.places import drop_paths
 
 
 class Event(enum.Enum):

@@ -12,7 +12,7 @@ from timm.task._helpers import load_task_ema_checkpoint, resume_task_checkpoint
 from timm.utils import CheckpointSaver, ModelEmaV3
 
 import timm_stochdepth as ts
-from timm_stochdepth.fold import fold_weights
+from timm_stochdepth.scales import fold_weights
 from timm_stochdepth.training.warmup import warmup_from_scheduler
 
 NUM_EPOCHS, UPDATES_PER_EPOCH = 4, 3

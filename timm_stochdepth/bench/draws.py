@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..operations import block_drop_limit, place_shares
-from ..surgery import drop_paths
+from ..places import drop_paths
 
 __all__ = ['Draws', 'ExpectedDraws', 'NoDraws']
 

@@ -9,7 +9,8 @@ import torchvision.ops
 from torch import nn
 
 from ..norms import looks_at_batch
-from ..surgery import apply_stochastic_depth, drop_paths, remove_stochastic_depth
+from ..places import drop_paths
+from ..surgery import apply_stochastic_depth, remove_stochastic_depth
 from .dinov2 import FixedNumberDropPath
 from .settings import BenchSettings
 

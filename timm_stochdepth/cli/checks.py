@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..bench.settings import ROWS, SKIPPING_ROWS
-from ..surgery import drop_paths
+from ..places import drop_paths
 from ..targets import class_name, find_targets
 from .arguments import UsageError, closest
 

@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from ..models.pretrained import is_stochastic_architecture
-    from ..surgery import drop_paths
+    from ..places import drop_paths
 
     names = [n for n in timm.list_models(args.filter) if is_stochastic_architecture(n)]
     if not names:

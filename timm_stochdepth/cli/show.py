@@ -34,8 +34,9 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from ..operations import block_drop_limit, branch_shares
+    from ..places import drop_rates
     from ..plots import plot_rates
-    from ..surgery import apply_stochastic_depth, drop_rates
+    from ..surgery import apply_stochastic_depth
     from .checks import check_img_size, check_model_name
 
     check_model_name('model', args.model)

@@ -7,7 +7,8 @@ import torch
 from timm.layers import DropPath, PatchEmbed
 from torch import nn
 
-from ..surgery import apply_stochastic_depth, drop_paths
+from ..places import drop_paths
+from ..surgery import apply_stochastic_depth
 from .images import NUM_CLASSES, Format
 from .methods import METHODS
 

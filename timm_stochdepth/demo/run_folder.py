@@ -13,8 +13,8 @@ from torch import nn
 
 from ..bench.report import device_name
 from ..files import write_beside
-from ..fold import fold_stochastic_depth
-from ..surgery import drop_paths, stochastic_depth_args
+from ..folding import fold_stochastic_depth
+from ..places import drop_paths, stochastic_depth_args
 from ..version import __version__
 from .images import Images
 from .methods import METHODS

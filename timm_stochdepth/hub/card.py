@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
-from ..surgery import blocks_by_name, drop_paths
+from ..places import blocks_by_name, drop_paths
 from ..weights import strip_module_name
 from .record import TrainingRecord
 from .sources import is_stochastic

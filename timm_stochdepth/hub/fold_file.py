@@ -8,8 +8,9 @@ from torch import nn
 
 from ..file_kinds import WEIGHTS
 from ..files import write_file
-from ..fold import fold_stochastic_depth, fold_weights
-from ..surgery import drop_paths
+from ..folding import fold_stochastic_depth
+from ..places import drop_paths
+from ..scales import fold_weights
 from ..terminal import progress_bar
 from .folder import save_weights
 from .sources import build_model, create_model, is_stochastic, load_model

@@ -11,10 +11,10 @@ from timm.models import get_arch_name, get_pretrained_cfg
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
-from ..fold import inference_scales, weights_at_full_rate
 from ..output_folder import write_new_folder
+from ..places import stochastic_depth_args
 from ..plots import can_plot, plot_rates
-from ..surgery import stochastic_depth_args
+from ..scales import inference_scales, weights_at_full_rate
 from ..weights import check_finite, how_to_merge, strip_module_name, strip_wrappers
 from .card import PICTURE, create_card, full_drop_rates
 from .record import TrainingRecord

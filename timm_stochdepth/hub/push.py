@@ -8,11 +8,11 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from timm.utils import unwrap_model
 from torch import nn
 
-from ..fold import fold_stochastic_depth
+from ..folding import fold_stochastic_depth
 from ..output_folder import write_new_folder
+from ..places import drop_paths
 from ..rates import check_flag
 from ..reparametrized import copy_plain, is_reparametrized
-from ..surgery import drop_paths
 from ..version import __version__
 from .folder import write_files
 from .labels import check_label_names

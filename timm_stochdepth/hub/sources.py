@@ -12,7 +12,7 @@ from timm.models._hub import load_state_dict_from_path
 from torch import Tensor, nn
 
 from ..files import as_path
-from ..fold import as_weights_of, fold_weights, inference_scales
+from ..scales import as_weights_of, fold_weights, inference_scales
 from ..terminal import one_line
 from ..weights import check_finite, strip_wrappers
 from ..weights_file import WeightsFile, create_on_meta, is_stochastic_architecture, read_weights_file, says_rate

@@ -21,7 +21,7 @@ from typing import Any, Dict, Mapping, Optional, Union
 from timm.models._hub import load_model_config_from_hf
 from torch import Tensor, nn
 
-from ..fold import as_weights_of, fold_weights
+from ..scales import as_weights_of, fold_weights
 from ..weights import strip_wrappers
 from ..weights_file import WeightsFile, is_stochastic_architecture, read_weights_file
 

@@ -4,8 +4,10 @@ from typing import Any, Dict, Optional, Protocol, Sequence, SupportsFloat, Tuple
 
 from torch import nn
 
+from ..places import drop_rates
+from ..rate_changes import set_training_progress
 from ..settings import Settings
-from ..surgery import apply_stochastic_depth, check_target_layer_name, drop_rates, set_training_progress
+from ..surgery import apply_stochastic_depth, check_target_layer_name
 
 __all__ = ['StochasticDepth']
 

@@ -8,8 +8,8 @@ import timm.models
 import timm.models._factory
 from torch import Tensor, nn
 
-from ..fold import fold_weights
-from ..surgery import drop_paths
+from ..places import drop_paths
+from ..scales import fold_weights
 from ..weights import strip_wrappers
 from ..weights_file import read_weights_file
 

@@ -9,8 +9,9 @@ import timm.models
 import timm.models._factory
 from torch import nn
 
+from ..places import drop_paths
 from ..settings import Settings
-from ..surgery import apply_stochastic_depth, drop_paths
+from ..surgery import apply_stochastic_depth
 
 __all__ = ['stochastic_drop_path']
 

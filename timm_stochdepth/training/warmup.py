@@ -10,8 +10,8 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
 
-from ..fold import start_warmup
-from ..surgery import drop_paths, drop_rates, set_training_progress
+from ..places import drop_paths, drop_rates
+from ..rate_changes import set_training_progress, start_warmup
 
 __all__ = ['follow_scheduler', 'warmup_from_scheduler']
 

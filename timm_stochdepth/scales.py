@@ -1,9 +1,9 @@
-"""Folding: weights that were trained for some drop rates become weights for others, and the function stays the same.
+"""What a branch is multiplied with at inference, and weights for other scales with which the function stays the same.
 
-A branch is multiplied at inference with a scale: `1 - p` of its block, 1 in a plain network and with `scale_by_keep`.
-Weights that were trained for the scale s, in a network that has the scale t, need the factor s / t in the weight and
-bias of the branch's last norm. Where an attention layer follows, its gate has to see what it saw before, so that the
-factor is taken out again in the gate's first layer.
+The scale is `1 - p` of its block, 1 in a plain network and with `scale_by_keep`. Weights that were trained for the
+scale s, in a network that has the scale t, need the factor s / t in the weight and bias of the branch's last norm.
+Where an attention layer follows, its gate has to see what it saw before, so that the factor is taken out again in the
+gate's first layer.
 """
 from collections import OrderedDict
 from typing import Any, Dict, List, Mapping
@@ -11,18 +11,10 @@ from typing import Any, Dict, List, Mapping
 from torch import Tensor, nn
 
 from .ends import branch_exponents
-from .reparametrized import copy_plain
-from .surgery import drop_paths, drop_rates, remove_stochastic_depth, set_training_progress, stochastic_depth_args
+from .places import drop_paths
 from .weights import strip_name
 
-__all__ = [
-    'as_weights_of',
-    'fold_stochastic_depth',
-    'fold_weights',
-    'inference_scales',
-    'start_warmup',
-    'weights_at_full_rate',
-]
+__all__ = ['as_weights_of', 'fold_weights', 'inference_scales', 'scale_branches', 'weights_at_full_rate']
 
 
 def inference_scales(model: nn.Module, full: bool = False) -> Dict[str, float]:
@@ -52,7 +44,7 @@ def as_weights_of(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[st
     return marked
 
 
-def _scale_branches(
+def scale_branches(
         state_dict: Mapping[str, Tensor],
         model: nn.Module,
         trained_scales: Mapping[str, float],
@@ -118,7 +110,7 @@ def fold_weights(
         raise ValueError(
             f'model must have the blocks that its weights were trained with, {", ".join(trained_scales)}, but has'
             f' {", ".join(names) or "none"}.')
-    return _scale_branches(state_dict, model, trained_scales, inference_scales(model))
+    return scale_branches(state_dict, model, trained_scales, inference_scales(model))
 
 
 def weights_at_full_rate(model: nn.Module) -> Dict[str, Tensor]:
@@ -130,76 +122,7 @@ def weights_at_full_rate(model: nn.Module) -> Dict[str, Tensor]:
         ValueError: The full rate of a block is 1, and the one in force is not: no weights make its branch count.
     """
     full_scales = inference_scales(model, full=True)
-    weights: Any = _scale_branches(model.state_dict(), model, inference_scales(model), full_scales)
+    weights: Any = scale_branches(model.state_dict(), model, inference_scales(model), full_scales)
     for name, scale in full_scales.items():
         weights._metadata[name].update(inference_scale=scale)
     return weights
-
-
-def fold_stochastic_depth(model: nn.Module) -> nn.Module:
-    """A plain copy of a model, with the same output at inference: no stochastic blocks, no dependency on this package.
-
-    Args:
-        model: Model with stochastic blocks; it is left as it is.
-
-    Returns:
-        A model of plain blocks, whose state_dict loads strictly into the plain timm or torchvision model. What pruning
-        and parametrizations compute are parameters of it. What it was trained with stays known as its attribute
-        `folded_drop_rates`, by module name.
-
-    Raises:
-        TypeError: model is no module.
-        ValueError: The last norm of a branch cannot take the rate up, or an attention layer follows it that is not
-            a plain gate (squeeze-excite and the ECA family can be folded).
-
-    Example:
-        >>> import timm
-        >>> model = timm.create_model('resnet50_sd_block', num_classes=10)
-        >>> plain = fold_stochastic_depth(model)
-        >>> timm.create_model('resnet50', num_classes=10).load_state_dict(plain.state_dict())
-        <All keys matched successfully>
-    """
-    scales = inference_scales(model)
-    folded = copy_plain(model)
-    folded.load_state_dict(_scale_branches(folded.state_dict(), folded, scales, {}))
-    if not any(drop_paths(folded)):
-        return folded
-    settings = stochastic_depth_args(folded)
-    folded.folded_drop_rates = drop_rates(folded)  # type: ignore[assignment]
-    remove_stochastic_depth(folded)
-    plain_architecture = getattr(folded, 'plain_architecture', None)
-    if isinstance(plain_architecture, str):  # a registered model: what is saved from now on names timm's model
-        for cfg in ('pretrained_cfg', 'default_cfg'):
-            setattr(folded, cfg, {**getattr(folded, cfg), 'architecture': plain_architecture})
-        # what timm noted of how it was made, and writes to config.json
-        model_args: Any = folded._model_args
-        folded._model_args = {  # type: ignore[assignment]
-            k: v for k, v in model_args.items() if k not in settings and k != 'fold_pretrained'}
-    return folded
-
-
-def start_warmup(model: nn.Module) -> None:
-    """Set the progress of training to 0, and the weights so that the model computes at inference what it computed.
-
-    To be called once, after weights are loaded and before a training run with `drop_warmup`. Without it, weights that
-    were right at the full rate would be scaled by the rate at the start, which is 0. Drop rates without a warm-up and
-    their weights stay as they are.
-
-    Args:
-        model: Model with stochastic depth; its weights are changed in place.
-
-    Raises:
-        TypeError: model is no module.
-        ValueError: The rate at the start of the schedule is 1, and that at its end is not: no weights make a branch
-            count that is always dropped.
-
-    Example:
-        >>> import timm
-        >>> model = timm.create_model('resnet50_sd_block', drop_warmup=0.1)
-        >>> start_warmup(model)
-        >>> max(drop_rates(model).values())
-        0.0
-    """
-    scales = inference_scales(model)
-    set_training_progress(model, 0.)
-    model.load_state_dict(fold_weights(model.state_dict(), model, scales))

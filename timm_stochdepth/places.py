@@ -1,0 +1,74 @@
+"""Where a model drops, at which rates, and with which settings."""
+from typing import Any, Dict, Iterator, List, Tuple
+
+from torch import nn
+
+from .site import StochasticDropPath
+
+__all__ = ['blocks_by_name', 'drop_paths', 'drop_rates', 'stochastic_depth_args']
+
+
+def drop_paths(model: nn.Module) -> Iterator[Tuple[str, StochasticDropPath]]:
+    """Names and modules of all places where a model drops, in the order that they were registered in.
+
+    Raises:
+        TypeError: model is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f'model must be a torch.nn.Module, but got {model!r} ({type(model).__name__}).')
+    return ((name, m) for name, m in model.named_modules() if isinstance(m, StochasticDropPath))
+
+
+def blocks_by_name(model: nn.Module) -> Iterator[Tuple[str, StochasticDropPath]]:
+    """Drop paths by the names of their blocks; by their own where those of a block have different rates."""
+    blocks: Dict[str, List[Tuple[str, StochasticDropPath]]] = {}
+    for name, drop_path in drop_paths(model):
+        blocks.setdefault(name.rpartition('.')[0], []).append((name, drop_path))
+    for block_name, of_block in blocks.items():
+        if len({drop_path.depth_scale for _, drop_path in of_block}) == 1:
+            yield block_name, of_block[0][1]
+        else:
+            yield from of_block
+
+
+def drop_rates(model: nn.Module) -> Dict[str, float]:
+    """Drop rate now in force of each stochastic block, in forward order.
+
+    Args:
+        model: Any model; without stochastic depth there are no rates.
+
+    Returns:
+        Probabilities in [0, 1], by the block's name in the model. Drop paths of one block that have different rates
+        are listed by their own names.
+
+    Raises:
+        TypeError: model is no module.
+    """
+    return {name: drop_path.drop_prob for name, drop_path in blocks_by_name(model)}
+
+
+def stochastic_depth_args(model: nn.Module) -> Dict[str, Any]:
+    """The keyword arguments that give a registered model the stochastic depth of this one.
+
+    They belong into the `model_args` of a config.json, as in `timm.models.save_for_hf(model, path, model_args=...)`:
+    without them a model is rebuilt with its default rate, and would scale by that.
+
+    Args:
+        model: Model with stochastic depth.
+
+    Returns:
+        `drop_path_rate` and the other settings, each under the name that `timm.create_model` takes it by.
+
+    Raises:
+        TypeError: model is no module.
+        ValueError: model has no stochastic blocks.
+
+    Example:
+        >>> import timm
+        >>> model = timm.create_model('resnet50_sd_block', drop_path_rate=0.3)
+        >>> stochastic_depth_args(model)['drop_path_rate']
+        0.3
+    """
+    for _, drop_path in drop_paths(model):
+        return drop_path.settings.model_args()
+    raise ValueError(f'model must hold stochastic blocks, but {type(model).__name__} holds none.')
