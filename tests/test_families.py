@@ -238,6 +238,27 @@ def test_folding_gives_timms_network(family):
     assert classes[0] == classes[1]
 
 
+@pytest.mark.parametrize('family', CLASSES)
+def test_a_trained_network_stays_the_function_that_it_is(family):
+    model = randomize(create(family, 0.1)).eval()
+    plain = copy.deepcopy(model)
+    x = images(family, model, 2)
+    y = output(plain, x)
+    tensors = {name: id(p) for name, p in model.named_parameters()}
+    if family in UNFOLDED:
+        with pytest.raises(ValueError, match=' to be folded, but is '):
+            ts.apply_stochastic_depth(model, 'sample', 'DropPath', 0.4, keep_function=True)
+        assert [type(m) for m in model.modules()] == [type(m) for m in plain.modules()]
+        assert torch.equal(output(model, x), y)
+        return
+    for method, rate in (('sample', 0.4), ('block', 0.7)):
+        ts.apply_stochastic_depth(model, method, 'DropPath', rate, keep_function=True)
+        assert_equal(output(model, x), y, y.abs().max())
+    ts.set_drop_rate(model, 0.2, keep_function=True)
+    assert_equal(output(model, x), y, y.abs().max())
+    assert {name: id(p) for name, p in model.named_parameters()} == tensors
+
+
 @pytest.mark.families
 def test_every_class_of_timm_with_a_drop_path_is_tested():
     survey = survey_families(timm.list_models())

@@ -1,29 +1,66 @@
 """Rates that change while a model trains."""
+import warnings
+from typing import List
+
 from torch import nn
 
 from .places import drop_paths
-from .rates import check_fraction
-from .scales import fold_weights, inference_scales
+from .rates import check_flag, check_fraction
+from .scales import inference_scales, keep_function_of
+from .site import StochasticDropPath
 
 __all__ = ['set_drop_rate', 'set_training_progress', 'start_warmup']
 
 
-def set_drop_rate(model: nn.Module, drop_rate: float) -> None:
+def _places(model: nn.Module, caller: str) -> List[StochasticDropPath]:
+    """The drop paths of a model, with a warning if there are none."""
+    found = [drop_path for _, drop_path in drop_paths(model)]
+    if not found:
+        warnings.warn(
+            f'{caller} has no effect: {type(model).__name__} has no stochastic depth, which'
+            ' apply_stochastic_depth gives it.', stacklevel=3)
+    return found
+
+
+def set_drop_rate(model: nn.Module, drop_rate: float, keep_function: bool = False) -> None:
     """Set the drop rate of a network: spread over the depth, and warmed up, as before.
 
-    It takes effect with the next forward pass. Copies made by deepcopy, an EMA's for instance, follow.
+    It takes effect with the next forward pass. Copies made by deepcopy, an EMA's for instance, follow. So does what the
+    network computes at inference, unless it was made with `scale_by_keep=True`: branches are scaled by the new rate
+    there, for which the weights were not trained. That is right for a rate that changes in the course of training. To
+    train on from finished weights at another rate, `keep_function=True` scales the weights with it. To evaluate, no
+    rate has to be changed: `model.eval()` drops nothing.
 
     Args:
-        model: Model with stochastic depth; others stay as they are.
+        model: Model with stochastic depth; others stay as they are, with a warning.
         drop_rate: Drop rate of the network, in [0, 1].
+        keep_function: Scale the weights that the model has, at the end of each branch, so that it computes at inference
+            what it computed before. Those of copies are not scaled: make copies afterwards.
 
     Raises:
-        TypeError: model is no module, or drop_rate not a number.
-        ValueError: drop_rate is outside [0, 1].
+        TypeError: model is no module, drop_rate not a number, or keep_function not a bool.
+        ValueError: drop_rate is outside [0, 1]. Or no weights keep the function, as a block is always dropped (rate 1);
+            the rate is then the old one.
+
+    Example:
+        >>> import timm
+        >>> model = timm.create_model('resnet50_sd_block', num_classes=10, drop_path_rate=0.2)
+        >>> set_drop_rate(model, 0.1, keep_function=True)
     """
     drop_rate = check_fraction('drop_rate', drop_rate)
-    for _, drop_path in drop_paths(model):
+    check_flag('keep_function', keep_function)
+    places = _places(model, 'set_drop_rate')
+    trained_scales = inference_scales(model)
+    rates_before = [(p.progress, p.place_idx, p.settings.drop_rate or 0.) for p in places]
+    for drop_path in places:
         drop_path.progress.tell_rate(drop_path.place_idx, drop_rate)
+    if keep_function:
+        try:
+            keep_function_of(model, trained_scales)
+        except ValueError:
+            for progress, place_idx, rate in rates_before:
+                progress.tell_rate(place_idx, rate)
+            raise
 
 
 def set_training_progress(model: nn.Module, fraction: float) -> None:
@@ -33,7 +70,7 @@ def set_training_progress(model: nn.Module, fraction: float) -> None:
     follow. Weights stay as they are: `start_warmup` begins a training run that is given weights.
 
     Args:
-        model: Model with stochastic depth; others stay as they are.
+        model: Model with stochastic depth; others stay as they are, with a warning.
         fraction: Share of training that is done, from 0 at its start to 1 at its end.
 
     Raises:
@@ -42,6 +79,7 @@ def set_training_progress(model: nn.Module, fraction: float) -> None:
 
     Example:
         >>> import timm
+        >>> from timm_stochdepth import apply_stochastic_depth, drop_rates
         >>> model = timm.create_model('resnet18')
         >>> apply_stochastic_depth(model, 'block', 'ResNetBasicBlock', drop_rate=0.2, drop_warmup=0.5)
         >>> set_training_progress(model, 0.25)
@@ -49,7 +87,7 @@ def set_training_progress(model: nn.Module, fraction: float) -> None:
         0.1
     """
     fraction = check_fraction('fraction', fraction)
-    for progress in {drop_path.progress for _, drop_path in drop_paths(model)}:
+    for progress in {drop_path.progress for drop_path in _places(model, 'set_training_progress')}:
         progress.tell(fraction)
 
 
@@ -58,23 +96,32 @@ def start_warmup(model: nn.Module) -> None:
 
     To be called once, after weights are loaded and before a training run with `drop_warmup`. Without it, weights that
     were right at the full rate would be scaled by the rate at the start, which is 0. Drop rates without a warm-up and
-    their weights stay as they are.
+    their weights stay as they are. Weights that were there before `apply_stochastic_depth` are right at the full rate
+    if that was called with `keep_function=True`.
 
     Args:
-        model: Model with stochastic depth; its weights are changed in place.
+        model: Model with stochastic depth; its weights are changed in place. Others stay as they are, with a warning.
 
     Raises:
         TypeError: model is no module.
         ValueError: The rate at the start of the schedule is 1, and that at its end is not: no weights make a branch
-            count that is always dropped.
+            count that is always dropped. The progress is then what it was.
 
     Example:
         >>> import timm
         >>> model = timm.create_model('resnet50_sd_block', drop_warmup=0.1)
+        >>> from timm_stochdepth import drop_rates
         >>> start_warmup(model)
         >>> max(drop_rates(model).values())
         0.0
     """
-    scales = inference_scales(model)
-    set_training_progress(model, 0.)
-    model.load_state_dict(fold_weights(model.state_dict(), model, scales))
+    trained_scales = inference_scales(model)
+    fractions = {drop_path.progress: drop_path.progress.fraction for drop_path in _places(model, 'start_warmup')}
+    for progress in fractions:
+        progress.tell(0.)
+    try:
+        keep_function_of(model, trained_scales)
+    except ValueError:
+        for progress, fraction in fractions.items():
+            progress.tell(fraction)
+        raise

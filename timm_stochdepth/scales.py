@@ -14,7 +14,14 @@ from .ends import branch_exponents
 from .places import drop_paths
 from .weights import strip_name
 
-__all__ = ['as_weights_of', 'fold_weights', 'inference_scales', 'scale_branches', 'weights_at_full_rate']
+__all__ = [
+    'as_weights_of',
+    'fold_weights',
+    'inference_scales',
+    'keep_function_of',
+    'scale_branches',
+    'weights_at_full_rate',
+]
 
 
 def inference_scales(model: nn.Module, full: bool = False) -> Dict[str, float]:
@@ -126,3 +133,17 @@ def weights_at_full_rate(model: nn.Module) -> Dict[str, Tensor]:
     for name, scale in full_scales.items():
         weights._metadata[name].update(inference_scale=scale)
     return weights
+
+
+def keep_function_of(model: nn.Module, trained_scales: Mapping[str, float]) -> None:
+    """Scale a model's weights in place, so that it computes at inference what it computed with other scales.
+
+    Args:
+        model: Model with stochastic depth, the rates in force count.
+        trained_scales: What each branch was multiplied with when the model computed that, by the names of drop paths;
+            1 where a name is left out.
+
+    Raises:
+        ValueError: As `fold_weights`.
+    """
+    model.load_state_dict(scale_branches(model.state_dict(), model, trained_scales, inference_scales(model)))

@@ -1,16 +1,17 @@
 """Stochastic depth for a model that exists: apply it, and take it away."""
 import re
 import warnings
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Generator, Optional, Sequence, Tuple
 
 from torch import nn
 
 from .blocks import StochasticBlock, plain_class_of
 from .norms import refuse_split_norms
-from .places import drop_paths
 from .progress import TrainingProgress
-from .rates import check_choice, depth_scales
+from .rates import check_choice, check_flag, depth_scales
+from .scales import inference_scales, keep_function_of
 from .settings import Settings
 from .shared_draws import SharedDraws
 from .site import StochasticDropPath
@@ -37,11 +38,16 @@ def apply_stochastic_depth(
         drop_schedule: Optional[Sequence[Tuple[float, float]]] = None,
         scale_by_keep: bool = False,
         skip_dropped: bool = False,
+        keep_function: bool = False,
 ) -> None:
     """Give the residual blocks of a model stochastic depth (https://arxiv.org/abs/1603.09382), in place.
 
     Parameters, buffers, their names, hooks and the optimizer's references stay the same objects. Where a block has
     stochastic depth already, the new settings take the place of the old ones.
+
+    A network that was trained computes something else at inference afterwards, as its branches are scaled there by what
+    its weights do not know of: `keep_function=True` scales the weights for it. With `scale_by_keep=True` inference is
+    that of the plain network, and nothing has to be scaled.
 
     Args:
         model: Any model that holds blocks of the target layer's classes; the first dimension of their input is the
@@ -63,15 +69,19 @@ def apply_stochastic_depth(
         skip_dropped: Sample method: run a branch for the samples that keep it alone, which saves the time of the
             others. With norms that do not look at the batch this is masking, to rounding. A BatchNorm trains on the
             statistics of the kept samples, and uses its running statistics where it is given one value per channel.
+        keep_function: Scale the weights that the model has, at the end of each branch, so that it computes at inference
+            what it computed before: for weights that were trained. Values change in place, tensors stay the same.
 
     Raises:
         TypeError: model is no module, a rate not a number, or a flag not a bool.
         ValueError: A value is not one of those allowed; the message names the argument, the value and them. Or the
             branches of a block can't be left out, only masked: the message names the block's class and the reason. Or
-            skip_dropped meets a SplitBatchNorm2d.
+            skip_dropped meets a SplitBatchNorm2d. Or no weights keep the function, as a block is always dropped (rate
+            1), or a branch ends in nothing that can be scaled. The model is left as it was.
 
     Example:
         >>> import timm
+        >>> from timm_stochdepth import drop_rates
         >>> model = timm.create_model('resnet18')
         >>> apply_stochastic_depth(model, 'block', 'ResNetBasicBlock', drop_rate=0.35)
         >>> drop_rates(model)['layer4.1']
@@ -85,12 +95,33 @@ def apply_stochastic_depth(
     settings = Settings(
         stochastic_method, drop_rate, drop_distribution, use_same_gpu_seed, drop_warmup, drop_schedule, scale_by_keep,
         skip_dropped)
+    check_flag('keep_function', keep_function)
+    apply_settings(model, target_layer_name, settings, keep_function=keep_function)
+
+
+def apply_settings(
+        model: nn.Module,
+        target_layer_name: str,
+        settings: Settings,
+        keep_function: bool = False,
+        progress: Optional[TrainingProgress] = None,
+) -> None:
+    """`apply_stochastic_depth`, for who has its settings as one object.
+
+    Args:
+        model: As there.
+        target_layer_name: As there.
+        settings: All that is set.
+        keep_function: As there.
+        progress: How far training is; at its end if None.
+    """
     check_target_layer_name(target_layer_name)
-    drop_paths(model)
+    trained_scales = inference_scales(model)
     targets = find_targets(model, target_layer_name)
     _refuse_targets(targets, settings)  # before any change
-    scales = [[scale] * len(t.places) for t, scale in zip(targets, depth_scales(len(targets), drop_distribution))]
-    if drop_rate is None:
+    distribution = settings.drop_distribution
+    scales = [[scale] * len(t.places) for t, scale in zip(targets, depth_scales(len(targets), distribution))]
+    if settings.drop_rate is None:
         rates = [target.rates() for target in targets]
         drop_rate = max((rate for of_block in rates for rate in of_block), default=0.)
         settings = replace(settings, drop_rate=drop_rate)
@@ -99,12 +130,25 @@ def apply_stochastic_depth(
         peers = [name for target in targets for name in target.peers()]
         if peers:
             warnings.warn(
-                f'A block is not given stochastic depth twice, these are replaced: {", ".join(peers)}.', stacklevel=2)
+                f'A block is not given stochastic depth twice, these are replaced: {", ".join(peers)}.', stacklevel=4)
     _tell_of_no_effect(model, target_layer_name, targets, settings)
 
-    progress = TrainingProgress()
+    with _undone_after_an_error(targets):
+        _install_all(targets, settings, scales, progress or TrainingProgress())
+        if keep_function:
+            keep_function_of(model, trained_scales)
+    if not keep_function and any(scale != trained_scales.get(n, 1.) for n, scale in inference_scales(model).items()):
+        _tell_of_trained_weights(model)
+
+
+def _install_all(
+        targets: Sequence[Target],
+        settings: Settings,
+        scales: Sequence[Sequence[float]],
+        progress: TrainingProgress,
+) -> None:
     shared_draws = None
-    if stochastic_method == 'block' and use_same_gpu_seed:
+    if settings.stochastic_method == 'block' and settings.use_same_gpu_seed:
         shared_draws = SharedDraws(' '.join(f'{target.name}.{place}' for target in targets for place in target.places))
     place_idx = 0
     for target, scales_of_block in zip(targets, scales):
@@ -113,6 +157,34 @@ def apply_stochastic_depth(
             place_idx += 1
         if target.stochastic_class is not None:
             target.block.__class__ = target.stochastic_class
+
+
+@contextmanager
+def _undone_after_an_error(targets: Sequence[Target]) -> Generator[None, None, None]:
+    """Context after which blocks and their drop paths are what they were before, if it ends in an error."""
+    changed = [t.block for t in targets]
+    changed += [m for t in targets for m in t.block.children() if isinstance(m, StochasticDropPath)]
+    states = [(m, m.__class__, {**vars(m), '_modules': m._modules.copy()}) for m in changed]
+    try:
+        yield
+    except Exception:
+        for module, its_class, state in states:
+            if isinstance(module, StochasticDropPath):
+                module.progress.remove(module)
+                state['progress'].add(module)
+            module.__class__ = its_class
+            vars(module).clear()
+            vars(module).update(state)
+        raise
+
+
+def _tell_of_trained_weights(model: nn.Module) -> None:
+    counters = (b for name, b in model.named_buffers() if name.endswith('num_batches_tracked') and not b.is_meta)
+    if any(counter > 0 for counter in counters):
+        warnings.warn(
+            'The network has been trained, and computes something else at inference from now on, as its branches are'
+            ' scaled there: keep_function=True scales the weights with it, and scale_by_keep=True scales in training'
+            ' instead.', stacklevel=4)
 
 
 def _refuse_targets(targets: Sequence[Target], settings: Settings) -> None:
@@ -132,17 +204,17 @@ def _refuse_targets(targets: Sequence[Target], settings: Settings) -> None:
 
 def _tell_of_no_effect(model: nn.Module, target_layer_name: str, targets: Sequence[Target], settings: Settings) -> None:
     if not targets:
-        warnings.warn(f'No {target_layer_name} found in {type(model).__name__}: nothing is dropped.', stacklevel=3)
+        warnings.warn(f'No {target_layer_name} found in {type(model).__name__}: nothing is dropped.', stacklevel=4)
     if settings.drop_rate == 0.:
-        warnings.warn('drop_rate is 0: stochastic depth has no effect.', stacklevel=3)
+        warnings.warn('drop_rate is 0: stochastic depth has no effect.', stacklevel=4)
     if settings.stochastic_method == 'sample' and not settings.use_same_gpu_seed:
         warnings.warn(
             "use_same_gpu_seed=False has no effect with stochastic_method='sample': every sample has a draw of its"
-            " own.", stacklevel=3)
+            " own.", stacklevel=4)
     if settings.stochastic_method == 'block' and settings.skip_dropped:
         warnings.warn(
             "skip_dropped=True has no effect with stochastic_method='block', which never computes what it drops.",
-            stacklevel=3)
+            stacklevel=4)
 
 
 def _install(block: nn.Module, place: str) -> StochasticDropPath:

@@ -1,6 +1,5 @@
 """Stochastic depth for whatever model of timm's a script creates."""
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import wraps
 from typing import Any, Generator
 
@@ -11,7 +10,7 @@ from torch import nn
 
 from ..places import drop_paths
 from ..settings import Settings
-from ..surgery import apply_stochastic_depth
+from ..surgery import apply_settings
 
 __all__ = ['stochastic_drop_path']
 
@@ -28,7 +27,7 @@ def stochastic_drop_path(settings: Settings) -> Generator[None, None, None]:
             raise ValueError(
                 f'--model must be a plain network of timm with --stochastic-depth or --skip-dropped, but got'
                 f' {model_name!r}, which has stochastic depth of its own: use its arguments (--model-kwargs).')
-        apply_stochastic_depth(model, target_layer_name='DropPath', **asdict(settings))
+        apply_settings(model, 'DropPath', settings)
         return model
 
     modules: Any = (timm, timm.models, timm.models._factory)
