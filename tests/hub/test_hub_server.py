@@ -5,6 +5,7 @@ import json
 import random
 
 import hub
+import huggingface_hub
 import pytest
 
 hub_server = hub.hub_server
@@ -64,6 +65,11 @@ def client(hub_server, tmp_path):
 
 def sha256(content):
     return hashlib.sha256(content).hexdigest()
+
+
+def is_broken_connection(error):
+    """Whether that is what httpx says of one, or requests, which the client below 1.0 uses."""
+    return 'ReadError' in error or 'Connection aborted' in error
 
 
 def without_attributes(files):
@@ -185,6 +191,7 @@ def test_access(hub_server, client, folder):
     }
 
 
+@pytest.mark.skipif(huggingface_hub.__version__ < '1', reason='clients below 1.0 do not try a broken download again')
 def test_faults(hub_server, client, folder):
     hub_server.add_repository(REPO_ID, FILES)
     hub_server.cut('model.safetensors', after=1000, how='short', times=1)
@@ -218,7 +225,7 @@ def test_uploads_that_fail(hub_server, client, folder):
     client(UPLOAD, REPO_ID, folder)
     assert cut.hits == 1 and without_attributes(hub_server.files(REPO_ID)) == FILES
     hub_server.cut('/commit/', method='POST', how='lost', times=1)
-    assert 'ReadError' in client(DELETE, REPO_ID, error=True)
+    assert is_broken_connection(client(DELETE, REPO_ID, error=True))
     assert 'config.json' not in hub_server.files(REPO_ID)
     hub_server.corrupt('/lfs-store/', method='PUT', times=1)
     hub_server.accept_any_hash(times=1)
