@@ -13,6 +13,7 @@ from .progress import TrainingProgress
 from .rates import check_choice, check_flag, depth_scales
 from .scales import inference_scales, keep_function_of
 from .settings import Settings
+from .sharding import sharded_like
 from .shared_draws import SharedDraws
 from .site import StochasticDropPath
 from .targets import STOCHASTIC_LAYER_MAPPING, Target, class_name, find_targets
@@ -156,7 +157,7 @@ def _install_all(
             _install(target.block, place).configure(settings, scale, place_idx, progress, shared_draws)
             place_idx += 1
         if target.stochastic_class is not None:
-            target.block.__class__ = target.stochastic_class
+            target.block.__class__ = sharded_like(target.block, target.stochastic_class)
 
 
 @contextmanager
@@ -236,7 +237,7 @@ def remove_stochastic_depth(model: nn.Module) -> None:
             if isinstance(drop_path, StochasticDropPath):
                 drop_path.progress.remove(drop_path)
                 if isinstance(block, StochasticBlock):
-                    block.__class__ = plain_class_of(block)  # type: ignore[assignment]
+                    block.__class__ = sharded_like(block, plain_class_of(block))
                 if drop_path.stands_for == 'Identity':
                     setattr(block, place, nn.Identity())
                 else:

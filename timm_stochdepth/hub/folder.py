@@ -15,6 +15,7 @@ from ..output_folder import write_new_folder
 from ..places import stochastic_depth_args
 from ..plots import can_plot, plot_rates
 from ..scales import inference_scales, weights_at_full_rate
+from ..sharding import refuse_sharded
 from ..weights import check_finite, how_to_merge, strip_module_name, strip_wrappers
 from .card import PICTURE, create_card, full_drop_rates
 from .record import TrainingRecord
@@ -83,6 +84,7 @@ def write_folder(
 
 def write_files(model: nn.Module, folder: Path, repo_id: str, record: TrainingRecord) -> None:
     """As `write_folder`, into a folder that is there."""
+    refuse_sharded(model)
     config = create_config(model, record)
     _check_rebuilds(config, model)
     (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
