@@ -25,7 +25,7 @@ from .progress import TrainingProgress
 from .settings import Settings
 from .shared_draws import SharedDraws, has_ranks
 from .skipping import add_kept_branch, skip_branch
-from .transforms import is_batched
+from .transforms import is_batched, is_exporting
 
 __all__ = ['StochasticDropPath']
 
@@ -152,7 +152,7 @@ class StochasticDropPath(SaysScale):
     @torch.jit.unused
     def _rate_is_graph_input(self) -> bool:
         """Whether a graph is being compiled that has to outlive a change of the rate: a number would be part of it."""
-        return self.rate_moves and torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+        return self.rate_moves and torch.compiler.is_compiling() and not is_exporting()
 
     def drops(self) -> bool:
         """Whether a forward pass drops at random, and does not scale as at inference."""
