@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, ClassVar, Dict, Hashable, List,
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from .compiled_skipping import COMPILES
 from .cut import Cut, cut_by_hand, cut_forward
@@ -117,9 +118,9 @@ class StochasticBlock(nn.Module):
     @torch.compiler.disable
     def _decide(self, args: Any, kwargs: Any) -> Tuple[Callable[..., Any], Tuple[Any, ...], Dict[str, Any]]:
         drop_paths = self._drop_paths()
-        if self._is_idle():
-            return plain_class_of(self).forward, args, kwargs
         cut, given = self._cut(*args, **kwargs)
+        if self._is_idle():
+            return cut.forward_kept, (), given
         if not drop_paths[0].settings.use_same_gpu_seed:
             refuse_waiting(self, cut.branches, 'use_same_gpu_seed', False)
         for drop_path in drop_paths:
@@ -240,7 +241,9 @@ def _create_class(block: nn.Module, plain_class: Type[nn.Module], places: Tuple[
     read = names_read(plain_class)
     names = tuple(sorted(read - {'training', *places}))
     structure = structure_of(block, names)
-    key: Any = plain_class, places, structure
+    # torch.compile has a limit of graphs for a function, which each shape is to have for itself
+    shapes = tuple((name, None if is_lazy(p) else p.shape) for name, p in block.named_parameters())
+    key: Any = plain_class, places, structure, shapes
     if key not in _CLASSES:
         _CLASSES[key] = type(plain_class.__name__, (_CutBlock, plain_class), {
             '__module__': __name__,

@@ -19,12 +19,14 @@ class Branch:
 
     Attributes:
         run: The branch, a function of the block and the branch's inputs.
+        add_scaled: Its place's `add_scaled`, a function of the block, the shortcut and the branch's inputs.
         batch_dimensions: For each input the number of dimensions from which on its first is the batch, or None.
         owned: Names of the block's children and parameters that nothing but the branch uses.
         takes_sum: Whether the block adds in place, to the result of the branch.
         branch_first: Whether the branch is the first operand of the addition, which gives the sum its memory format.
     """
     run: Callable[..., Tensor]
+    add_scaled: Callable[..., Tensor]
     batch_dimensions: Tuple[Optional[int], ...]
     owned: Tuple[str, ...]
     takes_sum: bool = False

@@ -28,30 +28,35 @@ class Cut:
     Attributes:
         forward: The cut forward, a function of the block and the arguments that are given.
         forward_kept: The plain forward, in which no drop path is called.
+        forward_decided: The cut forward of a batch for which is decided what it keeps, left alone by torch.compile,
+            which compiles what it calls.
         branches: Place and branch of each drop path's call, in their order.
         ends: For each of them the graph's node that the branch's result comes from.
         code: Source of forward and of the branches.
     """
     forward: Callable[..., Any]
     forward_kept: Callable[..., Any]
+    forward_decided: Callable[..., Any]
     branches: Tuple[Tuple[str, Branch], ...]
     ends: Tuple[fx.Node, ...] = ()
     code: str = ''
 
     @cached_property
     def forward_eager(self) -> Callable[..., Any]:
-        """The cut forward, left alone by torch.compile."""
-        return torch.compiler.disable(self.forward)
-
-    @cached_property
-    def forward_decided(self) -> Callable[..., Any]:
-        """The cut forward, left alone by torch.compile, which compiles what it calls."""
-        return torch.compiler.disable(self.forward, recursive=False)
+        """The same, of which torch.compile compiles nothing."""
+        return torch.compiler.disable(self.forward_decided)
 
 
 class _Name(str):
     """A name in generated source."""
     __repr__ = str.__str__
+
+
+def _source_of_addition(branch: str, place: str) -> str:
+    """A function for each branch, since torch.compile counts what it compiles of each."""
+    return f"""def add_{branch}(self, shortcut, *inputs):
+    return self.{place}.add_scaled(shortcut, {branch}, self, *inputs)
+"""
 
 
 class _Cutter(ResidualFinder):
@@ -71,39 +76,43 @@ class _Cutter(ResidualFinder):
         for residual in residuals:
             graph, inputs[residual.name] = self.branch_graph(residual)
             add_source(graph, residual.name)
-        add_source(self.outer_graph(residuals, inputs), 'forward')
+        add_source(self.outer_graph(residuals, inputs, 'add'), 'forward')
         code = '\n\n'.join(sources)
         add_source(self.kept_graph(), 'forward_kept')
+        add_source(self.outer_graph(residuals, inputs, 'add_decided'), 'forward_decided')
+        sources += [_source_of_addition(r.name, str(r.call.target)) for r in residuals]
         namespace = compile_source('\n\n'.join(sources), names)
         branches = []
         for residual in residuals:
-            branch = self.create_branch(residual, namespace[residual.name], inputs[residual.name])
+            branch = self.create_branch(residual, namespace, inputs[residual.name])
             namespace[residual.name] = branch  # what forward refers to
             branches.append((str(residual.call.target), branch))
-        forward = namespace['forward']
         return Cut(
-            forward,
+            namespace['forward'],
             namespace['forward_kept'],
+            torch.compiler.disable(namespace['forward_decided'], recursive=False),
             tuple(branches),
             tuple(residual.operand for residual in residuals),
             code,
         )
 
-    def create_branch(self, residual: Residual, run: Callable[..., Any], inputs: Sequence[fx.Node]) -> Branch:
+    def create_branch(self, residual: Residual, names: Dict[str, Any], inputs: Sequence[fx.Node]) -> Branch:
         used, own = (
             dict.fromkeys(str(n.target) for n in self.nodes
                           if n.op in ('call_module', 'get_attr') and (n in residual.nodes) == is_inside)
             for is_inside in (False, True))
         branch_first = residual.addition.args[0] is residual.operand
         return Branch(
-            run=run,
+            run=names[residual.name],
+            add_scaled=names[f'add_{residual.name}'],
             batch_dimensions=tuple(map(self.batch_dimension, inputs)),
             owned=tuple(name for name in own if name not in used and name not in self.places),
             takes_sum=branch_first and residual.addition.target in (operator.iadd, 'add_'),
             branch_first=branch_first,
         )
 
-    def outer_graph(self, residuals: Sequence[Residual], inputs: Dict[str, List[fx.Node]]) -> fx.Graph:
+    def outer_graph(self, residuals: Sequence[Residual], inputs: Dict[str, List[fx.Node]], add: str) -> fx.Graph:
+        """The block, in which each addition is a call of the place's method of that name."""
         by_addition = {r.addition: r for r in residuals}
         in_branch = set().union(*(r.nodes for r in residuals))
         graph = fx.Graph()
@@ -112,7 +121,7 @@ class _Cutter(ResidualFinder):
             if node in by_addition:
                 r = by_addition[node]
                 args: Any = copies[r.shortcut], _Name(r.name), _Name('self'), *(copies[n] for n in inputs[r.name])
-                copies[node] = graph.call_module(f'{r.call.target}.add', args)
+                copies[node] = graph.call_module(f'{r.call.target}.{add}', args)
             elif node not in in_branch:
                 copies[node] = graph.node_copy(node, copies.__getitem__)
         for node in reversed(graph.nodes):
@@ -180,10 +189,17 @@ def cut_by_hand(plain_class: Type[nn.Module], owned: Tuple[str, ...]) -> Cut:
         plain_class: The class that it has without stochastic depth.
         owned: Names of the branch's children and parameters.
     """
-    branch = Branch(lambda block, x: block.branch(x), (1,), owned, takes_sum=True, branch_first=True)
+    namespace = compile_source(_source_of_addition('branch', 'drop_path'), {})
+    branch = namespace['branch'] = Branch(
+        lambda block, x: block.branch(x), namespace['add_branch'], (1,), owned, takes_sum=True, branch_first=True)
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.activation(self.drop_path.add(self.shortcut(x), branch, self, x))
         return y
 
-    return Cut(forward, plain_class.forward, (('drop_path', branch),))
+    @torch.compiler.disable(recursive=False)
+    def forward_decided(self: Any, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.activation(self.drop_path.add_decided(self.shortcut(x), branch, self, x))
+        return y
+
+    return Cut(forward, plain_class.forward, forward_decided, (('drop_path', branch),))

@@ -26,7 +26,7 @@ from .ranks import has_ranks
 from .settings import Settings
 from .shared_draws import SharedDraws
 from .skipping import add_kept_branch, skip_branch
-from .transforms import is_batched
+from .transforms import is_batched, is_exporting
 
 __all__ = ['StochasticDropPath']
 
@@ -153,7 +153,7 @@ class StochasticDropPath(SaysScale):
     @torch.jit.unused
     def _rate_is_graph_input(self) -> bool:
         """Whether a graph is being compiled that has to outlive a change of the rate: a number would be part of it."""
-        return self.rate_moves and torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+        return self.rate_moves and torch.compiler.is_compiling() and not is_exporting()
 
     def drops(self) -> bool:
         """Whether a forward pass drops at random, and does not scale as at inference."""
@@ -205,7 +205,7 @@ class StochasticDropPath(SaysScale):
         """
         drops = self.drops()
         if drops and self.drops_batch:
-            return self._add_or_skip(shortcut, branch, block, *inputs)
+            return self.add_decided(shortcut, branch, block, *inputs)
         # FX has this place as a leaf; a hook is to see what timm's DropPath would give
         if is_traced((shortcut,), {}) or (has_hook(self) and not (drops and self.skip_dropped)):
             y = self(branch.run(block, *inputs))
@@ -228,10 +228,11 @@ class StochasticDropPath(SaysScale):
     # the decision stays outside of compiled code, what it decides on is compiled by itself
     @torch.jit.unused
     @torch.compiler.disable(recursive=False)
-    def _add_or_skip(self, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:
+    def add_decided(self, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:
+        """As `add`, by the decision that was taken for the batch."""
         if not self._take_decision():
             return self._skip(shortcut, branch, block)
-        return self._add_scaled(shortcut, branch, block, *inputs)
+        return branch.add_scaled(block, shortcut, *inputs)
 
     @torch.jit.unused
     @torch.compiler.disable
@@ -245,7 +246,8 @@ class StochasticDropPath(SaysScale):
         return skip_branch(shortcut, branch.parameters(block))
 
     @torch.jit.unused
-    def _add_scaled(self, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:
+    def add_scaled(self, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:
+        """As `add`, of a branch that the whole batch keeps."""
         form = branch.takes_sum_of(block), branch.branch_first
         y = branch.run(block, *inputs)
         if not self.scale_by_keep:
@@ -271,7 +273,7 @@ class StochasticDropPath(SaysScale):
             return self._skip(shortcut, branch, block)
         with branch.lone_values_by_running_statistics(block, kept.numel()):
             if kept.numel() == num_samples:
-                return self._add_scaled(shortcut, branch, block, *inputs)
+                return self.add_scaled(shortcut, branch, block, *inputs)
             kept = kept.to(shortcut.device, non_blocking=True)
             shortcut, kept_inputs = branch.select(shortcut, inputs, kept)
             y = branch.run(block, *kept_inputs)

@@ -1,8 +1,12 @@
 """Functions made of generated source, which tracebacks, debuggers and TorchScript can read."""
 import linecache
+from itertools import count
 from typing import Any, Dict, Mapping
 
 __all__ = ['compile_source']
+
+# torch.compile tells functions apart, and what it has seen of their sizes, by file and line
+_NUMBERS = count()
 
 
 def compile_source(source: str, names: Mapping[str, Any]) -> Dict[str, Any]:
@@ -12,7 +16,7 @@ def compile_source(source: str, names: Mapping[str, Any]) -> Dict[str, Any]:
         source: Definitions of functions.
         names: What these refer to.
     """
-    filename = f'<timm_stochdepth {hash(source):x}>'
+    filename = f'<timm_stochdepth {next(_NUMBERS)}>'
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     namespace = dict(names)
     exec(compile(source, filename, 'exec', dont_inherit=True), namespace)

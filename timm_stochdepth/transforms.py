@@ -4,7 +4,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-__all__ = ['is_batched', 'is_transformed', 'refuse_frozen_decisions']
+__all__ = ['is_batched', 'is_exporting', 'is_transformed', 'refuse_frozen_decisions']
 
 
 def is_transformed() -> bool:
@@ -20,13 +20,19 @@ def is_batched() -> bool:
     return any(interpreter.key() == torch._C._functorch.TransformType.Vmap for interpreter in stack)
 
 
+def is_exporting() -> bool:
+    """Whether `torch.export` runs."""
+    # of the function of this name the compiler says True, too, before torch 2.12
+    return bool(torch.compiler._is_exporting_flag)
+
+
 def refuse_frozen_decisions(name: str, value: Any) -> None:
     """Refuse to be made a graph of, where that would hold what one forward pass decided.
 
     Raises:
         RuntimeError: torch.export or torch.jit.trace runs.
     """
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+    if is_exporting() or torch.jit.is_tracing():
         raise RuntimeError(
             f'stochastic depth with {name}={value!r} decides in each training step what to compute, and no exported'
             ' graph can: export model.eval(), fold_stochastic_depth(model), or to train on, the sample method without'
