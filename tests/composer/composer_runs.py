@@ -21,11 +21,14 @@ BATCH_SIZE = 8
 NUM_BATCHES = 4
 NUM_SAMPLES = BATCH_SIZE * NUM_BATCHES
 DROP_RATE = 0.5
+NETWORK = dict(
+    layers=(1, 1, 1, 1), channels=(4, 8, 8, 8), stem_type='deep', stem_width=8, num_classes=10, zero_init_last=False
+)
 
 
 def data(num_samples=NUM_SAMPLES):
     generator = torch.Generator().manual_seed(0)
-    images_NCHW = torch.randn(num_samples, 3, 32, 32, generator=generator, dtype=torch.float64)
+    images_NCHW = torch.randn(num_samples, 3, 32, 32, generator=generator, dtype=torch.get_default_dtype())
     return TensorDataset(images_NCHW, torch.randint(0, 10, (num_samples,), generator=generator))
 
 
@@ -35,7 +38,7 @@ def loader(num_samples=NUM_SAMPLES):
 
 def network():
     torch.manual_seed(0)
-    return ResNet(Bottleneck, (1, 1, 1, 1), num_classes=10, zero_init_last=False).double()
+    return ResNet(Bottleneck, **NETWORK)
 
 
 def sgd(model):
@@ -63,9 +66,9 @@ def rate_of(model):
     return max(ts.drop_rates(model).values(), default=None)
 
 
-def trainer(algorithms, max_duration='2ep', callbacks=(), **kwargs):
+def trainer(algorithms, max_duration='2ep', callbacks=(), model=None, **kwargs):
     """A trainer of a small network; its `rates` are those in force, its `logged` what was logged."""
-    model = ComposerClassifier(network(), num_classes=10)
+    model = model or ComposerClassifier(network(), num_classes=10)
     rates, logged = Rates(), InMemoryLogger()
     made = Trainer(
         model=model,
@@ -102,11 +105,10 @@ def logits(model):
         return model((data().tensors[0], None))
 
 
-def plain_loop(method, step, num_batches=2 * NUM_BATCHES, prepare=None):
+def plain_loop(method, step, num_batches=2 * NUM_BATCHES, prepare=lambda model: None):
     """Train without Composer, in the order that it draws in; yields the network after each batch."""
     model = network()
-    if prepare is not None:
-        prepare(model)
+    prepare(model)
     ts.apply_stochastic_depth(model, method, 'ResNetBottleneck', DROP_RATE, drop_warmup=0.5)
     optimizer = sgd(model)
     # what the trainer does last before it takes the first batch

@@ -3,16 +3,26 @@
 import numpy as np
 import pytest
 import torch
-from composer_runs import BATCH_SIZE, fit, logits, plain_loop, stochastic_depth, weights
+
+pytest.importorskip('composer.trainer')
 
 import composer.functional as cf
 from composer.algorithms import EMA, SAM, SWA, BlurPool, ChannelsLast, LabelSmoothing, MixUp
+from composer_runs import BATCH_SIZE, data, fit, logits, network, plain_loop, stochastic_depth, weights
 from torch.nn.functional import cross_entropy, one_hot
 
 pytestmark = [
     pytest.mark.composer,
     pytest.mark.parametrize('method', ['sample', 'block']),
 ]
+
+
+@pytest.fixture
+def in_double():
+    """Otherwise what two formulas round apart grows from batch to batch."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 def step(model, optimizer, x, y):
@@ -47,10 +57,10 @@ def test_microbatches(method):
     assert_same(made, last(plain_loop(method, accumulate)).state_dict())
 
 
-def test_channels_last(method):
+def test_channels_last(method, in_double):
     made = fit([stochastic_depth(method), ChannelsLast()]).state.model
     expected = last(plain_loop(method, step, prepare=lambda model: model.to(memory_format=torch.channels_last)))
-    assert_same(made, expected.state_dict(), tolerance=1e-8)
+    assert_same(made, expected.state_dict(), tolerance=1e-6)
 
 
 @pytest.mark.parametrize('is_first', [True, False])
@@ -61,17 +71,17 @@ def test_blur_pool(method, is_first):
     assert_same(made, expected.state_dict())
 
 
-def test_label_smoothing(method):
+def test_label_smoothing(method, in_double):
     def smoothed(model, optimizer, x, y):
         optimizer.zero_grad()
         cross_entropy(model(x), y, label_smoothing=0.1).backward()
         optimizer.step()
 
     made = fit([stochastic_depth(method), LabelSmoothing(0.1)]).state.model
-    assert_same(made, last(plain_loop(method, smoothed)).state_dict(), tolerance=1e-8)
+    assert_same(made, last(plain_loop(method, smoothed)).state_dict(), tolerance=1e-6)
 
 
-def test_mixup(method):
+def test_mixup(method, in_double):
     def mixed(model, optimizer, x, y):
         share = np.random.beta(0.2, 0.2)
         share = min(share, 1 - share)
@@ -83,11 +93,11 @@ def test_mixup(method):
         optimizer.step()
 
     made = fit([stochastic_depth(method), MixUp(alpha=0.2)]).state.model
-    assert_same(made, last(plain_loop(method, mixed)).state_dict(), tolerance=1e-8)
+    assert_same(made, last(plain_loop(method, mixed)).state_dict(), tolerance=1e-6)
 
 
 @pytest.mark.filterwarnings('ignore:SAM has known issues')
-def test_sam(method):
+def test_sam(method, in_double):
     def sharpness_aware(model, optimizer, x, y):
         optimizer.zero_grad()
         cross_entropy(model(x), y).backward()
@@ -104,39 +114,29 @@ def test_sam(method):
         optimizer.step()
 
     made = fit([stochastic_depth(method), SAM(rho=0.05)]).state.model
-    assert_same(made, last(plain_loop(method, sharpness_aware)).state_dict(), tolerance=1e-8)
+    assert_same(made, last(plain_loop(method, sharpness_aware)).state_dict(), tolerance=1e-6)
 
 
-def test_ema_evaluates_at_the_rate_in_force(method):
+def test_ema_evaluates_at_the_rate_in_force(method, in_double):
     average = None
     for model in plain_loop(method, step):
         now = {k: v.clone() for k, v in model.state_dict().items()}
         average = average or now
         average = {k: 0.5 * v + 0.5 * now[k] for k, v in average.items()}
     made = fit([stochastic_depth(method), EMA(half_life='1ba')])
-    made.engine
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             tensor.copy_(average[name])
-    made.state.algorithms[1]._ensure_ema_weights_active(made.state)
-    torch.testing.assert_close(logits(made.state.model), logits(torch.nn.Sequential(First(), model)))
-
-
-class First(torch.nn.Module):
-    """The images of a batch as Composer's models take it."""
-
-    def forward(self, batch):
-        return batch[0]
+    made.state.algorithms[1]._ensure_ema_weights_active(made.state)  # as for an evaluation
+    model.eval()
+    torch.testing.assert_close(logits(made.state.model), model(data().tensors[0]))
 
 
 @pytest.mark.filterwarnings('ignore:SWA has known issues')
-def test_swa(method):
+def test_swa(method, in_double):
     states = [{k: v.clone() for k, v in model.state_dict().items()} for model in plain_loop(method, step)]
-    parameters = {name for name, _ in model_parameters(method)}
-    expected = {k: torch.stack([s[k] for s in states[3:]]).mean(0) if k in parameters else v for k, v in states[3].items()}
+    expected = states[-1]
+    for name, _ in network().named_parameters():  # buffers are those of the last batch
+        expected[name] = torch.stack([state[name] for state in states[3:]]).mean(0)
     made = fit([stochastic_depth(method), SWA('0.5dur', '0.97dur', '1ba')], '8ba').state.model
-    assert_same(made, expected, tolerance=1e-8)
-
-
-def model_parameters(method):
-    return next(plain_loop(method, step)).named_parameters()
+    assert_same(made, expected, tolerance=1e-6)

@@ -26,9 +26,9 @@ class StochasticDepth:
     """Gives the model of Composer's `Trainer` stochastic depth, and warms its rate up.
 
     The rate moves with every batch, whatever `max_duration` is counted in: epochs, batches, samples, tokens or
-    iterations. An epoch is as many batches as the train dataloader, or `train_subset_num_batches`, says; where neither
-    does, training is refused at its start, unless both `max_duration` and `drop_warmup` are in other units. A run that
-    is stopped early keeps the rate that it has then.
+    iterations. An epoch is as many batches as the train dataloader, or `train_subset_num_batches`, says. Where neither
+    does, Composer refuses a `max_duration` in epochs, and training with a `drop_warmup` in them is refused at its
+    start. A run that is stopped early keeps the rate that it has then.
 
     Checkpoints hold how far the warm-up is, and a run that is resumed goes on there. A run that does not name the
     algorithm is given it, with a warning: so Composer treats algorithms that change the model. Weights that are loaded
@@ -81,6 +81,9 @@ class StochasticDepth:
                 f' StochasticDepth({target_layer_name!r}, {stochastic_method!r}, ...).')
         check_target_layer_name(target_layer_name)
         warmup = check_duration('drop_warmup', drop_warmup)
+        if not isinstance(warmup, float) and drop_schedule is not None:
+            raise ValueError(
+                f'drop_warmup must be 0 where a drop_schedule is given, but got {warmup.to_timestring()!r}.')
         # of these the model only hears how much has passed
         self.warmup_duration = None if isinstance(warmup, float) else warmup
         self.settings = Settings(

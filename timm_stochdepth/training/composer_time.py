@@ -52,7 +52,7 @@ def check_duration(name: str, value: Any) -> Union[float, Duration]:
 
 
 def elapsed(state: State, unit: str) -> float:
-    """How much of a unit of time has passed; within an epoch, its batches are counted.
+    """How much time has passed, in some unit; within an epoch, its batches are counted.
 
     Args:
         state: That of the trainer, with the train dataloader as the active one.
@@ -79,9 +79,8 @@ def elapsed(state: State, unit: str) -> float:
 def _share_of_epoch(state: State) -> float:
     if state.dataloader_len is None:
         raise ValueError(
-            'drop_warmup and drop_schedule need to know how many batches an epoch has, but the train dataloader has no'
-            " length: give train_subset_num_batches, max_duration in batches or samples ('1000ba', '64000sp'), or"
-            " drop_warmup in them ('100ba').")
+            "drop_warmup must be in batches or samples ('100ba', '6400sp') and not in epochs where the train dataloader"
+            ' has no length, or train_subset_num_batches has to give it one.')
     return min(int(state.timestamp.batch_in_epoch) / max(int(state.dataloader_len), 1), 1.)
 
 
