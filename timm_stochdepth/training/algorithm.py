@@ -115,7 +115,8 @@ class StochasticDepth:
         name = _event_name(event)
         if name == 'init':
             self._change_model(state, logger)
-        elif name == 'after_load':
+            return None
+        if name == 'after_load':
             self._take_loaded(state)
         else:
             if name in ('fit_start', 'batch_start'):
