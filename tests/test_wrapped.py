@@ -20,6 +20,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import timm_stochdepth as ts
 from timm_stochdepth.hub.sources import load_model
+from timm_stochdepth.scales import fold_weights
 
 VIT = dict(img_size=32, num_classes=4, depth=3, embed_dim=48, num_heads=3)
 
@@ -265,7 +266,7 @@ def test_a_key_that_is_not_found_is_an_error():
     ts.set_training_progress(model, 1.0)
     del state['layer2.1.bn2.bias']
     with pytest.raises(ValueError, match=r'state_dict must hold layer2\.1\.bn2\.bias'):
-        ts.fold.fold_weights(state, model, {})
+        fold_weights(state, model, {})
 
 
 def test_the_auxiliary_norms_of_a_split_norm_are_scaled_too():

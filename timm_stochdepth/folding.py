@@ -1,11 +1,11 @@
 """Folding: a plain copy of a model, with the drop rates in its weights."""
-from typing import Any
 
 from torch import nn
 
-from .places import drop_paths, drop_rates, stochastic_depth_args
+from .places import drop_paths, drop_rates
+from .plain_config import make_config_plain
 from .reparametrized import copy_plain
-from .scales import inference_scales, scale_branches
+from .scales import inference_scales, scale_own_branches
 from .surgery import remove_stochastic_depth
 
 __all__ = ['fold_stochastic_depth']
@@ -15,12 +15,14 @@ def fold_stochastic_depth(model: nn.Module) -> nn.Module:
     """A plain copy of a model, with the same output at inference: no stochastic blocks, no dependency on this package.
 
     Args:
-        model: Model with stochastic blocks; it is left as it is.
+        model: Model with stochastic blocks, or what holds such networks, a LightningModule for instance; it is left as
+            it is.
 
     Returns:
         A model of plain blocks, whose state_dict loads strictly into the plain timm or torchvision model. What pruning
-        and parametrizations compute are parameters of it. What it was trained with stays known as its attribute
-        `folded_drop_rates`, by module name.
+        and parametrizations compute are parameters of it. Attributes and configurations that name networks of this
+        package, wherever in it, name timm's. What it was trained with stays known as its attribute `folded_drop_rates`,
+        by module name, and as that of each network of timm in it.
 
     Raises:
         TypeError: model is no module.
@@ -34,20 +36,13 @@ def fold_stochastic_depth(model: nn.Module) -> nn.Module:
         >>> timm.create_model('resnet50', num_classes=10).load_state_dict(plain.state_dict())
         <All keys matched successfully>
     """
-    scales = inference_scales(model)
     folded = copy_plain(model)
-    folded.load_state_dict(scale_branches(folded.state_dict(), folded, scales, {}))
-    if not any(drop_paths(folded)):
-        return folded
-    settings = stochastic_depth_args(folded)
-    folded.folded_drop_rates = drop_rates(folded)  # type: ignore[assignment]
+    networks = [module for module in folded.modules() if any(drop_paths(module))]
+    scale_own_branches(folded, inference_scales(model), {})
+    for network in networks:
+        if network is folded or 'pretrained_cfg' in vars(network):  # the inner ones last: wrappers write to them
+            network.folded_drop_rates = drop_rates(network)  # type: ignore[assignment]
     remove_stochastic_depth(folded)
-    plain_architecture = getattr(folded, 'plain_architecture', None)
-    if isinstance(plain_architecture, str):  # a registered model: what is saved from now on names timm's model
-        for cfg in ('pretrained_cfg', 'default_cfg'):
-            setattr(folded, cfg, {**getattr(folded, cfg), 'architecture': plain_architecture})
-        # what timm noted of how it was made, and writes to config.json
-        model_args: Any = folded._model_args
-        folded._model_args = {  # type: ignore[assignment]
-            k: v for k, v in model_args.items() if k not in settings and k != 'fold_pretrained'}
+    for network in networks:
+        make_config_plain(network)
     return folded

@@ -6,7 +6,7 @@ from torch import nn
 
 from .places import drop_paths
 from .rates import check_flag, check_fraction
-from .scales import inference_scales, keep_function_of
+from .scales import inference_scales, scale_own_branches
 from .site import StochasticDropPath
 
 __all__ = ['set_drop_rate', 'set_training_progress', 'start_warmup']
@@ -56,7 +56,7 @@ def set_drop_rate(model: nn.Module, drop_rate: float, keep_function: bool = Fals
         drop_path.progress.tell_rate(drop_path.place_idx, drop_rate)
     if keep_function:
         try:
-            keep_function_of(model, trained_scales)
+            scale_own_branches(model, trained_scales, inference_scales(model))
         except ValueError:
             for progress, place_idx, rate in rates_before:
                 progress.tell_rate(place_idx, rate)
@@ -120,7 +120,7 @@ def start_warmup(model: nn.Module) -> None:
     for progress in fractions:
         progress.tell(0.)
     try:
-        keep_function_of(model, trained_scales)
+        scale_own_branches(model, trained_scales, inference_scales(model))
     except ValueError:
         for progress, fraction in fractions.items():
             progress.tell(fraction)

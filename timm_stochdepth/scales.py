@@ -6,8 +6,9 @@ Where an attention layer follows, its gate has to see what it saw before, so tha
 gate's first layer.
 """
 from collections import OrderedDict
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
+import torch
 from torch import Tensor, nn
 
 from .ends import branch_exponents
@@ -18,8 +19,8 @@ __all__ = [
     'as_weights_of',
     'fold_weights',
     'inference_scales',
-    'keep_function_of',
     'scale_branches',
+    'scale_own_branches',
     'weights_at_full_rate',
 ]
 
@@ -51,6 +52,31 @@ def as_weights_of(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[st
     return marked
 
 
+def _factors(
+        model: nn.Module,
+        trained_scales: Mapping[str, float],
+        scales: Mapping[str, float],
+) -> Iterator[Tuple[str, Tensor, float]]:
+    """Names of blocks, tensors of theirs, and factors that make a branch right for its scale and not the trained one.
+
+    Raises:
+        ValueError: A scale is 0 and the trained one is not.
+    """
+    for place_name, _ in drop_paths(model):
+        trained_scale, scale = _scale_of(trained_scales, place_name), _scale_of(scales, place_name)
+        name, _, place = place_name.rpartition('.')
+        if trained_scale == scale:
+            continue
+        if scale == 0.:
+            raise ValueError(
+                f'drop_rate must be below 1 to fold weights that were trained for a lower one, but {name} is dropped'
+                ' with probability 1.0: use a lower rate, or scale_by_keep=True.')
+        factor = trained_scale / scale
+        for tensor, exponent in branch_exponents(name, model.get_submodule(name), place).items():
+            # a branch of zeros needs nothing taken out of its gate
+            yield name, tensor, 1. if factor == 0. and exponent < 0 else factor ** exponent
+
+
 def scale_branches(
         state_dict: Mapping[str, Tensor],
         model: nn.Module,
@@ -67,31 +93,30 @@ def scale_branches(
     own: Any = model.state_dict(keep_vars=True)
     for key, tensor in own.items():
         keys.setdefault(tensor, []).append(key)
-    for place_name, _ in drop_paths(model):
-        trained_scale, scale = _scale_of(trained_scales, place_name), _scale_of(scales, place_name)
-        name, _, place = place_name.rpartition('.')
-        if trained_scale == scale:
-            continue
-        if scale == 0.:
+    for name, tensor, factor in _factors(model, trained_scales, scales):
+        if tensor not in keys:
             raise ValueError(
-                f'drop_rate must be below 1 to fold weights that were trained for a lower one, but {name} is dropped'
-                ' with probability 1.0: use a lower rate, or scale_by_keep=True.')
-        factor = trained_scale / scale
-        for tensor, exponent in branch_exponents(name, model.get_submodule(name), place).items():
-            if tensor not in keys:
-                raise ValueError(
-                    f'model.state_dict() must hold the tensors of {name} to fold them, but lacks one of shape'
-                    f' {tuple(tensor.shape)}.')
-            for own_key in keys[tensor]:
-                key = own_key if own_key in scaled else strip_name(own_key)
-                if key not in scaled:
-                    if '.aux_bn.' in key:  # of a split BatchNorm: they only train, and files have none
-                        continue
-                    raise ValueError(f'state_dict must hold {key}, which has to be scaled to fold it, but lacks it.')
-                # a branch of zeros needs nothing taken out of its gate
-                if not (factor == 0. and exponent < 0):
-                    scaled[key] = scaled[key] * factor ** exponent
+                f'model.state_dict() must hold the tensors of {name} to fold them, but lacks one of shape'
+                f' {tuple(tensor.shape)}.')
+        for own_key in keys[tensor]:
+            key = own_key if own_key in scaled else strip_name(own_key)
+            if key in scaled:
+                scaled[key] = scaled[key] * factor
+            elif '.aux_bn.' not in key:  # of a split BatchNorm: they only train, and files have none
+                raise ValueError(f'state_dict must hold {key}, which has to be scaled to fold it, but lacks it.')
     return scaled
+
+
+def scale_own_branches(
+        model: nn.Module,
+        trained_scales: Mapping[str, float],
+        scales: Mapping[str, float],
+) -> None:
+    """The same for the weights that a model has, in place: what wraps it may give and take a state_dict of its own."""
+    factors = list(_factors(model, trained_scales, scales))  # all of them, or none
+    with torch.no_grad():
+        for _, tensor, factor in factors:
+            tensor.mul_(factor)
 
 
 def fold_weights(
@@ -133,17 +158,3 @@ def weights_at_full_rate(model: nn.Module) -> Dict[str, Tensor]:
     for name, scale in full_scales.items():
         weights._metadata[name].update(inference_scale=scale)
     return weights
-
-
-def keep_function_of(model: nn.Module, trained_scales: Mapping[str, float]) -> None:
-    """Scale a model's weights in place, so that it computes at inference what it computed with other scales.
-
-    Args:
-        model: Model with stochastic depth, the rates in force count.
-        trained_scales: What each branch was multiplied with when the model computed that, by the names of drop paths;
-            1 where a name is left out.
-
-    Raises:
-        ValueError: As `fold_weights`.
-    """
-    model.load_state_dict(scale_branches(model.state_dict(), model, trained_scales, inference_scales(model)))

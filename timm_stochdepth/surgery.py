@@ -11,7 +11,7 @@ from .blocks import StochasticBlock, plain_class_of
 from .norms import refuse_split_norms
 from .progress import TrainingProgress
 from .rates import check_choice, check_flag, depth_scales
-from .scales import inference_scales, keep_function_of
+from .scales import inference_scales, scale_own_branches
 from .settings import Settings
 from .sharding import sharded_like
 from .shared_draws import SharedDraws
@@ -137,7 +137,7 @@ def apply_settings(
     with _undone_after_an_error(targets):
         _install_all(targets, settings, scales, progress or TrainingProgress())
         if keep_function:
-            keep_function_of(model, trained_scales)
+            scale_own_branches(model, trained_scales, inference_scales(model))
     if not keep_function and any(scale != trained_scales.get(n, 1.) for n, scale in inference_scales(model).items()):
         _tell_of_trained_weights(model)
 
