@@ -6,10 +6,21 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 README = ROOT / 'README.md'
 PAGES = [README, *sorted((ROOT / 'docs').glob('*.md'))]
+TRAINERS = ROOT / 'docs' / 'trainers.md'  # its blocks need other environments: trainers/test_page.py
 
 
 def code_blocks(page, language):
     return re.findall(rf'^```{language}\n(.*?)^```', page.read_text(), flags=re.M | re.S)
+
+
+def sections_with_code(page):
+    """The Python blocks of a page by the heading they stand under, `heading 2` and so on where it has several."""
+    blocks = {}
+    for section in re.split(r'^#+ ', page.read_text(), flags=re.M)[1:]:
+        heading, _, text = section.partition('\n')
+        for i, block in enumerate(re.findall(r'^```python\n(.*?)^```', text, flags=re.M | re.S)):
+            blocks[heading if i == 0 else f'{heading} {i + 1}'] = block
+    return blocks
 
 
 def command_lines(page):
