@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check lint format types
+.PHONY: demo test test-lowest check lint format types
 
 demo: .venv/installed
 	$(BIN)/timm-stochdepth demo
@@ -21,6 +21,16 @@ types: .venv/installed
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+
+# of the lowest versions in pyproject.toml, with Composer; TESTS="tests/composer ..." runs a part of it
+test-lowest: .venv-lowest/installed
+	OMP_NUM_THREADS=1 .venv-lowest/bin/pytest -n 2 --dist loadgroup $(TESTS)
+
+.venv-lowest/installed: pyproject.toml .venv/installed
+	$(PYTHON) -m venv .venv-lowest
+	$(BIN)/python tests/lowest_versions.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[test,composer]'
+	touch $@
 
 # made once, and again when the dependencies change
 .venv/installed: pyproject.toml

@@ -19,14 +19,15 @@ from urllib.request import ProxyHandler, build_opener
 
 import pytest
 from hub_server import HubServer
+from limits import HANG
 
 
 def run_client(
-    code: str, env: Dict[str, str], *args: object, cwd: Optional[Path] = None, timeout: float = 120
+    code: str, env: Dict[str, str], *args: object, cwd: Optional[Path] = None
 ) -> 'subprocess.CompletedProcess[str]':
     """Python code in a process with that environment, its arguments in sys.argv[1:]; not checked for success."""
     command = [sys.executable, '-c', textwrap.dedent(code), *map(str, args)]
-    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=HANG)
 
 
 def free_port() -> int:
@@ -42,7 +43,7 @@ def olah_command() -> Optional[str]:
 
 
 @contextlib.contextmanager
-def run_olah(mirrors_path: Path, folder: Path, timeout: float = 60) -> Generator[str, None, None]:
+def run_olah(mirrors_path: Path, folder: Path) -> Generator[str, None, None]:
     """olah's endpoint while it serves the repositories below a folder that holds models/<namespace>/<name>.
 
     It is offline, and the Hub that it would stand before is a closed port of this machine, so that nothing but what
@@ -84,7 +85,7 @@ def run_olah(mirrors_path: Path, folder: Path, timeout: float = 60) -> Generator
         )
     endpoint = f'http://127.0.0.1:{port}'
     try:
-        wait_for(endpoint, process, log, timeout)
+        wait_for(endpoint, process, log)
         yield endpoint
     finally:
         process.terminate()
@@ -95,13 +96,13 @@ def run_olah(mirrors_path: Path, folder: Path, timeout: float = 60) -> Generator
             process.wait()
 
 
-def wait_for(endpoint: str, process: 'subprocess.Popen[bytes]', log: Path, timeout: float) -> None:
+def wait_for(endpoint: str, process: 'subprocess.Popen[bytes]', log: Path) -> None:
     """Wait for any HTTP answer: the API of a repository that does not exist is an error, and cheap."""
     opener = build_opener(ProxyHandler({}))
-    end = time.monotonic() + timeout
+    end = time.monotonic() + HANG
     while time.monotonic() < end and process.poll() is None:
         try:
-            opener.open(f'{endpoint}/api/models/none/none/refs', timeout=5).close()
+            opener.open(f'{endpoint}/api/models/none/none/refs', timeout=HANG).close()
             return
         except HTTPError as error:
             return error.close()

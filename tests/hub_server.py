@@ -29,6 +29,7 @@ from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Optional, Tupl
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import yaml
+from limits import HANG
 
 LARGE_PATTERNS = ('*.bin', '*.ckpt', '*.msgpack', '*.npz', '*.onnx', '*.pt', '*.pth', '*.safetensors', '*.tar.gz')
 LARGE_SIZE = 10 << 20  # the Hub keeps no file of more than 10 MiB outside LFS
@@ -254,6 +255,7 @@ class HubServer:
             'HF_HUB_CACHE': str(Path(cache_dir) / 'hub'),
             'HF_HUB_DISABLE_TELEMETRY': '1',
             'HF_HUB_DISABLE_XET': '1',
+            **dict.fromkeys(('HF_HUB_DOWNLOAD_TIMEOUT', 'HF_HUB_ETAG_TIMEOUT'), str(int(HANG))),  # not 10 s
             'NO_PROXY': '127.0.0.1,localhost',
         }
         if token is not None:

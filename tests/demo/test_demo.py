@@ -5,6 +5,7 @@ import sys
 import pytest
 import timm
 import torch
+from limits import HANG
 
 from timm_stochdepth.cli.demo import DATA
 from timm_stochdepth.cli.main import main
@@ -57,7 +58,7 @@ def test_interrupt_leaves_nothing_half_written(tmp_path):
         seen += process.stderr.read(1)
     process.send_signal(signal.SIGINT)
     try:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=HANG)
     finally:
         process.kill()
     assert process.returncode == 130
