@@ -13,14 +13,14 @@ def code_blocks(page, language):
     return re.findall(rf'^```{language}\n(.*?)^```', page.read_text(), flags=re.M | re.S)
 
 
-def sections_with_code(page):
-    """The Python blocks of a page by the heading they stand under, `heading 2` and so on where it has several."""
-    blocks = {}
-    for section in re.split(r'^#+ ', page.read_text(), flags=re.M)[1:]:
-        heading, _, text = section.partition('\n')
-        for i, block in enumerate(re.findall(r'^```python\n(.*?)^```', text, flags=re.M | re.S)):
-            blocks[heading if i == 0 else f'{heading} {i + 1}'] = block
-    return blocks
+def scripts_by_heading(page):
+    """The Python blocks of a page, one a heading, by the heading that they stand under."""
+    scripts, heading = {}, ''
+    for title, script in re.findall(r'^#+ ([^\n]*)|^```python\n(.*?)^```', page.read_text(), re.M | re.S):
+        heading = title or heading
+        if script:
+            scripts[heading] = script
+    return scripts
 
 
 def command_lines(page):

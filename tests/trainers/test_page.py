@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import ROOT, TRAINERS, code_blocks, sections_with_code
+from pages import ROOT, TRAINERS, code_blocks, scripts_by_heading
 
-SCRIPTS = sections_with_code(TRAINERS)
+SCRIPTS = scripts_by_heading(TRAINERS)
 # the packages of the extra `trainers`, by the names that they are imported by
 PACKAGES = {
     'accelerate': 'accelerate',
