@@ -14,12 +14,14 @@ from .compiled_skipping import COMPILES
 from .cut import Cut, cut_by_hand, cut_forward
 from .families import BATCH_DIMENSIONS
 from .leaf import as_whole_block, is_traced
-from .norms import looks_at_batch, refuse_split_norms, refuse_sync_norms
+from .norms import looks_at_batch, refuse_split_norms
 from .scripting import scriptable_forward
+from .sharding import sharded_like, unsharded_class
 from .site import StochasticDropPath
 from .structure import names_read, structure_of
 from .trace import NotCuttable, required_arguments, trace_forward
 from .transforms import refuse_frozen_decisions
+from .waiting import refuse_waiting
 
 __all__ = ['StochasticBlock', 'cuts_of', 'plain_class_of', 'stochastic_class']
 
@@ -117,9 +119,9 @@ class StochasticBlock(nn.Module):
         drop_paths = self._drop_paths()
         if self._is_idle():
             return plain_class_of(self).forward, args, kwargs
-        if not drop_paths[0].settings.use_same_gpu_seed:
-            refuse_sync_norms(self, 'use_same_gpu_seed', False)
         cut, given = self._cut(*args, **kwargs)
+        if not drop_paths[0].settings.use_same_gpu_seed:
+            refuse_waiting(self, cut.branches, 'use_same_gpu_seed', False)
         for drop_path in drop_paths:
             drop_path.decisions = []  # not emptied: a replica of nn.DataParallel has the very same list
         for name, _ in cut.branches:
@@ -135,13 +137,13 @@ class StochasticBlock(nn.Module):
     @torch.jit.unused
     @torch.compiler.disable
     def _forward_eager(self, *args: Any, **kwargs: Any) -> Any:
-        refuse_sync_norms(self, 'skip_dropped', True)
         refuse_split_norms(self)
         return self._forward_kept_samples(*args, **kwargs)
 
     @torch.jit.unused
     def _forward_kept_samples(self, *args: Any, **kwargs: Any) -> Any:
         cut, given = self._cut(*args, **kwargs)
+        refuse_waiting(self, cut.branches, 'skip_dropped', True)
         return cut.forward(self, **given)
 
     @torch.jit.unused
@@ -208,7 +210,7 @@ class _CutBlock(StochasticBlock):
 
     def _renew_class(self) -> None:
         made = _create_class(self, self._plain_class, self._places)
-        self.__class__ = made
+        self.__class__ = sharded_like(self, made)
         for key in _usual_arguments(made):  # now, and not while the block is compiled
             if key not in self._cuts:
                 self._cut_anew(key)
@@ -258,7 +260,7 @@ def plain_class_of(block: nn.Module) -> Type[nn.Module]:
     """The class that a block has without stochastic depth."""
     if isinstance(block, _CutBlock):
         return block._plain_class
-    plain_class: Any = next(c for c in type(block).__mro__ if not issubclass(c, StochasticBlock))
+    plain_class: Any = next(c for c in unsharded_class(type(block)).__mro__ if not issubclass(c, StochasticBlock))
     return plain_class
 
 

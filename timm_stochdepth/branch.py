@@ -115,9 +115,11 @@ def _has_any_global_hook() -> bool:
 
 
 def _parameters_of(module: nn.Module) -> List[Tensor]:
-    if getattr(module, '_is_replica', False):  # of nn.DataParallel, whose parameters are plain attributes
-        return [value for value in vars(module).values() if isinstance(value, Tensor) and value.requires_grad]
-    return list(module.parameters(recurse=False))
+    parameters: List[Tensor] = list(module.parameters(recurse=False))
+    # plain attributes in replicas of nn.DataParallel, and while FSDP1 has them gathered
+    if getattr(module, '_is_replica', False) or getattr(module, '_is_fsdp_managed_module', False):
+        parameters += [value for value in vars(module).values() if isinstance(value, Tensor) and value.requires_grad]
+    return parameters
 
 
 def _get(block: nn.Module, name: str) -> Any:

@@ -1,8 +1,10 @@
 """What a state_dict's metadata says of the rates that its weights are for."""
 import warnings
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from torch import nn
+
+from .shared_draws import SharedDraws
 
 __all__ = ['SaysScale']
 
@@ -15,6 +17,8 @@ class SaysScale(nn.Module):
     # that of the block, in a plain network of which nothing stands here
     block_metadata: Dict[str, Any] = {}
 
+    shared_draws: Optional[SharedDraws] = None
+
     def inference_scale(self, full: bool = False) -> float:
         raise NotImplementedError
 
@@ -23,6 +27,9 @@ class SaysScale(nn.Module):
         # the metadata goes where torch.save and deepcopy take a state_dict, and its keys stay those of a plain network
         getattr(destination, '_metadata', {}).setdefault(prefix[:-1], {}).update(
             inference_scale=self.inference_scale(), full_inference_scale=self.inference_scale(full=True))
+        num_steps = None if self.shared_draws is None else self.shared_draws.num_steps
+        if num_steps is not None:
+            getattr(destination, '_metadata', {})[prefix[:-1]].update(num_steps=num_steps)
 
     def _load_from_state_dict(
             self,
@@ -32,6 +39,8 @@ class SaysScale(nn.Module):
             *args: Any,
     ) -> None:
         self._tell_of_other_rates(local_metadata or self.block_metadata)
+        if self.shared_draws is not None and 'num_steps' in local_metadata:
+            self.shared_draws.num_steps = local_metadata['num_steps']
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _tell_of_other_rates(self, local_metadata: Dict[str, Any]) -> None:

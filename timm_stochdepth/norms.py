@@ -3,31 +3,12 @@ from timm.layers import SplitBatchNorm2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .shared_draws import has_ranks
-
-__all__ = ['looks_at_batch', 'refuse_split_norms', 'refuse_sync_norms']
+__all__ = ['looks_at_batch', 'refuse_split_norms']
 
 
 def looks_at_batch(module: nn.Module) -> bool:
     """Whether a norm takes the statistics of the batch: skipping samples is then not masking them."""
     return any(isinstance(m, _BatchNorm) for m in module.modules())
-
-
-def refuse_sync_norms(block: nn.Module, name: str, value: bool) -> None:
-    """Refuse norms that are collective operations where the ranks decide each for itself.
-
-    Args:
-        block: A block that may hold some.
-        name: The argument that has them decide so.
-        value: Its value.
-
-    Raises:
-        ValueError: The block holds a SyncBatchNorm, and there are several ranks.
-    """
-    if has_ranks() and any(isinstance(m, nn.SyncBatchNorm) for m in block.modules()):
-        raise ValueError(
-            f'{name} must be {not value} with SyncBatchNorm, but got {value}: a rank that keeps a block would wait for'
-            ' ever for the statistics of one that skips it.')
 
 
 def refuse_split_norms(block: nn.Module) -> None:

@@ -9,6 +9,8 @@ from torch.nn.utils.prune import remove as remove_pruning
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
+from .sharding import refuse_sharded
+
 __all__ = ['ComputedTensor', 'copy_plain', 'is_reparametrized', 'own_tensor', 'own_tensors']
 
 _REMOVE = {BasePruningMethod: remove_pruning, WeightNorm: remove_weight_norm, SpectralNorm: remove_spectral_norm}
@@ -33,7 +35,12 @@ def is_reparametrized(model: nn.Module) -> bool:
 
 
 def copy_plain(model: nn.Module) -> nn.Module:
-    """A deepcopy in which each tensor that is computed is a parameter, with the value that it has."""
+    """A deepcopy in which each tensor that is computed is a parameter, with the value that it has.
+
+    Raises:
+        ValueError: The model is sharded.
+    """
+    refuse_sharded(model)
     # a deepcopy refuses tensors with a history
     values = [v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf]
     copied = deepcopy(model, {id(v): v.detach().clone() for v in values})

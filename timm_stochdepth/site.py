@@ -22,8 +22,9 @@ from .known_layout import known_layout
 from .leaf import as_leaf, is_traced
 from .metadata import SaysScale
 from .progress import TrainingProgress
+from .ranks import has_ranks
 from .settings import Settings
-from .shared_draws import SharedDraws, has_ranks
+from .shared_draws import SharedDraws
 from .skipping import add_kept_branch, skip_branch
 from .transforms import is_batched
 

@@ -11,6 +11,7 @@ from .norms import refuse_split_norms
 from .progress import TrainingProgress
 from .rates import check_choice, check_fraction, depth_scales
 from .settings import Settings
+from .sharding import sharded_like
 from .shared_draws import SharedDraws
 from .site import StochasticDropPath
 from .targets import STOCHASTIC_LAYER_MAPPING, Target, class_name, find_targets
@@ -122,7 +123,7 @@ def apply_stochastic_depth(
             _install(target.block, place).configure(settings, scale, place_idx, progress, shared_draws)
             place_idx += 1
         if target.stochastic_class is not None:
-            target.block.__class__ = target.stochastic_class
+            target.block.__class__ = sharded_like(target.block, target.stochastic_class)
 
 
 def _refuse_targets(targets: Sequence[Target], settings: Settings) -> None:
@@ -174,7 +175,7 @@ def remove_stochastic_depth(model: nn.Module) -> None:
             if isinstance(drop_path, StochasticDropPath):
                 drop_path.progress.remove(drop_path)
                 if isinstance(block, StochasticBlock):
-                    block.__class__ = plain_class_of(block)  # type: ignore[assignment]
+                    block.__class__ = sharded_like(block, plain_class_of(block))
                 if drop_path.stands_for == 'Identity':
                     setattr(block, place, nn.Identity())
                 else:

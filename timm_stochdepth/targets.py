@@ -10,6 +10,7 @@ from torch import nn
 
 from .blocks import StochasticBlock, plain_class_of, stochastic_class
 from .families import BRANCH_ENDS
+from .sharding import unsharded_class
 from .site import StochasticDropPath
 from .trace import NoDropPath, NotCuttable
 
@@ -80,7 +81,7 @@ def _places(block: nn.Module) -> Tuple[str, ...]:
 def _is_named(block: nn.Module, target_layer_name: str) -> bool:
     if target_layer_name in STOCHASTIC_LAYER_MAPPING:
         classes = STOCHASTIC_LAYER_MAPPING[target_layer_name]
-        return plain_class_of(block) in classes or type(block) in classes.values()
+        return plain_class_of(block) in classes or unsharded_class(type(block)) in classes.values()
     if target_layer_name == 'DropPath':  # where none stood, one does once it was asked for by name
         return plain_class_of(block) not in BRANCH_ENDS or isinstance(block, StochasticBlock)
     return target_layer_name == class_name(block)

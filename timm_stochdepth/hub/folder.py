@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..fold import inference_scales, weights_at_full_rate
 from ..output_folder import write_new_folder
 from ..plots import can_plot, plot_rates
+from ..sharding import refuse_sharded
 from ..surgery import stochastic_depth_args
 from ..weights import check_finite, how_to_merge, strip_module_name, strip_wrappers
 from .card import PICTURE, create_card, full_drop_rates
@@ -83,6 +84,7 @@ def write_folder(
 
 def write_files(model: nn.Module, folder: Path, repo_id: str, record: TrainingRecord) -> None:
     """As `write_folder`, into a folder that is there."""
+    refuse_sharded(model)
     config = create_config(model, record)
     _check_rebuilds(config, model)
     (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
