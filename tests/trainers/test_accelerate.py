@@ -74,4 +74,3 @@ def test_weights_alone(tmp_path):
     other = loops.network(None)
     load_checkpoint_in_model(other, tmp_path / 'plain')
     torch.testing.assert_close(loops.logits(other), loops.logits(model))
-

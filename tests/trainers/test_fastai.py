@@ -40,9 +40,7 @@ class WarmUp(Callback):
 def create_learner(model, path, cbs=(WarmUp,)):
     loaders = DataLoaders(loops.batches(), loops.batches(), device='cpu')
     callbacks = [callback() for callback in cbs]
-    learner = Learner(
-        loaders, model, cross_entropy, opt_func=SGD, lr=loops.LR, wd=0.0, cbs=callbacks, path=path
-    )
+    learner = Learner(loaders, model, cross_entropy, opt_func=SGD, lr=loops.LR, wd=0.0, cbs=callbacks, path=path)
     learner.logger = lambda row: None
     return learner
 

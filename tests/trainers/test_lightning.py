@@ -69,9 +69,7 @@ class Classifier(L.LightningModule):
 
 def create_trainer(tmp_path, **kwargs):
     quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
-    return L.Trainer(
-        accelerator='cpu', max_epochs=loops.NUM_EPOCHS, default_root_dir=tmp_path, **(quiet | kwargs)
-    )
+    return L.Trainer(accelerator='cpu', max_epochs=loops.NUM_EPOCHS, default_root_dir=tmp_path, **(quiet | kwargs))
 
 
 @pytest.mark.parametrize('method', ['sample', 'block'])
@@ -96,9 +94,9 @@ def test_a_validation_is_at_the_rate_of_its_moment(tmp_path):
 def test_a_checkpoint_of_the_warmup_is_validated_at_its_rate(tmp_path):
     module = Classifier(loops.network('block'))
     at_steps = {}
-    module.on_train_batch_start = lambda batch, i: at_steps.update(
-        {module.trainer.global_step: loops.logits(module.model)}
-    )
+    module.on_train_batch_start = lambda batch, i: at_steps.update({
+        module.trainer.global_step: loops.logits(module.model)
+    })
     save = ModelCheckpoint(tmp_path, '{step}', every_n_train_steps=2, save_top_k=-1)
     create_trainer(tmp_path, enable_checkpointing=True, callbacks=save).fit(module, loops.batches())
 
@@ -123,9 +121,7 @@ def test_ema(tmp_path):
     model = loops.network('block')
     start_warmup(model)
     loops.watch(model)
-    averaged = AveragedModel(
-        model, avg_fn=lambda average, new, num: average + 0.5 * (new - average), use_buffers=True
-    )
+    averaged = AveragedModel(model, avg_fn=lambda average, new, num: average + 0.5 * (new - average), use_buffers=True)
     at_epochs = []
 
     def after_step():

@@ -53,14 +53,17 @@ def in_accelerate(**kwargs):
 
 
 def what_ran(run, **kwargs):
-    """The branches of this rank that were computed, in the order that they were."""
-    names = []
-    hook = torch.nn.modules.module.register_module_forward_hook(
-        lambda module, args, y: names.append(tuple(module.weight.shape)) if isinstance(module, torch.nn.Conv2d) else None
-    )
+    """Shapes of the convolutions that were computed on this rank, in turn."""
+    shapes = []
+
+    def note(module, args, y):
+        if isinstance(module, torch.nn.Conv2d):
+            shapes.append(tuple(module.weight.shape))
+
+    hook = torch.nn.modules.module.register_module_forward_hook(note)
     run(**kwargs)
     hook.remove()
-    return names
+    return shapes
 
 
 def main(tmp_path):
