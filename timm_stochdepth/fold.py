@@ -6,13 +6,15 @@ bias of the branch's last norm. Where an attention layer follows, its gate has t
 factor is taken out again in the gate's first layer.
 """
 from collections import OrderedDict
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
+import torch
 from torch import Tensor, nn
 
 from .ends import branch_exponents
+from .plain_config import make_config_plain
 from .reparametrized import copy_plain
-from .surgery import drop_paths, drop_rates, remove_stochastic_depth, set_training_progress, stochastic_depth_args
+from .surgery import drop_paths, drop_rates, remove_stochastic_depth, set_training_progress
 from .weights import strip_name
 
 __all__ = [
@@ -52,6 +54,31 @@ def as_weights_of(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[st
     return marked
 
 
+def _factors(
+        model: nn.Module,
+        trained_scales: Mapping[str, float],
+        scales: Mapping[str, float],
+) -> Iterator[Tuple[str, Tensor, float]]:
+    """Names of blocks, tensors of theirs, and factors that make a branch right for its scale and not the trained one.
+
+    Raises:
+        ValueError: A scale is 0 and the trained one is not.
+    """
+    for place_name, _ in drop_paths(model):
+        trained_scale, scale = _scale_of(trained_scales, place_name), _scale_of(scales, place_name)
+        name, _, place = place_name.rpartition('.')
+        if trained_scale == scale:
+            continue
+        if scale == 0.:
+            raise ValueError(
+                f'drop_rate must be below 1 to fold weights that were trained for a lower one, but {name} is dropped'
+                ' with probability 1.0: use a lower rate, or scale_by_keep=True.')
+        factor = trained_scale / scale
+        for tensor, exponent in branch_exponents(name, model.get_submodule(name), place).items():
+            # a branch of zeros needs nothing taken out of its gate
+            yield name, tensor, 1. if factor == 0. and exponent < 0 else factor ** exponent
+
+
 def _scale_branches(
         state_dict: Mapping[str, Tensor],
         model: nn.Module,
@@ -68,31 +95,30 @@ def _scale_branches(
     own: Any = model.state_dict(keep_vars=True)
     for key, tensor in own.items():
         keys.setdefault(tensor, []).append(key)
-    for place_name, _ in drop_paths(model):
-        trained_scale, scale = _scale_of(trained_scales, place_name), _scale_of(scales, place_name)
-        name, _, place = place_name.rpartition('.')
-        if trained_scale == scale:
-            continue
-        if scale == 0.:
+    for name, tensor, factor in _factors(model, trained_scales, scales):
+        if tensor not in keys:
             raise ValueError(
-                f'drop_rate must be below 1 to fold weights that were trained for a lower one, but {name} is dropped'
-                ' with probability 1.0: use a lower rate, or scale_by_keep=True.')
-        factor = trained_scale / scale
-        for tensor, exponent in branch_exponents(name, model.get_submodule(name), place).items():
-            if tensor not in keys:
-                raise ValueError(
-                    f'model.state_dict() must hold the tensors of {name} to fold them, but lacks one of shape'
-                    f' {tuple(tensor.shape)}.')
-            for own_key in keys[tensor]:
-                key = own_key if own_key in scaled else strip_name(own_key)
-                if key not in scaled:
-                    if '.aux_bn.' in key:  # of a split BatchNorm: they only train, and files have none
-                        continue
-                    raise ValueError(f'state_dict must hold {key}, which has to be scaled to fold it, but lacks it.')
-                # a branch of zeros needs nothing taken out of its gate
-                if not (factor == 0. and exponent < 0):
-                    scaled[key] = scaled[key] * factor ** exponent
+                f'model.state_dict() must hold the tensors of {name} to fold them, but lacks one of shape'
+                f' {tuple(tensor.shape)}.')
+        for own_key in keys[tensor]:
+            key = own_key if own_key in scaled else strip_name(own_key)
+            if key in scaled:
+                scaled[key] = scaled[key] * factor
+            elif '.aux_bn.' not in key:  # of a split BatchNorm: they only train, and files have none
+                raise ValueError(f'state_dict must hold {key}, which has to be scaled to fold it, but lacks it.')
     return scaled
+
+
+def _scale_own_branches(
+        model: nn.Module,
+        trained_scales: Mapping[str, float],
+        scales: Mapping[str, float],
+) -> None:
+    """The same for the weights that a model has, in place: what wraps it may give and take a state_dict of its own."""
+    factors = list(_factors(model, trained_scales, scales))  # all of them, or none
+    with torch.no_grad():
+        for _, tensor, factor in factors:
+            tensor.mul_(factor)
 
 
 def fold_weights(
@@ -140,12 +166,14 @@ def fold_stochastic_depth(model: nn.Module) -> nn.Module:
     """A plain copy of a model, with the same output at inference: no stochastic blocks, no dependency on this package.
 
     Args:
-        model: Model with stochastic blocks; it is left as it is.
+        model: Model with stochastic blocks, or what holds such networks, a LightningModule for instance; it is left as
+            it is.
 
     Returns:
         A model of plain blocks, whose state_dict loads strictly into the plain timm or torchvision model. What pruning
-        and parametrizations compute are parameters of it. What it was trained with stays known as its attribute
-        `folded_drop_rates`, by module name.
+        and parametrizations compute are parameters of it. Attributes and configurations that name networks of this
+        package, wherever in it, name timm's. What it was trained with stays known as its attribute `folded_drop_rates`,
+        by module name, and as that of each network of timm in it.
 
     Raises:
         TypeError: model is no module.
@@ -159,22 +187,15 @@ def fold_stochastic_depth(model: nn.Module) -> nn.Module:
         >>> timm.create_model('resnet50', num_classes=10).load_state_dict(plain.state_dict())
         <All keys matched successfully>
     """
-    scales = inference_scales(model)
     folded = copy_plain(model)
-    folded.load_state_dict(_scale_branches(folded.state_dict(), folded, scales, {}))
-    if not any(drop_paths(folded)):
-        return folded
-    settings = stochastic_depth_args(folded)
-    folded.folded_drop_rates = drop_rates(folded)  # type: ignore[assignment]
+    networks = [module for module in folded.modules() if any(drop_paths(module))]
+    _scale_own_branches(folded, inference_scales(model), {})
+    for network in networks:
+        if network is folded or 'pretrained_cfg' in vars(network):  # the inner ones last: wrappers write to them
+            network.folded_drop_rates = drop_rates(network)  # type: ignore[assignment]
     remove_stochastic_depth(folded)
-    plain_architecture = getattr(folded, 'plain_architecture', None)
-    if isinstance(plain_architecture, str):  # a registered model: what is saved from now on names timm's model
-        for cfg in ('pretrained_cfg', 'default_cfg'):
-            setattr(folded, cfg, {**getattr(folded, cfg), 'architecture': plain_architecture})
-        # what timm noted of how it was made, and writes to config.json
-        model_args: Any = folded._model_args
-        folded._model_args = {  # type: ignore[assignment]
-            k: v for k, v in model_args.items() if k not in settings and k != 'fold_pretrained'}
+    for network in networks:
+        make_config_plain(network)
     return folded
 
 
@@ -202,4 +223,4 @@ def start_warmup(model: nn.Module) -> None:
     """
     scales = inference_scales(model)
     set_training_progress(model, 0.)
-    model.load_state_dict(fold_weights(model.state_dict(), model, scales))
+    _scale_own_branches(model, scales, inference_scales(model))
