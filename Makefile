@@ -24,7 +24,8 @@ test: .venv/installed
 
 # of the lowest versions in pyproject.toml, with Composer; TESTS="tests/composer ..." runs a part of it
 test-lowest: .venv-lowest/installed
-	OMP_NUM_THREADS=1 .venv-lowest/bin/pytest -n 2 --dist loadgroup $(TESTS)
+	OMP_NUM_THREADS=1 .venv-lowest/bin/pytest -n 2 --dist loadgroup \
+		-m "not families and not install and not trainers" $(TESTS)
 
 .venv-lowest/installed: pyproject.toml .venv/installed
 	$(PYTHON) -m venv .venv-lowest

@@ -6,10 +6,21 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 README = ROOT / 'README.md'
 PAGES = [README, *sorted((ROOT / 'docs').glob('*.md'))]
+TRAINERS = ROOT / 'docs' / 'trainers.md'  # its blocks need other environments: trainers/test_page.py
 
 
 def code_blocks(page, language):
     return re.findall(rf'^```{language}\n(.*?)^```', page.read_text(), flags=re.M | re.S)
+
+
+def scripts_by_heading(page):
+    """The Python blocks of a page, one a heading, by the heading that they stand under."""
+    scripts, heading = {}, ''
+    for title, script in re.findall(r'^#+ ([^\n]*)|^```python\n(.*?)^```', page.read_text(), re.M | re.S):
+        heading = title or heading
+        if script:
+            scripts[heading] = script
+    return scripts
 
 
 def command_lines(page):

@@ -11,7 +11,7 @@ from command_reference import PAGE as COMMANDS
 from command_reference import with_reference
 from figures import DEMO_PAGE, read, time_of, with_figures
 from figures import PAGE as BENCHMARKS
-from pages import PAGES, README, ROOT, anchors, code_blocks, inline_commands, links
+from pages import PAGES, README, ROOT, TRAINERS, anchors, code_blocks, inline_commands, links
 
 from timm_stochdepth.cli.main import create_parsers, main
 from timm_stochdepth.version import __version__
@@ -39,7 +39,7 @@ for number, script in enumerate(json.load(sys.stdin)):
 """
 
 
-@pytest.mark.parametrize('page', [p for p in PAGES if code_blocks(p, 'python')], ids=lambda p: p.stem)
+@pytest.mark.parametrize('page', [p for p in PAGES if p != TRAINERS and code_blocks(p, 'python')], ids=lambda p: p.stem)
 def test_python_blocks_run_each_by_itself(page, hub_cache, tmp_path):
     scripts = json.dumps(code_blocks(page, 'python'))
     command = [sys.executable, '-W', 'error', '-c', IN_FORKS]

@@ -149,11 +149,11 @@ def test_without_batch_statistics_it_equals_masking(name, memory_format):
     # a skipped block draws before its branch runs: the other network is given the very draws
     x = images(6, 64).double()
     draws = []
-    for _, place in ts.surgery.drop_paths(skipping):
+    for _, place in ts.places.drop_paths(skipping):
         place.draw_samples = lambda x, draw=place.draw_samples: draws.append(draw(x)) or draws[-1]
     y = skipping(x)
     remaining = iter(draws)
-    for _, place in ts.surgery.drop_paths(masking):
+    for _, place in ts.places.drop_paths(masking):
         if place.drop_prob > 0:
             place.draw_samples = lambda x: next(remaining).to(x.dtype)
     y_masking = masking(x)
@@ -246,7 +246,7 @@ def test_a_lone_value_is_normalized_by_the_running_statistics(keep):
 @pytest.mark.parametrize('keep', [[1.0, 0.0, 0.0, 0.0], [1.0] * 4])
 def test_a_network_trains_where_a_norm_is_left_with_one_value(keep):
     model = timm.create_model('resnet50_sd_sample', num_classes=10, drop_path_rate=0.5, skip_dropped=True)
-    for _, place in ts.surgery.drop_paths(model):
+    for _, place in ts.places.drop_paths(model):
         place.draw_samples = lambda x: torch.tensor(keep)
     y = model(images(4, 32))
     y.sum().backward()
