@@ -15,7 +15,7 @@ from .counters import OpCounts
 from .measure import PRECISION, Row
 from .settings import BenchSettings
 
-__all__ = ['device_name', 'format_profile', 'format_rows', 'plot_rows', 'write_rows']
+__all__ = ['MIN_ROUNDS_OF_INTERVAL', 'device_name', 'format_profile', 'format_rows', 'plot_rows', 'write_rows']
 
 MIN_ROUNDS_OF_INTERVAL = 6  # the median is within the lowest and the highest of fewer values less often than 95%
 

@@ -1,5 +1,6 @@
 """Time plain timm, its peers and stochastic depth on this machine, interleaved in one run, and count what they do."""
 import argparse
+from contextlib import nullcontext
 
 from ..bench.settings import ROWS, BenchSettings
 from ..rates import DISTRIBUTIONS
@@ -76,23 +77,23 @@ def run(args: argparse.Namespace) -> None:
         for rate in args.rate]
     if args.out:
         args.out.check(*(f'{settings.stem}{suffix}' for settings in runs for suffix in ('.json', '.png')))
-        args.out.claim()
 
     x_NCHW = torch.randn(args.batch_size, 3, img_size, img_size, device=device)
     x_NCHW = x_NCHW.to(memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
     name = device_name(device)
-    for settings in runs:
-        if args.ddp:
-            measured = measure_ddp(settings, x_NCHW)
-        else:
-            step = Step(x_NCHW, args.amp, args.inference)
-            measured = measure(create_contestants(settings), step, settings)
-        print(f'{settings.title}\n{name}')
-        print(format_rows(measured, device), flush=True)
-        if args.profile:
-            print(format_profile(measured), flush=True)
-        if args.out:
-            with args.out.write(f'{settings.stem}.json') as file:
-                write_rows(measured, settings, name, file)
-            with args.out.write(f'{settings.stem}.png') as file:
-                plot_rows(measured, f'{settings.title}\n{name}', file)
+    with args.out.claimed() if args.out else nullcontext():
+        for settings in runs:
+            if args.ddp:
+                measured = measure_ddp(settings, x_NCHW)
+            else:
+                step = Step(x_NCHW, args.amp, args.inference)
+                measured = measure(create_contestants(settings), step, settings)
+            print(f'{settings.title}\n{name}')
+            print(format_rows(measured, device), flush=True)
+            if args.profile:
+                print(format_profile(measured), flush=True)
+            if args.out:
+                with args.out.write(f'{settings.stem}.json') as file:
+                    write_rows(measured, settings, name, file)
+                with args.out.write(f'{settings.stem}.png') as file:
+                    plot_rows(measured, f'{settings.title}\n{name}', file)
