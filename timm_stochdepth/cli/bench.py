@@ -62,8 +62,9 @@ def run(args: argparse.Namespace) -> None:
     from ..bench.contestants import create_contestants
     from ..bench.measure import measure
     from ..bench.ranks import measure_ddp
-    from ..bench.report import device_name, format_profile, format_rows, plot_rows, write_rows
+    from ..bench.report import device_name, draw_rows, format_profile, format_rows, write_rows
     from ..bench.step import Step
+    from ..plots import save_figure
     from .checks import check_device, check_network_size, check_rows
 
     device = check_device('--device', args.device)
@@ -96,4 +97,4 @@ def run(args: argparse.Namespace) -> None:
                 with args.out.write(f'{settings.stem}.json') as file:
                     write_rows(measured, settings, name, file)
                 with args.out.write(f'{settings.stem}.png') as file:
-                    plot_rows(measured, f'{settings.title}\n{name}', file)
+                    save_figure(draw_rows(measured, f'{settings.title}\n{name}'), file)

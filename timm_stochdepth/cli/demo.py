@@ -84,10 +84,11 @@ def run(args: argparse.Namespace) -> None:
 
     # scikit-learn and timm's training code are for this command alone
     from ..demo import digits, fashion_mnist
-    from ..demo.pictures import plot_losses, plot_networks
+    from ..demo.pictures import draw_losses, draw_networks
     from ..demo.report import format_agreement, format_means, format_results
     from ..demo.run_folder import read_result, run_name, write_run
     from ..demo.train import train_in_turn
+    from ..plots import save_figure
     from .checks import check_device
 
     check_device('--device', args.device)
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
     if recipe.batch_size > recipe.num_images:
         raise UsageError(f'--batch-size must be at most --images, {recipe.num_images}, but got {recipe.batch_size}.')
     networks = _networks(args, (digits if args.data == 'digits' else fashion_mnist).FORMAT)
-    picture, plot = ('loss.png', plot_losses) if any(n.method for n in networks) else ('demo.png', plot_networks)
+    picture, draw = ('loss.png', draw_losses) if any(n.method for n in networks) else ('demo.png', draw_networks)
     names = {(n.label, seed): run_name(n, recipe, seed) for seed in args.seed for n in networks}
     found = {key for key, name in names.items() if args.out.holds(name)}
     args.out.check(picture, *(name for key, name in names.items() if key not in found))
@@ -120,7 +121,7 @@ def run(args: argparse.Namespace) -> None:
                 results[network.label, seed] = result
         ordered = [results[n.label, seed] for n in networks for seed in args.seed]
         with args.out.write(picture) as file:
-            plot(ordered, recipe, file)
+            save_figure(draw(ordered, recipe), file)
 
     print(format_results(ordered))
     if len(args.seed) > 1:
