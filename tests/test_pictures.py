@@ -137,7 +137,9 @@ def test_the_pages_say_what_is_recorded():
     page = (ROOT / 'docs' / 'demo.md').read_text()
     results, _ = demo_results('fashion_mnist')
     assert f'```\n{format_results(results)}\n```' in page
-    words = re.search(r'differ by (\S+) at the most in the first 10 steps, by (\S+) in all 200', format_agreement(results))
+    words = re.search(
+        r'differ by (\S+) at the most in the first 10 steps, by (\S+) in all 200', format_agreement(results)
+    )
     assert f'by {words[1]} at the most in the first 10 steps, by {words[2]} in all' in page
     ratio = median(a / b for a, b in zip(*(r.step_seconds for r in reversed(results))))
     assert f'The same losses in {ratio:.2f} of the time' in README.read_text()
