@@ -7,7 +7,31 @@ from ..rates import DISTRIBUTIONS
 from .arguments import Choice, Device, Fraction, ModelName, OutputFolderPath, UsageError, WholeNumber
 
 
+COLUMNS = """columns:
+  ratio           time of a step, forward and backward, divided by plain's in the same round: the median
+  95% interval    of that median; what the machine can tell apart is as wide
+  limit           share of the forward pass's operations left by what the steps dropped: no skipping gets below it
+  over it         ratio - limit: what skipping has cost
+  ms              time of a step in milliseconds, the median
+  MB kept         what autograd keeps for the backward pass; on a GPU "MB at peak", the most that a step has in use
+ counts of an eager step, as a ratio to plain's, which no noise moves:
+  operations      of convolutions, matrix products and attention
+  bytes           read and written
+  kernels         started
+  kept            bytes kept for the backward pass
+
+Each rate takes as many rounds as bring all intervals within 1% of the ratio, from 20 to --max-rounds, and each round a
+step of every row. A round of the default takes 3 s on 2 cores of an AMD EPYC: one to five minutes a rate. --rows,
+--max-rounds and --max-seconds make it shorter; the progress bar says how long is left at the most.
+"""
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults, and a table below that keeps its lines."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog, parser.formatter_class = COLUMNS, _Formatter
     parser.add_argument(
         '--model', type=ModelName(), default='resnet50', metavar='NAME',
         help='A plain network of timm. Where a norm looks at the batch, this package scales at inference, as the paper'
