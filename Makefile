@@ -28,6 +28,7 @@ test-lowest: .venv-lowest/installed
 		-m "not families and not install and not trainers" $(TESTS)
 
 .venv-lowest/installed: pyproject.toml .venv/installed
+	@echo 'Installing the lowest versions of torch, timm and the others into .venv-lowest: gigabytes, some minutes.'
 	$(PYTHON) -m venv .venv-lowest
 	$(BIN)/python tests/lowest_versions.py > .venv-lowest/constraints.txt
 	.venv-lowest/bin/pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[test,composer]'
@@ -35,6 +36,7 @@ test-lowest: .venv-lowest/installed
 
 # made once, and again when the dependencies change
 .venv/installed: pyproject.toml
+	@echo 'Installing torch, timm and what demo and tests need into .venv: gigabytes, some minutes, only this once.'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@

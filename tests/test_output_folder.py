@@ -143,6 +143,31 @@ def test_a_run_that_is_killed_at_any_step_can_be_repeated(tmp_path, monkeypatch,
     assert (tmp_path / 'picture.png').read_text() == 'three'
 
 
+@pytest.mark.parametrize('error', [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize('before', ['nothing', 'empty', 'marked', 'written', 'of others meanwhile'])
+def test_work_that_ends_with_an_error_leaves_what_was_there(tmp_path, before, error):
+    path = tmp_path / 'new' / 'out'
+    if before in ('empty', 'marked'):
+        path.mkdir(parents=True)
+    if before == 'marked':
+        OutputFolder(path, 'demo').claim()
+    folder = OutputFolder(path, 'demo')
+    with pytest.raises(error), folder.claimed():
+        if before == 'written':
+            with folder.write('run') as beside:
+                beside.write_text('run')
+        if before == 'of others meanwhile':
+            (path / 'notes.txt').write_text('mine')
+        raise error
+    expected = {
+        'empty': ['new', 'new/out'],
+        'marked': ['new', 'new/out', f'new/out/{MARK}'],
+        'written': ['new', 'new/out', f'new/out/{MARK}', 'new/out/run'],
+        'of others meanwhile': ['new', 'new/out', 'new/out/notes.txt'],
+    }
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob('*')) == expected.get(before, [])
+
+
 @pytest.mark.parametrize('name', ['../x', '/x', '', 'link/x', MARK])
 def test_nothing_is_written_outside(tmp_path, name):
     (tmp_path / 'elsewhere').mkdir()

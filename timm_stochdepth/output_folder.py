@@ -1,7 +1,7 @@
 """Folders that a command writes to: new, empty, or marked as written by the same command before."""
 import json
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Collection, Dict, Generator, Iterator, List, Optional
 
@@ -75,6 +75,22 @@ class OutputFolder:
         """Make the folder, and mark it: to be called when all arguments are checked, before long work."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._write_mark(self._listed)
+
+    @contextmanager
+    def claimed(self) -> Generator[None, None, None]:
+        """`claim` for a block: if it ends with an error and has written nothing, what was made for it is gone."""
+        made = [place for place in (self.path, *self.path.parents) if not place.exists()]
+        is_marked = (self.path / MARK).exists()
+        try:
+            self.claim()
+            yield
+        except BaseException:
+            if not is_marked and not self._listed:
+                (self.path / MARK).unlink(missing_ok=True)
+                with suppress(OSError):  # somebody else's is in it meanwhile
+                    for place in made:
+                        place.rmdir()
+            raise
 
     def check(self, *names: str) -> None:
         """Refuse places in the folder where something is that the command did not write, or that has changed since.

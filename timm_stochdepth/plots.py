@@ -1,13 +1,16 @@
-"""A picture of the drop rates of a network."""
+"""Pictures: what all have in common, and the drop rates of a network."""
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Sequence
 
 from .files import write_file
 
-__all__ = ['PICTURES', 'can_plot', 'plot_rates', 'save_figure']
+__all__ = ['PICTURES', 'can_plot', 'draw_rates', 'legend_below', 'name_blocks', 'plot_rates', 'save_figure']
 
 PICTURES = ('.png', '.pdf', '.svg')
+# at the usual size of letters
+BLOCK_NAMES_PER_INCH = 6
+LEGEND_LETTERS_PER_INCH = 11
 
 
 def can_plot() -> bool:
@@ -15,8 +18,53 @@ def can_plot() -> bool:
     return find_spec('matplotlib') is not None
 
 
+def draw_rates(title: str, rates: Dict[str, float]) -> Any:
+    """A figure of matplotlib, the drop rate of each block.
+
+    Args:
+        title: Title of the picture.
+        rates: Rate of each block, by name, in forward order.
+
+    Raises:
+        ImportError: matplotlib is not installed, the `demo` extra brings it.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout='constrained')
+    axes = figure.add_subplot()
+    axes.bar(range(len(rates)), list(rates.values()))
+    axes.set_title(title, wrap=True)
+    axes.set(xlabel='block', ylabel='drop rate')
+    name_blocks(axes, list(rates), width=7.)
+    return figure
+
+
+def name_blocks(axes: Any, names: Sequence[str], width: float) -> None:
+    """Name the blocks on the x axis, every other one or fewer where there is no place for all.
+
+    Args:
+        axes: Axes of matplotlib, block i at x = i.
+        names: Of the blocks, in forward order.
+        width: Of the axes, in inches.
+    """
+    every = -(-len(names) // int(width * BLOCK_NAMES_PER_INCH)) or 1
+    axes.set_xticks(range(0, len(names), every), names[::every], rotation=90)
+
+
+def legend_below(figure: Any, handles: Sequence[Any]) -> None:
+    """A legend below all axes, where it covers nothing that is drawn.
+
+    Args:
+        figure: A figure in constrained layout.
+        handles: What is explained, each with a label.
+    """
+    longest = max(len(handle.get_label()) for handle in handles)
+    num_columns = int(figure.get_figwidth() * LEGEND_LETTERS_PER_INCH / (longest + 8)) or 1
+    figure.legend(handles=handles, loc='outside lower center', ncols=min(num_columns, len(handles)), frameon=False)
+
+
 def plot_rates(title: str, rates: Dict[str, float], path: Path, force: bool = False, name: str = 'path') -> None:
-    """Draw the drop rate of each block.
+    """Draw the drop rate of each block into a file.
 
     Args:
         title: Title of the picture.
@@ -30,14 +78,7 @@ def plot_rates(title: str, rates: Dict[str, float], path: Path, force: bool = Fa
         ValueError: The suffix is none of these.
         OSError: Something is at path that must not be replaced.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4), layout='constrained')
-    axes = figure.add_subplot()
-    axes.bar(list(rates), list(rates.values()))
-    axes.set(title=title, xlabel='block', ylabel='drop rate')
-    axes.tick_params(axis='x', labelrotation=90)
-    save_figure(figure, path, force, name)
+    save_figure(draw_rates(title, rates), path, force, name)
 
 
 def save_figure(figure: Any, path: Path, force: bool = False, name: str = 'path') -> None:

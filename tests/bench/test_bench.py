@@ -10,12 +10,17 @@ from timm.models.resnet import BasicBlock
 
 import timm_stochdepth as ts
 from timm_stochdepth.bench.contestants import create_contestants
-from timm_stochdepth.bench.measure import measure, median_interval
+from timm_stochdepth.bench.counters import Counts
+from timm_stochdepth.bench.measure import Row, measure, median_interval
+from timm_stochdepth.bench.report import format_rows
 from timm_stochdepth.bench.settings import ROWS, BenchSettings
 from timm_stochdepth.bench.step import Step
 from timm_stochdepth.cli.main import main
 from timm_stochdepth.output_folder import OutputFolder
 from timm_stochdepth.places import drop_paths
+
+
+COUNTS = ('operations', 'bytes', 'kernels', 'kept')
 
 
 def test_the_interval_covers_the_median_as_often_as_it_says():
@@ -87,14 +92,27 @@ def test_bench_prints_a_row_for_each_and_writes_json(tmp_path, capsys):
         rows = {row['name']: row for row in figures['rows']}
         assert list(rows) == list(ROWS.values())
         assert rows['block']['limit'] < 1 and figures['settings']['rate'] == rate
-        assert set(rows['block']['counts']) == {'operations', 'bytes', 'kernels', 'kept'}
-        shares = [f'{rows["sample"]["count_ratios"][key]:.3f}' for key in ('operations', 'bytes', 'kernels', 'kept')]
+        assert set(rows['block']['counts']) == set(COUNTS)
+        shares = [f'{rows["sample"]["count_ratios"][key]:.3f}' for key in COUNTS]
         assert re.search('^sample  .*' + ' +'.join(shares), out, re.M)
         assert (tmp_path / f'resnet18_rate{rate}_cpu.png').stat().st_size > 10_000
     assert '6 rounds. The 95% intervals' in out
     # twice the two gathers and the two scatters of each block that drops, forward and backward
     dinov2 = out.split('\nDINOv2: ')[1].split('\ntorchvision')[0]
     assert re.search(r'index_add .*\b14 \(\+14\)', dinov2)
+
+
+@pytest.mark.parametrize('device, memory', [('cpu', 'MB kept'), ('cuda', 'MB at peak')])
+def test_the_help_explains_every_column(device, memory, capsys):
+    row = Row('plain', 1, 1, 1, 1, 0, 1, 1, 20, Counts(1, 1, 1, 1), dict.fromkeys(COUNTS, 1.0), {})
+    titles = ['ratio', '95% interval', 'limit', 'over it', 'ms', memory, *COUNTS]
+    head = format_rows([row], torch.device(device)).splitlines()[0]
+    assert head.replace('|', '').split() == ' '.join(['network', *titles]).split()
+    assert main(['bench', '--help']) == 0
+    text = capsys.readouterr().out
+    for title in titles:
+        assert re.search(rf'^  {title} {{2,}}\w|"{title}", ', text, re.M), title
+    assert re.search(r'takes .* s on [^:]*: .* minutes a rate', text)
 
 
 def test_any_network_of_timm_is_timed_at_a_uniform_rate(tmp_path):

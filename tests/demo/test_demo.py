@@ -2,14 +2,17 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import timm
 import torch
 from limits import HANG
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from timm_stochdepth.cli.demo import DATA
 from timm_stochdepth.cli.main import main
-from timm_stochdepth.demo.digits import NUM_TRAIN_IMAGES, write_digits
+from timm_stochdepth.demo.digits import NUM_TRAIN_IMAGES, read_digits
 from timm_stochdepth.demo.drops import DropCounter
 from timm_stochdepth.demo.network import Network
 from timm_stochdepth.demo.recipe import Recipe
@@ -17,18 +20,18 @@ from timm_stochdepth.demo.run_folder import run_name
 from timm_stochdepth.output_folder import MARK, OutputFolder
 
 
-@pytest.fixture(scope='session')
-def digits(tmp_path_factory):
-    return write_digits(tmp_path_factory.mktemp('demo') / 'digits')
-
-
-def test_digits_are_an_image_folder_that_timm_reads(digits):
-    train = timm.data.create_dataset('', root=str(digits), split='train')
-    validation = timm.data.create_dataset('', root=str(digits), split='validation')
-    assert (len(train), len(validation)) == (1437, 360)
-    assert len(train) == NUM_TRAIN_IMAGES == DATA['digits']['num_images']
-    image, target = validation[0]
-    assert image.size == (32, 32) and image.mode == 'RGB' and target in range(10)
+def test_digits_are_scikit_learns():
+    images = read_digits(NUM_TRAIN_IMAGES)
+    assert (len(images.train), len(images.validation)) == (1437, 360)
+    assert len(images.train) == DATA['digits']['num_images']
+    small, targets = [], []
+    for image, target in (*images.train, *images.validation):
+        assert image.size == (32, 32) and image.mode == 'RGB'
+        small.append(np.asarray(image.convert('L').resize((8, 8), Image.Resampling.BOX), 'float32').ravel())
+        targets.append(target)
+    source = load_digits()
+    nearest = torch.cdist(torch.tensor(np.stack(small)), torch.tensor(source.data * 255 / 16).float()).argmin(1)
+    assert source.target[nearest].tolist() == targets and len(set(nearest.tolist())) > 1780  # a few are near others
 
 
 def test_demo_trains_saves_and_reloads(tmp_path, capsys):
@@ -41,14 +44,15 @@ def test_demo_trains_saves_and_reloads(tmp_path, capsys):
     assert 'every model scores the same' in out
     assert (tmp_path / 'demo.png').read_bytes().startswith(b'\x89PNG')
     names = {run_name(Network(name), Recipe(epochs=1), 42) for name in ('resnet50', 'resnet50_sd_block')}
-    assert {p.name for p in tmp_path.iterdir()} == {'digits', *names, 'demo.png', MARK}
+    assert {p.name for p in tmp_path.iterdir()} == {*names, 'demo.png', MARK}
     assert {f.name for name in names for f in (tmp_path / name).iterdir()} == {
         *('model.safetensors', 'config.json', 'run.json')
     }
 
 
-def test_interrupt_leaves_nothing_half_written(tmp_path):
-    command = [sys.executable, '-m', 'timm_stochdepth', 'demo', '--models', 'resnet50_sd_sample', '--out', tmp_path]
+def test_an_interrupt_leaves_nothing(tmp_path):
+    out = tmp_path / 'new' / 'out'
+    command = [sys.executable, '-m', 'timm_stochdepth', 'demo', '--models', 'resnet50_sd_sample', '--out', out]
     # a job in the background of a shell ignores the signal, and so would what it starts
     restore = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=restore)
@@ -63,12 +67,10 @@ def test_interrupt_leaves_nothing_half_written(tmp_path):
         process.kill()
     assert process.returncode == 130
     assert 'interrupted' in err and 'Traceback' not in err
-    assert {p.name for p in tmp_path.iterdir()} == {'digits', MARK}
+    assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    'theirs', [f'{run_name(Network("resnet50"), Recipe(), 42)}/notes.txt', 'digits/train/0/0000.png', 'demo.png']
-)
+@pytest.mark.parametrize('theirs', [f'{run_name(Network("resnet50"), Recipe(), 42)}/notes.txt', 'demo.png'])
 def test_nothing_of_others_is_taken_for_the_demos_own(tmp_path, theirs, capsys):
     OutputFolder(tmp_path, 'demo').claim()
     path = tmp_path / theirs

@@ -1,5 +1,7 @@
 import gzip
 import json
+import re
+import statistics
 
 import numpy as np
 import pytest
@@ -110,8 +112,8 @@ def test_skipping_learns_what_timm_learns(written, tmp_path, capsys):
     assert ours['drop_frequencies']['blocks.5'] > 0 and not timms['drop_frequencies']
     worst = max(abs(a - b) for a, b in zip(ours['step_losses'], timms['step_losses']))
     assert f'differ by {worst:.1e} at the most in the first 8 steps, by {worst:.1e} in all 8' in out
-    ratio = sum(ours['step_seconds']) / sum(timms['step_seconds'])
-    assert f'{ratio:.3f} of it' in out
+    ratio = statistics.median(a / b for a, b in zip(ours['step_seconds'], timms['step_seconds']))
+    assert re.search(rf'^test_vit, skip .* {ratio:.3f}  ', out, re.M)
     rows = [line.split() for line in out.splitlines() if line.startswith('test_vit, ')][:2]
     assert [row[1] for row in rows] == ['timm', 'skip'] and all(row[2] == row[3] for row in rows)
     assert (tmp_path / 'loss.png').read_bytes().startswith(b'\x89PNG')

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,15 +28,16 @@ TINY = [
 @pytest.fixture(scope='session')
 def few_digits(tmp_path_factory):
     """A few of the demo's images: five a class to train on, three to validate."""
-    from timm_stochdepth.demo.digits import write_digits
+    from timm_stochdepth.demo.digits import NUM_TRAIN_IMAGES, read_digits
 
-    digits = write_digits(tmp_path_factory.mktemp('scripts') / 'digits')
-    root = digits.parent / 'few'
-    for split, num in (('train', 5), ('validation', 3)):
-        for folder in (digits / split).iterdir():
-            (root / split / folder.name).mkdir(parents=True)
-            for image in sorted(folder.iterdir())[:num]:
-                shutil.copy(image, root / split / folder.name)
+    digits = read_digits(NUM_TRAIN_IMAGES)
+    root = tmp_path_factory.mktemp('scripts') / 'few'
+    for split, dataset, num in (('train', digits.train.dataset, 5), ('validation', digits.validation, 3)):
+        for target in range(10):
+            folder = root / split / str(target)
+            folder.mkdir(parents=True)
+            for idx in [i for i, t in enumerate(dataset.targets) if t == target][:num]:
+                dataset.images[idx].save(folder / f'{idx:04d}.png')
     return root
 
 

@@ -179,6 +179,22 @@ def train_as_timm(folder, resume='', kill_at=None, sched='cosine', sched_on_upda
 
 
 @pytest.mark.parametrize('sched_on_updates', [False, True])
+def test_each_epoch_is_told_its_rate_before_it_starts(tmp_path, caplog, sched_on_updates):
+    caplog.set_level('INFO', 'timm_stochdepth')
+    with pytest.raises(Killed):
+        train_as_timm(tmp_path, kill_at=0, sched_on_updates=sched_on_updates)
+    assert caplog.messages == ['Epoch 0: drop rate 0.0000 at its start']
+    caplog.clear()
+    with pytest.raises(Killed):
+        train_as_timm(tmp_path, kill_at=2 * UPDATES_PER_EPOCH, sched_on_updates=sched_on_updates)
+    expected = [f'Epoch {epoch}: drop rate {rate:.4f} at its start' for epoch, rate in enumerate([0.0, 0.2, 0.4, 0.4])]
+    assert caplog.messages == expected[:3]
+    caplog.clear()
+    train_as_timm(tmp_path, resume=str(tmp_path / 'last.pth.tar'), sched_on_updates=sched_on_updates)
+    assert caplog.messages == expected[2:]
+
+
+@pytest.mark.parametrize('sched_on_updates', [False, True])
 def test_a_resumed_run_has_the_rates_of_an_unbroken_one(tmp_path, sched_on_updates):
     rates, ema_rates = train_as_timm(tmp_path / 'unbroken', sched_on_updates=sched_on_updates)
     num_updates = NUM_EPOCHS * UPDATES_PER_EPOCH

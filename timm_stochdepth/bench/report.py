@@ -3,19 +3,19 @@ import json
 import platform
 from dataclasses import asdict
 from pathlib import Path
-from typing import Dict, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 import timm
 import torch
 import torchvision
 
 from ..files import write_file
-from ..plots import save_figure
+from ..plots import legend_below
 from .counters import OpCounts
 from .measure import PRECISION, Row
 from .settings import BenchSettings
 
-__all__ = ['device_name', 'format_profile', 'format_rows', 'plot_rows', 'write_rows']
+__all__ = ['MIN_ROUNDS_OF_INTERVAL', 'device_name', 'draw_rows', 'format_profile', 'format_rows', 'write_rows']
 
 MIN_ROUNDS_OF_INTERVAL = 6  # the median is within the lowest and the highest of fewer values less often than 95%
 
@@ -104,19 +104,23 @@ def write_rows(rows: Sequence[Row], settings: BenchSettings, device: str, path: 
         file.write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')
 
 
-def plot_rows(rows: Sequence[Row], title: str, path: Path) -> None:
-    """Draw each network's ratio with its interval, and the limit of its operations."""
+def draw_rows(rows: Sequence[Row], title: str) -> Any:
+    """A figure of matplotlib, each network's ratio with its interval, and the limit of its operations."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 0.6 * len(rows) + 1.4), layout='constrained')
+    figure = Figure(figsize=(8, 0.6 * len(rows) + 1.8), layout='constrained')
     axes = figure.add_subplot()
     names = [row.name for row in rows]
     ratios = [row.ratio for row in rows]
     intervals = [[row.ratio - row.low for row in rows], [row.high - row.ratio for row in rows]]
-    axes.barh(names, ratios, xerr=intervals, height=0.6, color='C0', ecolor='black', capsize=3)
-    axes.scatter([row.limit for row in rows], names, marker='|', s=400, color='C1', label='operations left', zorder=3)
+    bars = axes.barh(
+        names, ratios, xerr=intervals, height=0.6, color='C0', ecolor='black', capsize=3,
+        label='measured, with the 95% interval')
+    limits = axes.scatter(
+        [row.limit for row in rows], names, marker='|', s=400, color='C1', label='operations left', zorder=3)
     axes.axvline(1., color='grey', linewidth=0.8)
-    axes.set(title=title, xlabel='time of a step, ratio to plain', xlim=(0.9 * min(ratios), 1.05 * max(ratios)))
+    axes.set_title(title, wrap=True)
+    axes.set(xlabel='time of a step, ratio to plain', xlim=(0., 1.05 * max(*(row.high for row in rows), 1.)))
     axes.invert_yaxis()
-    axes.legend(loc='lower left')
-    save_figure(figure, path)
+    legend_below(figure, [bars, limits])
+    return figure

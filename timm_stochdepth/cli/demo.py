@@ -84,14 +84,14 @@ def run(args: argparse.Namespace) -> None:
 
     # scikit-learn and timm's training code are for this command alone
     from ..demo import digits, fashion_mnist
-    from ..demo.pictures import plot_losses, plot_networks
+    from ..demo.pictures import draw_losses, draw_networks
     from ..demo.report import format_agreement, format_means, format_results
     from ..demo.run_folder import read_result, run_name, write_run
     from ..demo.train import train_in_turn
+    from ..plots import save_figure
     from .checks import check_device
 
     check_device('--device', args.device)
-    is_digits = args.data == 'digits'
     recipe = Recipe(
         data=args.data,
         num_images=args.images or DATA[args.data]['num_images'],
@@ -103,24 +103,25 @@ def run(args: argparse.Namespace) -> None:
     )
     if recipe.batch_size > recipe.num_images:
         raise UsageError(f'--batch-size must be at most --images, {recipe.num_images}, but got {recipe.batch_size}.')
-    networks = _networks(args, digits.FORMAT if is_digits else fashion_mnist.FORMAT)
-    picture, plot = ('loss.png', plot_losses) if any(n.method for n in networks) else ('demo.png', plot_networks)
+    networks = _networks(args, (digits if args.data == 'digits' else fashion_mnist).FORMAT)
+    picture, draw = ('loss.png', draw_losses) if any(n.method for n in networks) else ('demo.png', draw_networks)
     names = {(n.label, seed): run_name(n, recipe, seed) for seed in args.seed for n in networks}
     found = {key for key, name in names.items() if args.out.holds(name)}
     args.out.check(picture, *(name for key, name in names.items() if key not in found))
-    images = _images(args, recipe.num_images)  # read before the folder is made, but for the digits, which are put there
+    images = _images(args, recipe.num_images)
 
     results = {key: read_result(args.out.path / names[key]) for key in found}
-    for seed in args.seed:
-        missing = [n for n in networks if (n.label, seed) not in found]
-        trained = train_in_turn(missing, images, recipe, seed) if missing else []
-        for network, (model, result) in zip(missing, trained):
-            with args.out.write(names[network.label, seed]) as folder:
-                write_run(folder, model, result, network, recipe, images)
-            results[network.label, seed] = result
-    ordered = [results[n.label, seed] for n in networks for seed in args.seed]
-    with args.out.write(picture) as file:
-        plot(ordered, recipe, file)
+    with args.out.claimed():
+        for seed in args.seed:
+            missing = [n for n in networks if (n.label, seed) not in found]
+            trained = train_in_turn(missing, images, recipe, seed) if missing else []
+            for network, (model, result) in zip(missing, trained):
+                with args.out.write(names[network.label, seed]) as folder:
+                    write_run(folder, model, result, network, recipe, images)
+                results[network.label, seed] = result
+        ordered = [results[n.label, seed] for n in networks for seed in args.seed]
+        with args.out.write(picture) as file:
+            save_figure(draw(ordered, recipe), file)
 
     print(format_results(ordered))
     if len(args.seed) > 1:
@@ -161,24 +162,15 @@ def _networks(args: argparse.Namespace, image_format: 'Format') -> 'List[Network
 
 
 def _images(args: argparse.Namespace, num_images: int) -> 'Images':
-    """The images, and a claimed folder."""
-    from ..demo.digits import NUM_TRAIN_IMAGES, read_digits, write_digits
+    """The images, in memory."""
+    from ..demo.digits import NUM_TRAIN_IMAGES, read_digits
     from ..demo.fashion_mnist import DEFAULT_FOLDER, read_fashion_mnist
 
     if args.data == 'fashion-mnist':
         try:
-            images = read_fashion_mnist(args.data_dir or DEFAULT_FOLDER, num_images)
+            return read_fashion_mnist(args.data_dir or DEFAULT_FOLDER, num_images)
         except ValueError as e:
             raise UsageError(e) from e
-        args.out.claim()
-        return images
     if num_images > NUM_TRAIN_IMAGES:
         raise UsageError(f'--images must be {NUM_TRAIN_IMAGES:,} at the most for the digits, but got {num_images}.')
-    has_digits = args.out.holds('digits')
-    if not has_digits:
-        args.out.check('digits')
-    args.out.claim()
-    if not has_digits:
-        with args.out.write('digits') as folder:
-            write_digits(folder)
-    return read_digits(args.out.path / 'digits', num_images)
+    return read_digits(num_images)

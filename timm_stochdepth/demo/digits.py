@@ -1,55 +1,57 @@
-"""Real images that come with a package: 1,797 handwritten digits of scikit-learn, as an image folder."""
-from pathlib import Path
+"""Real images that come with a package: 1,797 handwritten digits of scikit-learn."""
+from typing import Any, Callable, Optional, Tuple
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_dataset
+from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch.utils.data import Dataset
 
-from ..files import write_beside
 from .images import FirstImages, Format, Images
 
-__all__ = ['FORMAT', 'NUM_TRAIN_IMAGES', 'read_digits', 'write_digits']
+__all__ = ['FORMAT', 'NUM_TRAIN_IMAGES', 'read_digits']
 
 FORMAT = Format((3, 32, 32), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, hflip=0.)
 NUM_TRAIN_IMAGES = 1437
 
 
-def read_digits(root: Path, num_images: int) -> Images:
-    """The digits of an image folder that `write_digits` made.
+class Digits(Dataset):
+    """Digits in memory, in the order of their classes.
 
     Args:
-        root: The folder.
-        num_images: How many of the training images to take.
+        images_NHW: Pixels from 0 to 16.
+        target_N: The digits that they show.
     """
-    train = create_dataset('', root=str(root), split='train')
-    return Images(FORMAT, FirstImages(train, num_images), create_dataset('', root=str(root), split='validation'))
+
+    def __init__(self, images_NHW: Any, target_N: Any) -> None:
+        self.transform: Optional[Callable] = None
+        _, height, width = FORMAT.input_size
+        by_class = target_N.argsort(kind='stable')
+        # 16 shades of grey in 8 bit
+        greys = [Image.fromarray((image_HW * 255. / 16.).astype('uint8')) for image_HW in images_NHW[by_class]]
+        self.images = [grey.resize((width, height), Image.Resampling.BICUBIC).convert('RGB') for grey in greys]
+        self.targets = target_N[by_class].tolist()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, idx: int) -> Tuple[Any, int]:
+        image = self.images[idx]
+        return self.transform(image) if self.transform else image, self.targets[idx]
 
 
-def write_digits(root: Path) -> Path:
-    """Write the digits to root/train (1,437 images) and root/validation (360), a folder for each class.
+def read_digits(num_images: int) -> Images:
+    """The digits, 1,437 to train on and 360 to score on.
 
     Args:
-        root: A new folder.
+        num_images: How many of the training images to take.
 
     Raises:
         ImportError: scikit-learn is not installed, the `demo` extra brings it.
-        FileExistsError: There is something at root.
     """
-    from PIL import Image
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
     splits = train_test_split(digits.images, digits.target, test_size=0.2, random_state=0, stratify=digits.target)
-    train_images, validation_images, train_targets, validation_targets = splits
-    _, height, width = FORMAT.input_size
-    with write_beside(root) as folder:
-        for split, images, targets in (
-                ('train', train_images, train_targets),
-                ('validation', validation_images, validation_targets),
-        ):
-            for idx, (image_HW, target) in enumerate(zip(images, targets)):
-                class_folder = folder / split / str(target)
-                class_folder.mkdir(parents=True, exist_ok=True)
-                # 16 shades of grey in 8 bit
-                image = Image.fromarray((image_HW * 255. / 16.).astype('uint8'))
-                image.resize((width, height), Image.Resampling.BICUBIC).save(class_folder / f'{idx:04d}.png')
-    return root
+    train_NHW, validation_NHW, train_target_N, validation_target_N = splits
+    train, validation = Digits(train_NHW, train_target_N), Digits(validation_NHW, validation_target_N)
+    return Images(FORMAT, FirstImages(train, num_images), validation)

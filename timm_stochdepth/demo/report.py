@@ -1,7 +1,9 @@
 """What a demo prints: each run, means over seeds, and how near skipping comes to timm's DropPath."""
-from statistics import fmean
-from typing import List, Optional, Sequence
+from statistics import fmean, median
+from typing import List, Optional, Sequence, Tuple
 
+from ..bench.measure import median_interval
+from ..bench.report import MIN_ROUNDS_OF_INTERVAL
 from .intervals import mean_interval
 from .train import Result
 
@@ -26,17 +28,30 @@ def _reference(result: Result, results: Sequence[Result]) -> Optional[Result]:
     ), None)
 
 
+def _time_ratio(result: Result, reference: Result) -> Tuple[str, str]:
+    """Median of the ratio of the times on each batch, which no slow step moves, and its 95% interval."""
+    ratio, low, high = median_interval([s / r for s, r in zip(result.step_seconds, reference.step_seconds)])
+    has_interval = result is not reference and len(result.step_seconds) >= MIN_ROUNDS_OF_INTERVAL
+    return f'{ratio:.3f}', f'{low:.3f} to {high:.3f}' if has_interval else ''
+
+
 def format_results(results: Sequence[Result]) -> str:
     """One line a run; the ratio of the times is to a network without stochastic depth, or with timm's."""
     has_seeds = len({r.seed for r in results}) > 1
     references = [_reference(r, results) for r in results]
     to = next((r.method or 'plain' for r in references if r), 'plain')
-    rows: List[Sequence[str]] = [('model', 'top-1', 'reloaded top-1', 's / epoch', f'ratio to {to}')]
+    rows: List[Sequence[str]] = [('model', 'top-1', 'reloaded top-1', 's / step', f'ratio to {to}', '95% interval')]
     for r, reference in zip(results, references):
-        ratio = f'{r.epoch_seconds / reference.epoch_seconds:.3f}' if reference else '-'
         label = f'{r.label}, seed {r.seed}' if has_seeds else r.label
-        rows.append((label, f'{r.top1:.2f}%', f'{r.reloaded_top1:.2f}%', f'{r.epoch_seconds:.2f}', ratio))
-    return _format_table(rows)
+        rows.append((
+            label, f'{r.top1:.2f}%', f'{r.reloaded_top1:.2f}%', f'{median(r.step_seconds):.3f}',
+            *(_time_ratio(r, reference) if reference else ('-', ''))))
+    lines = [_format_table(rows)]
+    if any(row[-1] for row in rows[1:]):
+        lines.append(
+            'Times are medians over the steps. A ratio is that of the times on the same batch: where its interval holds'
+            f' 1,\nthis machine could not tell the network from {to}.')
+    return '\n'.join(lines)
 
 
 def format_means(results: Sequence[Result]) -> str:
@@ -75,9 +90,6 @@ def format_agreement(results: Sequence[Result]) -> str:
             f' in the first {len(first)} steps, by {max(differences):.1e} in all {len(differences)}'
             f' (mean {fmean(differences):.1e}); top-1 {ours.top1:.2f}% and {theirs.top1:.2f}%')
         if ours.beside == theirs.beside:
-            ours_seconds, theirs_seconds = sum(ours.step_seconds), sum(theirs.step_seconds)
-            line += (
-                f'; training took {ours_seconds:.1f} s and {theirs_seconds:.1f} s,'
-                f' {ours_seconds / theirs_seconds:.3f} of it')
+            line += f'; training took {sum(ours.step_seconds):.1f} s and {sum(theirs.step_seconds):.1f} s'
         lines.append(f'{line}.')
     return '\n'.join(lines)

@@ -22,7 +22,7 @@ from .network import Network
 from .recipe import Recipe
 from .train import Result, evaluate
 
-__all__ = ['read_result', 'run_name', 'write_run']
+__all__ = ['read_result', 'result_of', 'run_name', 'write_run']
 
 RESULT = 'run.json'
 
@@ -45,11 +45,15 @@ def read_result(folder: Path) -> Result:
     Raises:
         ValueError: It was written by another version, of other fields.
     """
-    values = json.loads((folder / RESULT).read_text(encoding='utf-8'))['result']
     try:
-        result = Result(**values)
+        return result_of(json.loads((folder / RESULT).read_text(encoding='utf-8')))
     except TypeError as e:
         raise ValueError(f'{folder} was written by another version: {e}') from e
+
+
+def result_of(record: Dict[str, Any]) -> Result:
+    """The result in what was read of a run's file."""
+    result = Result(**record['result'])
     result.top1s = {int(epoch): top1 for epoch, top1 in result.top1s.items()}
     return result
 

@@ -64,11 +64,6 @@ class Result:
         return [fmean(self.step_losses[i:i + self.steps_per_epoch]) for i in steps]
 
     @property
-    def epoch_seconds(self) -> float:
-        """Mean time of an epoch."""
-        return fmean(self.step_seconds) * self.steps_per_epoch
-
-    @property
     def top1(self) -> float:
         """That of the last epoch."""
         return self.top1s[max(self.top1s)]

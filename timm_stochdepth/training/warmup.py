@@ -2,7 +2,7 @@
 import logging
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, Dict, Generator, Tuple
+from typing import Any, Dict, Generator, Optional, Tuple
 
 import timm.optim
 import timm.scheduler
@@ -19,30 +19,52 @@ _logger = logging.getLogger(__name__)
 
 
 def follow_scheduler(model: nn.Module, scheduler: Scheduler, num_epochs: int, updates_per_epoch: int) -> None:
-    """Let the epochs and updates that a scheduler is told set the progress of a model.
+    """Let the epochs and updates that a scheduler is told set the progress of a model, and log each epoch's rate.
 
-    A resumed run tells its scheduler where it goes on, and so the rate goes on there too.
+    A resumed run tells its scheduler where it goes on, and so the rate goes on there too. Epochs are counted from 0, as
+    timm counts them.
 
     Args:
-        model: Model with stochastic blocks.
+        model: Model with stochastic blocks; its `train` is wrapped until the first epoch begins.
         scheduler: timm's scheduler; its `step` and `step_update` are wrapped.
         num_epochs: Length of the training run.
         updates_per_epoch: Optimizer updates in an epoch, 0 if they are not known.
     """
-    step, step_update = scheduler.step, scheduler.step_update
+    train, step, step_update = model.train, scheduler.step, scheduler.step_update
+    first_epoch: Optional[int] = 0  # None once it has begun
+
+    def log_rate(epoch: int) -> None:
+        _logger.info(f'Epoch {epoch}: drop rate {max(drop_rates(model).values()):.4f} at its start')
+
+    @wraps(train)
+    def begin_first_epoch(mode: bool = True) -> nn.Module:
+        nonlocal first_epoch
+        if mode and first_epoch is not None:
+            log_rate(first_epoch)
+            first_epoch = None
+            del model.train  # the instance's, that of its class stays
+        return train(mode)
 
     @wraps(step)
     def step_and_tell(epoch: int, *args: Any, **kwargs: Any) -> None:
+        nonlocal first_epoch
         step(epoch, *args, **kwargs)
         set_training_progress(model, min(epoch / num_epochs, 1.))
-        _logger.info(f'Epoch {epoch}: drop rate {max(drop_rates(model).values()):.4f}')
+        if first_epoch is not None:  # of a resumed run
+            first_epoch = epoch
+        elif epoch < num_epochs:
+            log_rate(epoch)
 
     @wraps(step_update)
     def step_update_and_tell(num_updates: int, *args: Any, **kwargs: Any) -> None:
+        nonlocal first_epoch
         step_update(num_updates, *args, **kwargs)
         if updates_per_epoch:
             set_training_progress(model, min(num_updates / (num_epochs * updates_per_epoch), 1.))
+            if first_epoch is not None:
+                first_epoch = num_updates // updates_per_epoch
 
+    model.train = begin_first_epoch  # type: ignore[method-assign]
     scheduler.step, scheduler.step_update = step_and_tell, step_update_and_tell  # type: ignore[method-assign]
 
 
