@@ -4,6 +4,7 @@ from typing import Any, Dict, Optional, Protocol, Sequence, Tuple, Union
 
 from ..fold import inference_scales
 from ..settings import METHODS, Settings
+from ..shared_draws import SharedDraws
 from ..surgery import apply_stochastic_depth, check_target_layer_name, drop_paths, drop_rates, set_training_progress
 from .composer_time import Duration, State, check_duration, share_done
 from .loaded_weights import LoadedWeights, keep_function
@@ -95,6 +96,8 @@ class StochasticDepth:
         self._logged: Optional[Tuple[int, float]] = None
         self._goes_on = False  # with the weights as they are, at the rate that follows on that of before
         self._loaded_weights: Optional[LoadedWeights] = None
+        self._shared_draws: Optional[SharedDraws] = None
+        self._num_steps: Optional[int] = None  # that of the shared draws, as a checkpoint has it
 
     @staticmethod
     def required_on_load() -> bool:
@@ -131,6 +134,7 @@ class StochasticDepth:
         # trained weights of a plain network are right at the rate of the start, others at that of the end
         self._set_progress(state, 1. if had_stochastic_depth else 0.)
         self._goes_on = False
+        self._shared_draws = next((drop_path.shared_draws for _, drop_path in drop_paths(state.model)), None)
         self._loaded_weights = LoadedWeights(state.model)
         logger.log_metrics({'stochastic_depth/num_stochastic_layers': len(drop_rates(state.model))})
         logger.log_hyperparameters({f'stochastic_depth/{k}': v for k, v in self._arguments().items()})
@@ -141,6 +145,9 @@ class StochasticDepth:
         trained_scales = self._loaded_weights.trained_scales
         if self._goes_on:
             self._set_progress(state, self.progress)
+            if self._shared_draws is not None and self._num_steps is not None:
+                # the weights' metadata said it, too, but then the optimizer's state was loaded, which takes a step
+                self._shared_draws.num_steps = self._num_steps
         elif trained_scales is not None:
             self._set_progress(state, 1. if trained_scales else 0.)
             keep_function(state.model, trained_scales)
@@ -167,7 +174,8 @@ class StochasticDepth:
 
     def state_dict(self) -> Dict[str, Any]:
         """What a checkpoint holds of this algorithm."""
-        return dict(repr=repr(self), progress=self.progress)
+        num_steps = None if self._shared_draws is None else self._shared_draws.num_steps
+        return dict(repr=repr(self), progress=self.progress, num_steps=num_steps)
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         """Take over what a checkpoint holds.
@@ -180,6 +188,7 @@ class StochasticDepth:
                 'load_path must be a checkpoint of a run with timm_stochdepth.StochasticDepth, but it is of one with'
                 f" Composer's own: {state.get('repr')}. Resume it with composer.algorithms.StochasticDepth.")
         self.progress = state['progress']
+        self._num_steps = state['num_steps']
         self._goes_on = True
 
     def _arguments(self) -> Dict[str, Any]:
