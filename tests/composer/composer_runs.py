@@ -1,8 +1,5 @@
 """Small runs of Composer's trainer, and the plain loops that they are compared with."""
 
-import random
-
-import numpy as np
 import pytest
 import torch
 from timm.models.resnet import Bottleneck, ResNet
@@ -13,6 +10,7 @@ pytest.importorskip('composer.trainer')  # not 'composer', which this folder is 
 from composer import Callback, Trainer
 from composer.loggers import InMemoryLogger
 from composer.models import ComposerClassifier
+from composer.utils.reproducibility import seed_all
 
 import timm_stochdepth as ts
 
@@ -111,10 +109,7 @@ def plain_loop(method, step, num_batches=2 * NUM_BATCHES, prepare=lambda model: 
     prepare(model)
     ts.apply_stochastic_depth(model, method, 'ResNetBottleneck', DROP_RATE, drop_warmup=0.5)
     optimizer = sgd(model)
-    # what the trainer does last before it takes the first batch
-    random.seed(SEED)
-    np.random.seed(SEED)
-    torch.manual_seed(SEED)
+    seed_all(SEED)  # what the trainer does last before it takes the first batch
     ts.set_training_progress(model, 0.0)
     model.train()
     update = 0

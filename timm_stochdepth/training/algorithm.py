@@ -3,12 +3,15 @@ from dataclasses import asdict
 from typing import Any, Dict, Optional, Protocol, Sequence, Tuple, Union
 
 from ..places import drop_paths, drop_rates
+from ..progress import TrainingProgress
 from ..rate_changes import set_training_progress
-from ..scales import inference_scales
+from ..rates import check_flag
+from ..scales import inference_scales, scale_own_branches
 from ..settings import METHODS, Settings
-from ..surgery import apply_stochastic_depth, check_target_layer_name
+from ..shared_draws import SharedDraws
+from ..surgery import apply_settings, check_target_layer_name
 from .composer_time import Duration, State, check_duration, share_done
-from .loaded_weights import LoadedWeights, keep_function
+from .loaded_weights import LoadedWeights
 
 __all__ = ['StochasticDepth']
 
@@ -49,6 +52,8 @@ class StochasticDepth:
         drop_schedule: Points (progress of training, share of the rate), instead of drop_warmup.
         scale_by_keep: Divide by the keep probability in training, instead of scaling by it at inference.
         skip_dropped: Sample method: run a branch for the samples that keep it alone.
+        keep_function: Scale the weights that the model has when the trainer is made, so that it computes at inference
+            what it computed; see `apply_stochastic_depth`.
 
     Raises:
         TypeError: A rate is not a number, a flag not a bool.
@@ -75,6 +80,7 @@ class StochasticDepth:
             drop_schedule: Optional[Sequence[Tuple[float, float]]] = None,
             scale_by_keep: bool = False,
             skip_dropped: bool = False,
+            keep_function: bool = False,
     ) -> None:
         if target_layer_name in METHODS and stochastic_method not in METHODS:
             raise ValueError(
@@ -92,11 +98,14 @@ class StochasticDepth:
             stochastic_method, drop_rate, drop_distribution, use_same_gpu_seed,
             warmup if isinstance(warmup, float) else 1., drop_schedule, scale_by_keep, skip_dropped)
         self.target_layer_name = target_layer_name
+        self.keep_function = check_flag('keep_function', keep_function)
         self.progress = 1.
         self._max_duration: Optional[Duration] = None
         self._logged: Optional[Tuple[int, float]] = None
         self._goes_on = False  # with the weights as they are, at the rate that follows on that of before
         self._loaded_weights: Optional[LoadedWeights] = None
+        self._shared_draws: Optional[SharedDraws] = None
+        self._num_steps: Optional[int] = None  # that of the shared draws, as a checkpoint has it
 
     @staticmethod
     def required_on_load() -> bool:
@@ -129,10 +138,13 @@ class StochasticDepth:
 
     def _change_model(self, state: State, logger: Logger) -> None:
         had_stochastic_depth = any(drop_paths(state.model))
-        apply_stochastic_depth(state.model, target_layer_name=self.target_layer_name, **asdict(self.settings))
         # trained weights of a plain network are right at the rate of the start, others at that of the end
-        self._set_progress(state, 1. if had_stochastic_depth else 0.)
+        fraction = 1. if had_stochastic_depth or not self.settings.schedule else 0.
+        apply_settings(
+            state.model, self.target_layer_name, self.settings, self.keep_function, TrainingProgress(fraction))
+        self._set_progress(state, fraction)
         self._goes_on = False
+        self._shared_draws = next((drop_path.shared_draws for _, drop_path in drop_paths(state.model)), None)
         self._loaded_weights = LoadedWeights(state.model)
         logger.log_metrics({'stochastic_depth/num_stochastic_layers': len(drop_rates(state.model))})
         logger.log_hyperparameters({f'stochastic_depth/{k}': v for k, v in self._arguments().items()})
@@ -143,9 +155,12 @@ class StochasticDepth:
         trained_scales = self._loaded_weights.trained_scales
         if self._goes_on:
             self._set_progress(state, self.progress)
+            if self._shared_draws is not None and self._num_steps is not None:
+                # the weights' metadata said it, too, but then the optimizer's state was loaded, which takes a step
+                self._shared_draws.num_steps = self._num_steps
         elif trained_scales is not None:
             self._set_progress(state, 1. if trained_scales else 0.)
-            keep_function(state.model, trained_scales)
+            scale_own_branches(state.model, trained_scales, inference_scales(state.model))
 
     def _follow_clock(self, state: State) -> None:
         duration = self.warmup_duration or self._max_duration
@@ -153,7 +168,7 @@ class StochasticDepth:
         scales = inference_scales(state.model)
         self._set_progress(state, share_done(state, duration))
         if not self._goes_on:
-            keep_function(state.model, scales)
+            scale_own_branches(state.model, scales, inference_scales(state.model))
         self._goes_on = True
 
     def _set_progress(self, state: State, fraction: float) -> None:
@@ -169,7 +184,8 @@ class StochasticDepth:
 
     def state_dict(self) -> Dict[str, Any]:
         """What a checkpoint holds of this algorithm."""
-        return dict(repr=repr(self), progress=self.progress)
+        num_steps = None if self._shared_draws is None else self._shared_draws.num_steps
+        return dict(repr=repr(self), progress=self.progress, num_steps=num_steps)
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         """Take over what a checkpoint holds.
@@ -182,10 +198,12 @@ class StochasticDepth:
                 'load_path must be a checkpoint of a run with timm_stochdepth.StochasticDepth, but it is of one with'
                 f" Composer's own: {state.get('repr')}. Resume it with composer.algorithms.StochasticDepth.")
         self.progress = state['progress']
+        self._num_steps = state['num_steps']
         self._goes_on = True
 
     def _arguments(self) -> Dict[str, Any]:
-        arguments = dict(asdict(self.settings), target_layer_name=self.target_layer_name)
+        arguments = dict(
+            asdict(self.settings), target_layer_name=self.target_layer_name, keep_function=self.keep_function)
         if self.warmup_duration is not None:
             arguments['drop_warmup'] = self.warmup_duration.to_timestring()
         return arguments
@@ -193,7 +211,7 @@ class StochasticDepth:
     def __str__(self) -> str:
         given = self._arguments()
         method, target = given.pop('stochastic_method'), given.pop('target_layer_name')
-        changed = {k: v for k, v in given.items() if k == 'drop_rate' or v != getattr(Settings(method), k)}
+        changed = {k: v for k, v in given.items() if k == 'drop_rate' or v != getattr(Settings(method), k, False)}
         arguments = [repr(method), repr(target), *(f'{k}={v!r}' for k, v in changed.items())]
         return f'StochasticDepth({", ".join(arguments)})'
 

@@ -1,12 +1,11 @@
 """What weights say that a trainer loads by itself, noted until it is known what they are loaded for."""
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Optional
 
 from torch import nn
 
 from ..places import drop_paths
-from ..scales import fold_weights, inference_scales
 
-__all__ = ['LoadedWeights', 'keep_function']
+__all__ = ['LoadedWeights']
 
 
 class LoadedWeights:
@@ -41,17 +40,3 @@ class LoadedWeights:
     def stop_noting(self) -> None:
         """To be called when all is loaded."""
         self._handle.remove()
-
-
-def keep_function(model: nn.Module, trained_scales: Mapping[str, float]) -> None:
-    """Fold a model's weights, so that it computes at the rates in force what they computed at other ones.
-
-    Args:
-        model: Model with stochastic depth; its weights are changed in place.
-        trained_scales: What each branch was multiplied with until now, as of `fold_weights`.
-
-    Raises:
-        ValueError: A block is always dropped now, at a rate of 1, and was not.
-    """
-    if trained_scales != inference_scales(model):
-        model.load_state_dict(fold_weights(model.state_dict(), model, trained_scales))
