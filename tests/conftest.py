@@ -12,6 +12,7 @@ RANKS = {
     'test_compiled_ddp.py',
     'test_distributed.py',
     'test_family_composability.py',
+    'test_ranks.py',
     'test_script_files.py',
     'test_shared_draws.py',
     'test_timm_scripts.py',
