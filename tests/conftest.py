@@ -12,11 +12,14 @@ RANKS = {
     'test_compiled_ddp.py',
     'test_distributed.py',
     'test_family_composability.py',
+    'test_ranks.py',
     'test_resume.py',
     'test_script_files.py',
     'test_sharding.py',
     'test_shared_draws.py',
     'test_timm_scripts.py',
+    'test_torch_ranks.py',
+    'test_two_ranks.py',
 }
 
 

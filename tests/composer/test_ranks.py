@@ -10,7 +10,11 @@ import torch
 
 pytest.importorskip('composer.trainer')
 
-from rank_script import NUM_UPDATES, SETTINGS
+from composer.models import ComposerClassifier
+from composer_runs import DROP_RATE, logits, network, stochastic_depth, trainer
+from rank_script import NUM_UPDATES, SAVED_AT, SETTINGS
+
+import timm_stochdepth as ts
 
 pytestmark = pytest.mark.composer
 
@@ -18,9 +22,13 @@ NUM_BLOCKS = 4
 
 
 @pytest.fixture(scope='module')
-def results(tmp_path_factory):
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp('ranks')
+
+
+@pytest.fixture(scope='module')
+def results(folder):
     """The weights of each rank after each kind of run, and the blocks that ran in it; two launches."""
-    folder = tmp_path_factory.mktemp('ranks')
     script = Path(__file__).with_name('rank_script.py')
     path = os.pathsep.join([str(script.parent), *sys.path])
     for task in ('train', 'resume'):
@@ -66,3 +74,14 @@ def test_ranks_drop_the_same_blocks_or_their_own(results, name, is_same):
     (_, here), (_, there) = (of_rank[f'by Composer, {name}'] for of_rank in results)
     assert len(here) < NUM_BLOCKS * NUM_UPDATES
     assert (here == there) == is_same
+
+
+@pytest.mark.filterwarnings('ignore:(?s).*Potential parameter discrepancies')
+def test_weights_alone_of_several_ranks_keep_their_function(results, folder):
+    path = str(folder / 'sample' / f'ep0-ba{SAVED_AT}-rank0.pt')
+    model = ComposerClassifier(network(), num_classes=10)
+    ts.apply_stochastic_depth(model, 'sample', 'ResNetBottleneck', DROP_RATE, drop_warmup=0.5)
+    model.load_state_dict(torch.load(path, weights_only=False)['state']['model'])
+    ts.set_training_progress(model, SAVED_AT / NUM_UPDATES)
+    made = trainer([stochastic_depth('sample', drop_warmup=0)], load_path=path, load_weights_only=True)
+    torch.testing.assert_close(logits(made.state.model), logits(model), atol=1e-5, rtol=1e-4)
