@@ -19,7 +19,6 @@ from timm_stochdepth.cli.main import main
 from timm_stochdepth.output_folder import OutputFolder
 from timm_stochdepth.surgery import drop_paths
 
-
 COUNTS = ('operations', 'bytes', 'kernels', 'kept')
 
 

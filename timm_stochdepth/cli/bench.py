@@ -6,7 +6,6 @@ from ..bench.settings import ROWS, BenchSettings
 from ..rates import DISTRIBUTIONS
 from .arguments import Choice, Device, Fraction, ModelName, OutputFolderPath, UsageError, WholeNumber
 
-
 COLUMNS = """columns:
   ratio           time of a step, forward and backward, divided by plain's in the same round: the median
   95% interval    of that median; what the machine can tell apart is as wide
