@@ -9,7 +9,7 @@ import sys
 import pytest
 from command_reference import PAGE as COMMANDS
 from command_reference import with_reference
-from figures import DEMO_PAGE, read, time_of, with_figures
+from figures import DEMO_PAGE, SKIPPED, read, time_of, with_figures
 from figures import PAGE as BENCHMARKS
 from pages import PAGES, README, ROOT, TRAINERS, anchors, code_blocks, inline_commands, links
 
@@ -121,6 +121,17 @@ def test_the_tables_are_those_of_the_measured_figures(page):
     text = page.read_text()
     assert re.search(r'<!-- figures: \w+ -->\n\|', text)
     assert with_figures(text) == text, 'python tests/figures.py writes them anew'
+
+
+def test_the_first_words_of_the_readme_are_what_was_measured():
+    _, vit = read('vit_small_patch16_224_rate0.4_cpu')
+    _, resnet = read('resnet50_rate0.1_cpu')
+    skipped = vit[SKIPPED]
+    words = ' '.join(README.read_text().partition('## ')[0].split())
+    assert f'takes {skipped["ratio"]:.2f} of the time for a training step' in words
+    assert f'keeps {skipped["count_ratios"]["kept"]:.2f} of the memory' in words
+    blocks, samples = (f'{resnet[name]["ratio"]:.2f}' for name in ('block', SKIPPED))
+    assert f'a ResNet-50 at 0.1 takes {blocks} of the time when it drops by blocks, and {samples} by samples' in words
 
 
 def test_the_figures_of_two_ranks_are_those_that_were_measured():

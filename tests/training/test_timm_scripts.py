@@ -192,7 +192,9 @@ def test_flags_work_with_a_warmup(few_digits, tmp_path, flag, model, hub_cache):
     warmup = [] if flag == 'model_kwargs' else WARMUP
     text = train(few_digits, tmp_path, *FLAGS[flag], *warmup, model=model, epochs=2, env=hub_cache)
     rate = dict(drop_path=0.7).get(flag, 0.1 if 'sample' in model else 0.2)
-    assert f'Epoch 1: drop rate {rate:.4f}' in text
+    assert re.findall(r'Epoch (\d+): drop rate ([\d.]+)', text) == [('0', '0.0000'), ('1', f'{rate:.4f}')]
+    assert text.index('Epoch 0: drop rate') < text.index('Train: 0 [') < text.index('Epoch 1: drop rate')
+    assert text.index('Epoch 1: drop rate') < text.index('Train: 1 [')
     assert 'nan' not in text.lower().replace('nanoseconds', '')
 
 
