@@ -75,8 +75,10 @@ class StochasticBlock(nn.Module):
             local_metadata: Dict[str, Any],
             *args: Any,
     ) -> None:
+        has_gradients = any(p.grad is not None for p in self.parameters())
         for drop_path in self._drop_paths():
             drop_path.block_metadata = local_metadata
+            drop_path.block_has_gradients = has_gradients
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     @torch.jit.unused

@@ -1,9 +1,11 @@
 """What a state_dict's metadata says of the rates that its weights are for."""
 import warnings
+from functools import cache
 from typing import Any, Dict, Optional
 
 from torch import nn
 
+from .progress import TrainingProgress
 from .shared_draws import SharedDraws
 
 __all__ = ['SaysScale']
@@ -16,6 +18,8 @@ class SaysScale(nn.Module):
 
     # that of the block, in a plain network of which nothing stands here
     block_metadata: Dict[str, Any] = {}
+    block_has_gradients = False
+    progress: TrainingProgress
 
     shared_draws: Optional[SharedDraws] = None
 
@@ -43,6 +47,10 @@ class SaysScale(nn.Module):
             self.shared_draws.num_steps = local_metadata['num_steps']
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
+    def _trains(self) -> bool:
+        """Whether this network has been training in this process: what it is given are weights of its own."""
+        return self.progress.has_run and (self.block_has_gradients or self.progress.has_stepped)
+
     def _tell_of_other_rates(self, local_metadata: Dict[str, Any]) -> None:
         # a run that goes on may have been at another point of its warm-up: the full rates tell
         trained_scale = local_metadata.get('full_inference_scale')
@@ -54,9 +62,21 @@ class SaysScale(nn.Module):
                 warnings.warn(
                     'The weights were trained at other drop rates, or with another scale_by_keep, than this network'
                     f' has. They are loaded as they are, so that it computes something else: {keeps_function}',
-                    stacklevel=3)
-        elif local_metadata.get('version') != self._version and self.inference_scale() != 1.:
-            origin = 'are of a plain network' if local_metadata else 'do not say whether they are of a plain network'
+                    stacklevel=4)
+        elif local_metadata.get('version') == self._version or self.inference_scale() == 1.:
+            return
+        elif local_metadata:
             warnings.warn(
-                f'The weights {origin}. They are loaded as they are, as those of a network with stochastic depth at'
-                f' the rates of this one. For other weights, {keeps_function}', stacklevel=3)
+                'The weights are of a plain network. They are loaded as they are, as those of a network with stochastic'
+                f' depth at the rates of this one. For other weights, {keeps_function}', stacklevel=4)
+        elif not self._trains():
+            _tell_of_no_metadata(keeps_function)
+
+
+@cache
+def _tell_of_no_metadata(keeps_function: str) -> None:
+    """Once in a process: libraries that hand on a network's own weights without metadata do so again and again."""
+    warnings.warn(
+        'The weights do not say what drop rates they are for: their state_dict has lost its metadata, as in safetensors'
+        ' and in the checkpoints of many libraries. They are loaded as they are. That is right for a run that goes on'
+        f' at its rates. For weights of a plain network, or of other rates, {keeps_function}', stacklevel=5)

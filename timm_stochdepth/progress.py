@@ -2,6 +2,9 @@
 from typing import Any, Dict, Protocol, Tuple
 from weakref import WeakSet
 
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
 __all__ = ['TrainingProgress']
 
 
@@ -21,11 +24,15 @@ class TrainingProgress:
     Attributes:
         fraction: 0 at the start of training, 1 at its end. A model that nobody tells stands at 1.
         is_told: Whether somebody has told it how far training is.
+        has_run: Whether the model has run in training mode, with gradients.
+        has_stepped: Whether an optimizer has made a step since.
     """
 
     def __init__(self, fraction: float = 1.) -> None:
         self.fraction = fraction
         self.is_told = False
+        self.has_run = False
+        self.has_stepped = False
         self._followers: WeakSet[Follower] = WeakSet()
 
     def tell(self, fraction: float) -> None:
@@ -39,6 +46,15 @@ class TrainingProgress:
             if follower.place_idx == place_idx:
                 follower.set_drop_rate(drop_rate)
 
+    # a compiler calls it once, when it compiles, and keeps what it returned
+    @torch.compiler.assume_constant_result
+    def note_run(self) -> bool:
+        """Note that the model runs in training mode."""
+        if not self.has_run and torch.is_grad_enabled():
+            self.has_run = True
+            _awaits_step.add(self)
+        return True
+
     def add(self, follower: Follower) -> None:
         self._followers.add(follower)
 
@@ -49,4 +65,17 @@ class TrainingProgress:
         return self
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        return TrainingProgress, (self.fraction,)
+        return TrainingProgress, (self.fraction,), dict(is_told=self.is_told)
+
+
+_awaits_step: WeakSet[TrainingProgress] = WeakSet()
+
+
+def _after_optimizer_step(*args: Any) -> None:
+    if _awaits_step:
+        for progress in _awaits_step:
+            progress.has_stepped = True
+        _awaits_step.clear()
+
+
+register_optimizer_step_post_hook(_after_optimizer_step)

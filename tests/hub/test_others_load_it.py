@@ -49,7 +49,6 @@ def test_the_config_is_timms_but_for_what_has_to_differ(network, tmp_path):
     save_config_for_hf(network, tmp_path / 'config.json', model_config=dict(label_names=NAMES), model_args=model_args)
     theirs = json.loads((tmp_path / 'config.json').read_text())
     assert difference(ours, theirs) == {
-        'model_args.num_classes',  # transformers gives it to create_model beside model_args
         'pretrained_cfg.tag',  # of timm's weights, which these are not
         'pretrained_cfg.origin_url',
         'pretrained_cfg.paper_ids',
@@ -82,3 +81,24 @@ def test_transformers_computes_what_timm_computes(network, tmp_path):
         assert {a['label']: round(a['score'], 4) for a in answers} == {
             name: round(float(score), 4) for name, score in zip(NAMES, scores)
         }
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+def test_transformers_loads_what_timm_itself_saves(network, tmp_path):
+    from transformers import AutoModelForImageClassification
+
+    model_args = ts.stochastic_depth_args(network) if ts.drop_rates(network) else {}
+    timm.models.save_for_hf(network, tmp_path, dict(label_names=NAMES), model_args, safe_serialization=True)
+    x = torch.randn(2, getattr(network, 'in_chans', 3), 64, 64)
+    with torch.no_grad():
+        for loaded in (
+            timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval(),
+            lambda x: AutoModelForImageClassification.from_pretrained(tmp_path).eval()(pixel_values=x).logits,
+        ):
+            assert_same_output(loaded(x), network(x))
+
+
+def test_timm_writes_other_networks_as_before(tmp_path):
+    plain = timm.create_model('resnet18', num_classes=4)
+    save_config_for_hf(plain, tmp_path / 'config.json')
+    assert json.loads((tmp_path / 'config.json').read_text())['model_args']['num_classes'] == 4

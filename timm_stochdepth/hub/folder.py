@@ -99,8 +99,7 @@ def write_files(model: nn.Module, folder: Path, repo_id: str, record: TrainingRe
 def create_config(model: nn.Module, record: TrainingRecord) -> Dict[str, Any]:
     """The config.json of a repository: timm's own, with the settings of stochastic depth in its `model_args`.
 
-    What differs from what timm writes: `num_classes` stands in its place at the top alone, as transformers passes it to
-    `timm.create_model` beside `model_args`; licence, tag and papers are those of these weights.
+    What differs from what timm writes: licence, tag and papers are those of these weights.
     """
     pretrained_cfg: Any = model.pretrained_cfg
     model_args = stochastic_depth_args(model) if is_stochastic(model) else {}
@@ -110,8 +109,7 @@ def create_config(model: nn.Module, record: TrainingRecord) -> Dict[str, Any]:
         path = Path(name) / 'config.json'
         save_config_for_hf(model, path, model_config=labels, model_args=model_args, data_config=data_config)  # type: ignore
         config = json.loads(path.read_text(encoding='utf-8'))
-    for name in ('num_classes', 'fold_pretrained'):
-        config.get('model_args', {}).pop(name, None)
+    config.get('model_args', {}).pop('fold_pretrained', None)
     config['pretrained_cfg']['license'] = record.license or _license(pretrained_cfg)
     if not record.base_model:
         for name in ('tag', 'origin_url', 'paper_ids'):  # of weights that these are not
