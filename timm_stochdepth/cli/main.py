@@ -5,10 +5,10 @@ import sys
 import warnings
 from typing import Any, Dict, List, Optional, Tuple, Type
 
-from ..terminal import complain, one_line, say, start_command
+from ..terminal import closest, complain, one_line, say, start_command
 from ..version import __version__
 from . import bench, demo, families, fold, list_models, pull, push, run, show, verify
-from .arguments import Parser, UsageError, closest
+from .arguments import Parser, UsageError
 
 __all__ = ['create_parsers', 'main']
 
