@@ -75,9 +75,7 @@ def command_line(name, action, value, right=RIGHT):
             line += [f'{action.option_strings[-1]}={value}' if action.option_strings else value]
         elif other.required and other.nargs != argparse.REMAINDER:
             is_name = name == 'show' and right is RIGHT and isinstance(other.type, Network)  # it needs no weights
-            line += [
-                'resnet50_sd_block' if is_name else right.get(type(other.type)) or f'new{other.type.suffixes[0]}'
-            ]
+            line += ['resnet50_sd_block' if is_name else right.get(type(other.type)) or f'new{other.type.suffixes[0]}']
     return line
 
 

@@ -52,10 +52,6 @@ def run(args: argparse.Namespace) -> None:
             check_label_names(label_names, num_classes, '--labels')
         except ValueError as e:
             raise UsageError(e) from e
-    if args.license and record.card and args.license != record.license:
-        raise UsageError(
-            f'--license must be what the card of {args.source} says, {record.license}, but got {args.license!r}: change'
-            ' it there.')
     if record.args.get('model_ema') and record.scores_ema != args.ema:
         warnings.warn(
             f'The run scored its {"EMA" if record.scores_ema else "own"} weights, and these are others: the card has no'

@@ -48,7 +48,8 @@ def save_weights(model: nn.Module, path: Path) -> None:
         save_file(tensors, path, metadata=metadata)
         _sort_metadata(path)
     else:
-        torch.save(dict(arch=architecture, state_dict=state_dict), path)
+        with path.open('wb') as file:  # whose errors say what a full disk is
+            torch.save(dict(arch=architecture, state_dict=state_dict), file)
 
 
 def _sort_metadata(path: Path) -> None:
