@@ -12,6 +12,8 @@ import pytest
 import timm
 import torch
 
+import timm_stochdepth as ts
+
 TOOL = shutil.which('timm-stochdepth', path=f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}')
 
 
@@ -69,6 +71,7 @@ def test_a_reader_that_goes_and_a_disk_that_is_full(tmp_path):
 @pytest.mark.parametrize('target', ['plain.safetensors', 'plain.pth', 'out'])
 def test_a_disk_that_fills_up_is_told_with_the_files_name(target, tmp_path):
     model = timm.create_model('resnet50_sd_block', num_classes=3, layers=[1, 1, 1, 1], base_width=8)
+    assert ts.drop_rates(model)
     args = dict(model='resnet50_sd_block', drop_path=None, model_kwargs=dict(layers=[1, 1, 1, 1], base_width=8))
     torch.save(dict(state_dict=model.state_dict(), args=args), tmp_path / 'last.pth.tar')
     line = ['push', 'last.pth.tar', 'user/net', '--dry-run', '--out'] if target == 'out' else ['fold', 'last.pth.tar']
