@@ -1,4 +1,5 @@
 """Files that are whole or not there at all, and the rules of where one may be written."""
+import errno
 import hashlib
 import os
 import re
@@ -7,7 +8,7 @@ import stat
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Generator, Sequence, Union
+from typing import Any, Callable, Generator, Optional, Sequence, Union
 
 from .file_kinds import holds_kind
 
@@ -16,7 +17,9 @@ __all__ = [
     'check_output_file',
     'check_place',
     'expand_home',
+    'failure_named',
     'file_sha256',
+    'why_not_writable',
     'workspace',
     'write_beside',
     'write_file',
@@ -25,6 +28,9 @@ __all__ = [
 PathLike = Union[str, Path]
 
 WORKSPACE_PREFIX = '.timm-stochdepth-'
+
+# a full disk or quota, a limit, a read-only file system, a broken disk
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 @contextmanager
@@ -62,7 +68,7 @@ def write_beside(path: Path) -> Generator[Path, None, None]:
     Raises:
         FileExistsError: There is a folder at `path`, or a folder was written and there is a file.
     """
-    with workspace(path.parent) as work:
+    with failure_named(str(path)), workspace(path.parent) as work:
         beside = work / 'new' / path.name
         beside.parent.mkdir()
         yield beside
@@ -86,7 +92,7 @@ def write_file(
         FileExistsError: There is a file already that holds something else, and `force` is False.
     """
     target = check_output_file(path, suffixes, sources, name)
-    with workspace(target.parent) as work:
+    with failure_named(f'{name} {str(path)!r}'), workspace(target.parent) as work:
         beside = work / 'new' / target.name
         beside.parent.mkdir()
         yield beside
@@ -144,10 +150,49 @@ def check_place(path: PathLike, name: str) -> Path:
     ancestor = next((p for p in place.absolute().parents if os.path.lexists(p)), place)
     if not ancestor.is_dir():
         raise NotADirectoryError(f'{name} must lie in a folder, but got {str(path)!r}, and {ancestor} is none.')
-    if not os.access(ancestor, os.W_OK | os.X_OK):
+    reason = why_not_writable(ancestor)
+    if reason:
         raise PermissionError(
-            f'{name} must lie in a folder that can be written to, but got {str(path)!r}, and {ancestor} cannot be.')
+            f'{name} must lie in a folder that can be written to, but got {str(path)!r}, and {ancestor} cannot be:'
+            f' {reason}.')
     return place
+
+
+def why_not_writable(folder: Path) -> Optional[str]:
+    """Why nothing can be written to a folder, by an attempt that leaves nothing: rights say nothing of a full disk."""
+    try:
+        with tempfile.TemporaryFile(dir=folder, prefix=WORKSPACE_PREFIX) as file:
+            file.write(bytes(4096))
+            file.flush()
+    except OSError as e:
+        return e.strerror or str(e)
+    return None
+
+
+@contextmanager
+def failure_named(name: str) -> Generator[None, None, None]:
+    """Context in which a file is written beside its place: what fails is told of the place, which the user knows.
+
+    Raises:
+        OSError: The disk is full, or the like.
+    """
+    try:
+        yield
+    except Exception as e:
+        reason = _refusal(e)
+        if reason is None:
+            raise
+        raise OSError(f'{name} cannot be written: {reason}.') from e
+
+
+def _refusal(error: Exception) -> Optional[str]:
+    """What the system said when it took no more of a file, if that is what an error is about."""
+    cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides the one of its file
+    number = cause.errno if isinstance(cause, OSError) else None
+    said = re.search(r'\(os error (\d+)\)', str(error))  # safetensors
+    if said:
+        number = int(said[1])
+    return os.strerror(number) if number in _REFUSALS else None
 
 
 def check_output_file(

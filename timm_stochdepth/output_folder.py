@@ -5,7 +5,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Collection, Dict, Generator, Iterator, List, Optional
 
-from .files import WORKSPACE_PREFIX, PathLike, check_place, file_sha256, set_usual_mode, workspace, write_beside
+from .files import (
+    WORKSPACE_PREFIX,
+    PathLike,
+    check_place,
+    failure_named,
+    file_sha256,
+    set_usual_mode,
+    why_not_writable,
+    workspace,
+    write_beside,
+)
 
 __all__ = ['MARK', 'OutputFolder', 'check_folder', 'entries', 'write_new_folder']
 
@@ -22,8 +32,10 @@ def check_folder(path: PathLike, name: str) -> Path:
     folder = check_place(path, name)
     if os.path.lexists(folder) and not folder.is_dir():
         raise NotADirectoryError(f'{name} must be a folder to write to, but got {str(path)!r}, which is none.')
-    if folder.is_dir() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        raise PermissionError(f'{name} must be a folder that can be written to, but got {str(path)!r}.')
+    reason = why_not_writable(folder) if folder.is_dir() else None
+    if reason or folder.is_dir() and not os.access(folder, os.R_OK):
+        raise PermissionError(
+            f'{name} must be a folder that can be written to, but got {str(path)!r}: {reason or "it cannot be read"}.')
     return folder
 
 
@@ -121,7 +133,7 @@ class OutputFolder:
         """
         self.check(name)
         place = self.path / name
-        with workspace(self.path) as work:
+        with failure_named(f'{self.name} {str(place)!r}'), workspace(self.path) as work:
             beside = work / 'new' / place.name
             beside.parent.mkdir()
             yield beside
@@ -205,7 +217,7 @@ def write_new_folder(path: PathLike, name: str = '--out') -> Generator[Path, Non
         OSError: It cannot be written to, is no folder, or holds something else.
     """
     folder = check_folder(path, name)
-    with workspace(folder if folder.is_dir() else folder.parent) as work:
+    with failure_named(f'{name} {str(path)!r}'), workspace(folder if folder.is_dir() else folder.parent) as work:
         beside = work / 'new'
         beside.mkdir()
         yield beside

@@ -1,8 +1,9 @@
 """What a command says on stderr while it works, beside its results on stdout."""
+import difflib
 import sys
-from typing import Any, Optional
+from typing import Any, Collection, Optional
 
-__all__ = ['complain', 'one_line', 'progress_bar', 'say', 'start_command']
+__all__ = ['closest', 'complain', 'one_line', 'progress_bar', 'say', 'start_command']
 
 _command: Optional[str] = None
 
@@ -16,6 +17,12 @@ def start_command(name: Optional[str]) -> None:
 def one_line(text: object) -> str:
     """A text, or what an error says, in one line."""
     return ' '.join(str(text).split())
+
+
+def closest(value: str, names: Collection[str]) -> str:
+    """The names that a wrong one may have meant, as the end of a sentence."""
+    found = difflib.get_close_matches(value, names, n=3)
+    return f': did you mean {" or ".join(found)}?' if found else '.'
 
 
 def complain(text: str) -> None:

@@ -13,12 +13,13 @@ from timm_stochdepth.cli.arguments import (
     Fraction,
     InputPath,
     KeyValue,
+    License,
     ModelName,
+    Network,
     NewFolder,
     OutputFile,
     OutputFolderPath,
     RepoId,
-    RepoOrFolder,
     Text,
     WholeNumber,
 )
@@ -37,7 +38,11 @@ WRONG = {
     Device: ['', 'foo', 'gpu', 'cuda:x', 'cuda:-1', 'mps', 'meta', 'CPU', 'cuda:999'],
     RepoId: ['', 'a/b/c', 'user/', '/name', 'my user/x', 'a--b', 'a..b', 'x.git', 'user/é', '.x', 'u/' + LONG],
     InputPath: ['', 'missing', 'folder', 'notes.txt/x', LONG],
-    RepoOrFolder: ['', './missing', 'a/b/c', 'notes.txt', 'user/'],
+    License: ['', 'MIT License', 'Apache-2.0', '-'],
+    Network: [
+        *('', './missing', 'missing.pth.tar', 'a/b/c', 'user/', 'hf-hub:', 'hf-hub:a/b/c', 'local-dir:missing'),
+        *('local-dir:notes.txt', 'resnet50_sd_blok', 'res\nnet', LONG),
+    ],
     OutputFile: [
         *('', '.', 'folder', 'new/', 'notes.txt/new.png', 'new.xyz', 'new', 'new.PNG', 'notes.txt', 's3://b/x.png'),
         LONG + '.png',
@@ -49,7 +54,7 @@ RIGHT = {
     ModelName: 'resnet50_sd_block',
     RepoId: 'user/name',
     InputPath: 'script.py',
-    RepoOrFolder: 'folder',
+    Network: 'script.py',
     OutputFolderPath: 'new',
 }
 
@@ -69,7 +74,8 @@ def command_line(name, action, value, right=RIGHT):
         if other.dest == action.dest:
             line += [f'{action.option_strings[-1]}={value}' if action.option_strings else value]
         elif other.required and other.nargs != argparse.REMAINDER:
-            line += [right.get(type(other.type)) or f'new{other.type.suffixes[0]}']
+            is_name = name == 'show' and right is RIGHT and isinstance(other.type, Network)  # it needs no weights
+            line += ['resnet50_sd_block' if is_name else right.get(type(other.type)) or f'new{other.type.suffixes[0]}']
     return line
 
 
@@ -147,7 +153,7 @@ def test_a_file_takes_no_place_of_somebodys(name, action, place, capsys):
 
 @pytest.mark.parametrize('name, action', [pytest.param(*a, id=title(*a)) for a in FILES])
 def test_what_is_read_is_not_written_to(name, action, place, capsys):
-    if not any(isinstance(other.type, InputPath) for command, other in arguments() if command == name):
+    if not any(isinstance(other.type, Network) for command, other in arguments() if command == name):
         return
     for suffix in action.type.suffixes:
         source = place / f'source{suffix}'
@@ -155,7 +161,7 @@ def test_what_is_read_is_not_written_to(name, action, place, capsys):
         (place / f'link{suffix}').symlink_to(source.name)
         os.link(source, place / f'hard{suffix}')
         for target in ('source', './source', 'folder/../source', 'link', 'hard'):
-            line = command_line(name, action, f'{target}{suffix}', {**RIGHT, InputPath: source.name})
+            line = command_line(name, action, f'{target}{suffix}', {**RIGHT, Network: source.name})
             assert 'must not be what is read' in refused([*line, '--force'], place, capsys)
 
 

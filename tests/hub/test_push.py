@@ -37,7 +37,7 @@ def test_a_model_of_ones_own_is_shared_folded(name, folded_first, tmp_path):
     x = torch.randn(2, kwargs.get('in_chans', 3), 64, 64)
     with torch.no_grad():
         assert_same_output(loaded(x), model(x))
-    assert 'trained with stochastic depth' in (tmp_path / 'net' / 'README.md').read_text()
+    assert 'made of a network with stochastic depth' in (tmp_path / 'net' / 'README.md').read_text()
 
 
 def own_head():

@@ -250,8 +250,8 @@ def test_missing_and_gated_repositories(command, hub_server, tmp_path):
     hub_server.add_token('hf_stranger')
     status, _, err = command('pull', 'user/gated', tmp_path / 'x', token='hf_stranger')
     assert status == 1 and 'gated' in one_sentence(err)
-    status, out, _ = command('verify', 'user/missing')
-    assert status == 1 and 'FAILED  download: user/missing does not exist' in out
+    status, out, err = command('verify', 'user/missing')
+    assert status == 1 and 'user/missing does not exist, or is private' in one_sentence(err) and out == ''
 
 
 def test_pretrained_tags_come_from_timms_repository(hub_server, tmp_path, logits):

@@ -4,18 +4,20 @@ A kind is the `type` of an argument, and says 'must be ..., but got ...': the pa
 """
 import argparse
 import ast
-import difflib
 import os
 import re
 from pathlib import Path
 from typing import Any, Callable, Collection, NoReturn, Sequence, Tuple, TypeVar
 
 from ..files import check_output_file, expand_home
+from ..hub.license import check_license
+from ..hub.network_source import NetworkSource, find_network
 from ..output_folder import OutputFolder, check_folder, entries
+from ..terminal import closest
 
 __all__ = [
-    'Choice', 'Device', 'Fraction', 'InputPath', 'KeyValue', 'ModelName', 'NewFolder', 'OutputFile', 'OutputFolderPath',
-    'Parser', 'RepoId', 'RepoOrFolder', 'Text', 'UsageError', 'WholeNumber', 'closest',
+    'Choice', 'Device', 'Fraction', 'InputPath', 'KeyValue', 'License', 'ModelName', 'Network', 'NewFolder',
+    'OutputFile', 'OutputFolderPath', 'Parser', 'RepoId', 'Text', 'UsageError', 'WholeNumber',
 ]
 
 T = TypeVar('T')
@@ -33,12 +35,6 @@ class Parser(argparse.ArgumentParser):
         if message.startswith('unrecognized arguments: '):
             message += closest(message.split()[2].partition('=')[0], self._option_string_actions)
         self.exit(2, f'{self.prog}: {message}\n')
-
-
-def closest(value: str, names: Collection[str]) -> str:
-    """The names that a wrong one may have meant, as the end of a sentence."""
-    found = difflib.get_close_matches(value, names, n=3)
-    return f': did you mean {" or ".join(found)}?' if found else '.'
 
 
 def _refuse(allowed: str, value: str, hint: str = '.') -> NoReturn:
@@ -144,6 +140,14 @@ class RepoId:
         return value
 
 
+class License:
+    """The Hub's identifier of a licence."""
+
+    def __call__(self, value: str) -> str:
+        _checked(lambda: check_license('', value))
+        return value
+
+
 class InputPath:
     """A file or folder that can be read.
 
@@ -173,15 +177,11 @@ class InputPath:
         return place
 
 
-class RepoOrFolder:
-    """A folder, or the name of a repository where there is none of that name."""
+class Network:
+    """A network, wherever it is: see `find_network`."""
 
-    def __call__(self, value: str) -> str:
-        if os.path.exists(value) or value.startswith(('.', '/', '~')) or value.count('/') > 1:
-            InputPath('folder')(value)
-        else:
-            RepoId()(value)
-        return value
+    def __call__(self, value: str) -> NetworkSource:
+        return _checked(lambda: find_network(value))
 
 
 class OutputFile:

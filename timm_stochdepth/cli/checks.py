@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from ..bench.settings import ROWS, SKIPPING_ROWS
+from ..hub import named_models
 from ..places import drop_paths
 from ..targets import class_name, find_targets
-from .arguments import UsageError, closest
+from .arguments import UsageError
 
 __all__ = ['check_device', 'check_img_size', 'check_model_name', 'check_network_size', 'check_rows']
 
@@ -21,13 +22,10 @@ def check_model_name(argument: str, name: str) -> None:
     """
     if ':' in name:
         return
-    architecture, _, tag = name.partition('.')
-    if not timm.is_model(architecture):
-        raise UsageError(
-            f'{argument} must be a name that timm knows, but got {name!r}{closest(architecture, timm.list_models())}')
-    names = timm.models.get_arch_pretrained_cfgs(architecture)
-    if tag and name not in names:
-        raise UsageError(f'{argument} must have a tag that timm knows, but got {name!r}{closest(name, names)}')
+    try:
+        named_models.check_model_name(argument, name)
+    except ValueError as e:
+        raise UsageError(e) from e
 
 
 def check_rows(argument: str, name: str, rows: Collection[str]) -> None:

@@ -4,14 +4,12 @@ import argparse
 from ..file_kinds import WEIGHTS
 from ..files import check_output_file
 from ..terminal import say
-from .arguments import InputPath, ModelName, OutputFile, UsageError
-from .network import add_network_arguments, network_args
+from .arguments import ModelName, OutputFile, UsageError
+from .network import add_network, add_network_arguments, check_network, network_args
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        'source', type=InputPath('file or folder'), metavar='IN',
-        help='A checkpoint, a folder with a config.json, or weights alone.')
+    add_network(parser, 'IN', 'The network')
     parser.add_argument(
         'target', type=OutputFile(WEIGHTS), metavar='OUT',
         help=f'New file to write, in the format of its suffix: {", ".join(WEIGHTS)}.')
@@ -27,13 +25,14 @@ def run(args: argparse.Namespace) -> None:
     from ..hub.fold_file import fold_file, unfold_file
     from .checks import check_model_name
 
-    for name in ('unfold', 'model'):
-        if getattr(args, name):
-            check_model_name(f'--{name}', getattr(args, name))
+    if args.unfold:
+        check_model_name('--unfold', args.unfold)
+    # --drop-path is that of the network to be made with --unfold
+    check_network(args, {'--ema': args.ema, '--drop-path': None if args.unfold else args.drop_path})
     if args.unfold and (args.ema or args.model):
         raise UsageError('--unfold must be without --ema and --model, which have no effect with it.')
     try:
-        check_output_file(args.target, WEIGHTS, sources=[args.source])
+        check_output_file(args.target, WEIGHTS, sources=args.source.paths)
     except ValueError as e:
         raise UsageError(e) from e
     say(f'folding {args.source}')

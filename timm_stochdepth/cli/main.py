@@ -1,14 +1,16 @@
 """The command `timm-stochdepth`: one module of this folder for each subcommand."""
 import argparse
+import errno
 import os
 import sys
 import warnings
 from typing import Any, Dict, List, Optional, Tuple, Type
 
-from ..terminal import complain, one_line, say, start_command
+from ..terminal import closest, complain, one_line, say, start_command
 from ..version import __version__
 from . import bench, demo, families, fold, list_models, pull, push, run, show, verify
-from .arguments import Parser, UsageError, closest
+from .arguments import Parser, UsageError
+from .interrupts import interrupts_last
 
 __all__ = ['create_parsers', 'main']
 
@@ -52,18 +54,16 @@ def main(argv: Optional[List[str]] = None) -> int:
         Ctrl-C; 141 when nobody reads the output any more.
     """
     try:
-        args = _parse(sys.argv[1:] if argv is None else argv)
-    except SystemExit as e:  # argparse's way to end, after --help too
-        return e.code if isinstance(e.code, int) else 1
-    start_command(args.command)
-    try:
-        return _run(args)
+        return _run(sys.argv[1:] if argv is None else argv)
     finally:
         start_command(None)
 
 
 def _parse(argv: List[str]) -> argparse.Namespace:
     parser, commands = create_parsers()
+    if not argv:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
     if argv and argv[0] in commands:
         return commands[argv[0]].parse_args(argv[1:])
     if argv and not argv[0].startswith('-'):
@@ -76,6 +76,10 @@ def _run_own(args: argparse.Namespace) -> None:
         say('loading torch and timm')
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning  # type: ignore[assignment]
+        if args.command != 'pull':  # which needs neither
+            with interrupts_last():
+                import timm  # noqa: F401
+                import torch  # noqa: F401
         _COMMANDS[args.command].run(args)
 
 
@@ -84,13 +88,20 @@ def _show_warning(message: 'Warning | str', category: Type[Warning], *place: Any
         complain(f'warning: {one_line(message)}')
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(argv: List[str]) -> int:
+    args: Optional[argparse.Namespace] = None
     try:
+        try:
+            args = _parse(argv)
+        except SystemExit as e:  # argparse's way to end, after --help too
+            sys.stdout.flush()
+            return e.code if isinstance(e.code, int) else 1
+        start_command(args.command)
         if args.command == 'run':
             run.run(args)  # somebody's script, which speaks for itself
         else:
             _run_own(args)
-        sys.stdout.flush()
+        sys.stdout.flush()  # where the interpreter would say in its own words that it cannot
         return 0
     except KeyboardInterrupt:
         complain('interrupted')
@@ -99,9 +110,22 @@ def _run(args: argparse.Namespace) -> int:
         complain(one_line(e))
         return 2
     except BrokenPipeError:  # nobody reads the output any more: an error of a connection is one of the Hub's client
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes nowhere
+        _forget_output()
         return 141  # as of a program that the signal ends
     except Exception as e:
+        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EFBIG) and e.filename is None:  # no file's: print
+            _forget_output()
+            complain(f'the output cannot be written: {e.strerror}.')
+            return 1
         from ..hub.errors import explain  # the Hub's client is slow to import, and an error can wait
-        complain(explain(e, getattr(args, 'repo_id', None)))
+        complain(explain(e, _repo_id(args)))
         return 1
+
+
+def _forget_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes nowhere
+
+
+def _repo_id(args: Optional[argparse.Namespace]) -> Optional[str]:
+    source = getattr(args, 'source', None)
+    return getattr(args, 'repo_id', None) or (source.place if source is not None and source.kind == 'hub' else None)

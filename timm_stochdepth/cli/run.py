@@ -4,6 +4,7 @@ import sys
 import traceback
 
 from ..settings import METHODS
+from ..terminal import complain
 from .arguments import Choice, InputPath
 
 
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from ..offline import is_out_of_reach
     from ..settings import Settings
     from ..training.launcher import run_script
 
@@ -29,6 +31,10 @@ def run(args: argparse.Namespace) -> None:
             args.stochastic_depth or 'sample', drop_rate=None, scale_by_keep=True, skip_dropped=args.skip_dropped)
     try:
         run_script(str(args.script), args.args, settings)
-    except Exception:
+    except Exception as e:
         traceback.print_exc()  # the script's own errors are shown as they are
+        if is_out_of_reach(e):
+            complain(
+                'the Hub is out of reach, and the cache does not hold what is asked for. Without a network,'
+                " train.py's --pretrained-path FILE takes weights that are on this machine.")
         sys.exit(1)

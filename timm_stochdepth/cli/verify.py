@@ -1,24 +1,29 @@
-"""Verify a folder, or a repository of the Hub: tensors, hash, config and the card's code."""
+"""Verify a network: tensors and config, and of a repository of the Hub hash and card as well."""
 import argparse
 
 from ..terminal import say
-from .arguments import RepoOrFolder, Text
+from .arguments import Text, UsageError
+from .network import add_network, add_network_arguments, check_network, network_args
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        'source', type=RepoOrFolder(), metavar='REPO_OR_DIR', help='user/name of a repository, or path of a folder.')
+    add_network(parser, 'source', 'The network')
     parser.add_argument(
         '--revision', type=Text('a branch, tag or commit'), metavar='NAME',
         help='Branch, tag or commit of a repository.')
+    parser.add_argument('--ema', action='store_true', help="Take a checkpoint's EMA weights.")
+    add_network_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     from ..hub.verify import verify
 
+    if args.revision and (args.source.kind != 'hub' or '@' in args.source.place):
+        raise UsageError(f'--revision must be for a repository of the Hub without one, but got {args.revision!r}.')
+    check_network(args, {'--ema': args.ema, '--drop-path': args.drop_path})
     say(f'verifying {args.source}')
     failed = []
-    for title, holds, found in verify(args.source, args.revision):
+    for title, holds, found in verify(args.source, args.revision, args.ema, args.model, network_args(args)):
         print(f'{"ok" if holds else "FAILED":<8}{title}: {found}')
         if not holds:
             failed.append(title)

@@ -2,15 +2,16 @@
 import re
 from typing import Any, Dict, List, Optional
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 from torch import nn
 
 from ..places import blocks_by_name, drop_paths
 from ..weights import strip_module_name
+from .named_models import is_stochastic
 from .record import TrainingRecord
-from .sources import is_stochastic
+from .signed_card import for_repository, sign
 
-__all__ = ['PICTURE', 'code_blocks', 'create_card', 'example_code', 'full_drop_rates']
+__all__ = ['PICTURE', 'adopt_card', 'code_blocks', 'create_card', 'example_code', 'full_drop_rates', 'repo_id_of']
 
 PICTURE = 'drop_rates.png'
 
@@ -71,6 +72,17 @@ def code_blocks(card: str) -> List[str]:
     return re.findall(r'^```python\n(.*?)^```', card, flags=re.MULTILINE | re.DOTALL)
 
 
+def repo_id_of(card: str) -> str:
+    """The repository that the programs of a card load, empty if they load none."""
+    found = re.search(r"'hf-hub:([^']+)'", '\n'.join(code_blocks(card)))
+    return found[1] if found else ''
+
+
+def adopt_card(card: str, repo_id: str) -> str:
+    """A card that lies beside the weights already, for the repository that it is pushed to."""
+    return for_repository(card, repo_id_of(card), repo_id)
+
+
 def full_drop_rates(model: nn.Module) -> Dict[str, float]:
     """Drop rate of each stochastic block at the end of the warm-up, for which a file's weights are, by module name."""
     return {strip_module_name(name): drop_path.full_drop_prob for name, drop_path in blocks_by_name(model)}
@@ -80,16 +92,14 @@ def create_card(
         model: Any,
         repo_id: str,
         record: TrainingRecord,
-        license: str,
         has_picture: bool = False,
-) -> ModelCard:
-    """The card of a model: what it is, how it was trained, how to use it.
+) -> str:
+    """The card of a model: what it is, how it was trained, how to use it. What is not known is not in it.
 
     Args:
         model: The network as it is pushed.
         repo_id: Repository that it is pushed to.
         record: What is known of its training.
-        license: Licence of its weights.
         has_picture: Whether a picture of the drop rates lies beside the card; a table takes its place otherwise.
     """
     architecture = model.pretrained_cfg['architecture']
@@ -98,7 +108,7 @@ def create_card(
         base_model=record.base_model,
         eval_results=_eval_results(repo_id, record),
         library_name='timm',
-        license=license,
+        license=record.license or record.base_license,
         model_name=repo_id.split('/')[-1],
         pipeline_tag='image-classification',
         tags=['image-classification', 'timm', 'stochastic-depth'],
@@ -111,29 +121,29 @@ def create_card(
             f'{title}\n\n```python\n{code}```' for title, code in zip(
                 ('Classify an image:', 'Extract features:', 'Train it on ten classes of your own:'),
                 example_code(repo_id, stochastic))),
-        f'## Licence and origin\n\nThe weights are licensed as `{license}`. {_origin(record)}',
+        _origin(record),
         f'## Citation\n\n```bibtex\n{_CITATION}\n```',
     ]
-    return ModelCard('\n\n'.join(sections) + '\n')
+    return sign('\n\n'.join(section for section in sections if section) + '\n')
 
 
 def _description(model: Any, architecture: str, stochastic: bool, has_picture: bool) -> str:
     num_parameters = sum(p.numel() for p in model.parameters())
     text = (
         f'An image classifier with {model.num_classes} classes, timm architecture `{architecture}`,'
-        f' {num_parameters / 1e6:.1f} million parameters, trained with stochastic depth'
-        ' ([Huang et al. 2016](https://arxiv.org/abs/1603.09382)): residual branches were dropped at random in'
-        ' training.')
+        f' {num_parameters / 1e6:.1f} million parameters.')
+    paper = '[Huang et al. 2016](https://arxiv.org/abs/1603.09382)'
     if not stochastic:
         return text + (
-            '\n\nThis is the folded network: the drop rates are part of its weights, and it is a plain timm model, that'
-            ' needs nothing but timm.')
+            f'\n\nIt is made of a network with stochastic depth ({paper}), folded: the drop rates are part of its'
+            ' weights, and it is a plain timm model, that needs nothing but timm.')
     settings = next(drop_path.settings for _, drop_path in drop_paths(model))
     scaling = 'divided by its keep probability in training' if settings.scale_by_keep else 'scaled at inference'
     if settings.skip_dropped:
         scaling += ', and computed for the samples that kept it alone'
     rates = full_drop_rates(model)
     text += (
+        f'\n\nIt has stochastic depth ({paper}): in training, residual branches are dropped at random.'
         f'\n\nMethod `{settings.stochastic_method}`, rate {settings.drop_rate} with {settings.drop_distribution}'
         f' distribution over {len(rates)} blocks, the branch {scaling}. Drop rate of each block:\n\n')
     if has_picture:
@@ -151,7 +161,7 @@ def _training(record: TrainingRecord) -> str:
     shown = {name: _without_paths(record.args.get(name)) for name in _ARGUMENTS}
     settings = {name: value for name, value in shown.items() if value not in (None, [], {}, '', False)}
     if not settings and not record.results:
-        return '\n'.join([*lines, 'Its settings and results were not recorded.'])
+        return ''
     data_name = _data_name(record.args)
     if data_name:
         lines += [f'Data: `{data_name}`.', '']
@@ -181,6 +191,12 @@ def _data_name(args: Dict[str, Any]) -> Optional[str]:
     return name if re.search(r'\w', name) else None
 
 
+def _dataset_id(args: Dict[str, Any]) -> str:
+    """What the Hub calls it: the id of a public dataset there, or the kind of a folder's."""
+    name = str(_data_name(args))
+    return name.partition('/')[2] if name.startswith(_DATASETS) else 'imagefolder'
+
+
 def _without_paths(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _without_paths(v) for k, v in value.items() if _without_paths(v) is not None}
@@ -190,13 +206,24 @@ def _without_paths(value: Any) -> Any:
 
 
 def _origin(record: TrainingRecord) -> str:
-    if record.base_model:
-        return f'Training started from [{record.base_model}](https://huggingface.co/{record.base_model}).'
-    if any(record.args.get(k) for k in ('pretrained', 'initial_checkpoint', 'pretrained_path')):
-        return 'Training started from a file of weights.'
-    if 'model' in record.args:
-        return 'It was trained from scratch.'
-    return 'What its training started from was not recorded.'
+    """Where the weights come from and how they are licensed, as far as it is known; empty if nothing is."""
+    base, args = record.base_model, record.args
+    lines = []
+    if record.license:
+        lines.append(f'The weights are licensed as `{record.license}`.')
+    if base:
+        lines.append(f'Training started from [{base}](https://huggingface.co/{base}).')
+        if record.base_license and not record.license:
+            lines[-1] = f'{lines[-1][:-1]}, which is licensed as `{record.base_license}`.'
+    elif args.get('resume'):
+        pass  # whatever that checkpoint's own run started from
+    elif record.starts_from_file:
+        lines.append('Training started from a file of weights.')
+    elif args.get('pretrained'):
+        lines.append('Training started from pretrained weights; which ones was not recorded.')
+    elif record.starts_from_scratch:
+        lines.append('It was trained from scratch.')
+    return f'## Licence and origin\n\n{" ".join(lines)}' if lines else ''
 
 
 def _eval_results(repo_id: str, record: TrainingRecord) -> 'List[EvalResult] | None':
@@ -206,7 +233,7 @@ def _eval_results(repo_id: str, record: TrainingRecord) -> 'List[EvalResult] | N
     return [
         EvalResult(
             task_type='image-classification',
-            dataset_type='imagefolder',
+            dataset_type=_dataset_id(record.args),
             dataset_name=name,
             metric_type='accuracy',
             metric_name=f'{metric} in %',

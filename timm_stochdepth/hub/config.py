@@ -26,7 +26,9 @@ def read_config(folder: Path) -> Dict[str, Any]:
     """
     path = folder / 'config.json'
     if not path.is_file():
-        raise FileNotFoundError(f'{folder} must hold a file config.json.')
+        inner = sorted(path.parent.name for path in folder.glob('*/config.json'))
+        hint = f', but a folder in it does: {", ".join(inner[:3])}.' if inner else '.'
+        raise FileNotFoundError(f'{folder} must hold a file config.json{hint}')
     try:
         config = json.loads(path.read_text(encoding='utf-8-sig'))
     except ValueError as e:

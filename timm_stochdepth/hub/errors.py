@@ -13,6 +13,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
+from ..offline import is_out_of_reach
 from ..terminal import one_line
 
 __all__ = ['explain']
@@ -26,9 +27,6 @@ _STATUS = {
 
 # modules of the demo extra, and the packages that they are in
 _EXTRAS = {'matplotlib': 'matplotlib', 'scipy': 'scipy', 'sklearn': 'scikit-learn'}
-
-# what the Hub's client speaks HTTP with begins so, in all its versions; their errors have no base class in common
-_HTTP_PACKAGES = ('httpcore', 'httpx', 'requests', 'urllib3')
 
 
 def explain(error: BaseException, repo_id: Optional[str] = None) -> str:
@@ -59,7 +57,7 @@ def explain(error: BaseException, repo_id: Optional[str] = None) -> str:
         return _explain_safetensors(one_line(error))
     if isinstance(error.__cause__, HfHubHTTPError):  # the client says which file, and hides the reason
         return explain(error.__cause__, repo_id)
-    if type(error).__module__.startswith(_HTTP_PACKAGES):
+    if is_out_of_reach(error):
         return f'{name} cannot be reached: {one_line(error) or type(error).__name__}'
     return _explain_local(error)
 

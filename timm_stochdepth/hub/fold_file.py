@@ -13,7 +13,9 @@ from ..places import drop_paths
 from ..scales import fold_weights
 from ..terminal import progress_bar
 from .folder import save_weights
-from .sources import build_model, create_model, is_stochastic, load_model
+from .named_models import build_model, create_model, is_stochastic
+from .network_source import NetworkSource
+from .sources import load_model
 
 __all__ = ['fold_file', 'unfold_file']
 
@@ -31,7 +33,7 @@ def _largest_difference(model: nn.Module, other: nn.Module) -> float:
 
 
 def fold_file(
-        source: Path,
+        source: NetworkSource,
         target: Path,
         use_ema: bool = False,
         force: bool = False,
@@ -41,7 +43,7 @@ def fold_file(
     """Write a plain timm network's weights from a checkpoint or folder of a stochastic one.
 
     Args:
-        source: A folder with a config.json, a checkpoint, or a file of weights alone.
+        source: Where the network is, see `load_model`.
         target: File to write, its suffix says the format, see `save_weights`.
         use_ema: Take a checkpoint's EMA weights.
         force: Replace a file of the same format.
@@ -57,7 +59,7 @@ def fold_file(
         OSError: target is there already.
     """
     with (
-        write_file(target, WEIGHTS, sources=[source], force=force) as file,
+        write_file(target, WEIGHTS, sources=source.paths, force=force) as file,
         progress_bar(2, 'folding', 'step') as progress,
     ):
         model, _ = load_model(source, use_ema, model_name, model_args)
@@ -71,7 +73,7 @@ def fold_file(
 
 
 def unfold_file(
-        source: Path,
+        source: NetworkSource,
         target: Path,
         name: str,
         drop_path_rate: Optional[float] = None,
@@ -81,7 +83,7 @@ def unfold_file(
     """Write the weights of a model with stochastic depth from those of the plain network.
 
     Args:
-        source: A folder with a config.json, a checkpoint, or a file of weights alone, of the plain network.
+        source: Where the plain network is, see `load_model`.
         target: File to write, its suffix says the format, see `save_weights`.
         name: Name of the model.
         drop_path_rate: Its drop rate, the default one if None.
@@ -97,16 +99,14 @@ def unfold_file(
         OSError: target is there already.
     """
     with (
-        write_file(target, WEIGHTS, sources=[source], force=force) as file,
+        write_file(target, WEIGHTS, sources=source.paths, force=force) as file,
         progress_bar(2, 'unfolding', 'step') as progress,
     ):
         probe: Any = create_model(name, on_meta=True)
         if not is_stochastic(probe):
             raise ValueError(f'--unfold must be one of `timm-stochdepth list`, but got {name!r}.')
-        if source.is_dir():
-            plain, _ = load_model(source)
-        else:
-            plain, _ = load_model(source, model_name=probe.plain_architecture, model_args=model_args)
+        name_of_file = probe.plain_architecture if source.kind == 'file' else None
+        plain, _ = load_model(source, model_name=name_of_file, model_args=model_args)
         if any(drop_paths(plain)):
             raise ValueError(f'{source} must hold a plain network to unfold, but holds a stochastic one.')
         progress.update()

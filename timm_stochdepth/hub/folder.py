@@ -7,7 +7,6 @@ from typing import Any, Dict, List, Optional, Union
 import torch
 from safetensors.torch import save_file
 from timm.data.model_config import resolve_input_data_config
-from timm.models import get_arch_name, get_pretrained_cfg
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
@@ -17,11 +16,14 @@ from ..plots import can_plot, plot_rates
 from ..scales import inference_scales, weights_at_full_rate
 from ..sharding import refuse_sharded
 from ..weights import check_finite, how_to_merge, strip_module_name, strip_wrappers
-from .card import PICTURE, create_card, full_drop_rates
+from .card import PICTURE, adopt_card, create_card, full_drop_rates
+from .named_models import create_model, is_stochastic
 from .record import TrainingRecord
-from .sources import create_model, is_stochastic
 
 __all__ = ['create_config', 'save_weights', 'write_files', 'write_folder']
+
+# of a pretrained_cfg: what timm says of the weights that it has for the name of a network
+_OF_OTHER_WEIGHTS = ('tag', 'license', 'description', 'origin_url', 'paper_name', 'paper_ids', 'notes')
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -47,7 +49,8 @@ def save_weights(model: nn.Module, path: Path) -> None:
         save_file(tensors, path, metadata=metadata)
         _sort_metadata(path)
     else:
-        torch.save(dict(arch=architecture, state_dict=state_dict), path)
+        with path.open('wb') as file:  # whose errors say what a full disk is
+            torch.save(dict(arch=architecture, state_dict=state_dict), file)
 
 
 def _sort_metadata(path: Path) -> None:
@@ -91,17 +94,17 @@ def write_files(model: nn.Module, folder: Path, repo_id: str, record: TrainingRe
     has_picture = is_stochastic(model) and can_plot()
     if has_picture:
         plot_rates(repo_id.split('/')[-1], full_drop_rates(model), folder / PICTURE)
-    license = config['pretrained_cfg']['license']
-    create_card(model, repo_id, record, license, has_picture).save(folder / 'README.md')
+    card = adopt_card(record.card, repo_id) if record.card else create_card(model, repo_id, record, has_picture)
+    (folder / 'README.md').write_text(card, encoding='utf-8')
     save_weights(model, folder / 'model.safetensors')
 
 
 def create_config(model: nn.Module, record: TrainingRecord) -> Dict[str, Any]:
     """The config.json of a repository: timm's own, with the settings of stochastic depth in its `model_args`.
 
-    What differs from what timm writes: licence, tag and papers are those of these weights.
+    What differs from what timm writes: what timm says of its own weights of that name is left out, and the licence is
+    there if it is known.
     """
-    pretrained_cfg: Any = model.pretrained_cfg
     model_args = stochastic_depth_args(model) if is_stochastic(model) else {}
     labels = dict(label_names=record.label_names, label_descriptions=record.label_descriptions)
     data_config = resolve_input_data_config(model, record.args) if record.args else None
@@ -110,10 +113,11 @@ def create_config(model: nn.Module, record: TrainingRecord) -> Dict[str, Any]:
         save_config_for_hf(model, path, model_config=labels, model_args=model_args, data_config=data_config)  # type: ignore
         config = json.loads(path.read_text(encoding='utf-8'))
     config.get('model_args', {}).pop('fold_pretrained', None)
-    config['pretrained_cfg']['license'] = record.license or _license(pretrained_cfg)
-    if not record.base_model:
-        for name in ('tag', 'origin_url', 'paper_ids'):  # of weights that these are not
-            config['pretrained_cfg'].pop(name, None)
+    for name in _OF_OTHER_WEIGHTS:
+        config['pretrained_cfg'].pop(name, None)
+    license = record.license or record.base_license
+    if license:
+        config['pretrained_cfg']['license'] = license
     return config
 
 
@@ -154,9 +158,3 @@ def _tensorless_types(model: nn.Module) -> Dict[str, type]:
 
 def _scales(model: nn.Module) -> Dict[str, float]:
     return {strip_module_name(name): scale for name, scale in inference_scales(model, full=True).items()}
-
-
-def _license(pretrained_cfg: Dict[str, Any]) -> str:
-    """Licence of the tag that the model was made by, so that non-commercial weights stay that."""
-    default = get_pretrained_cfg(get_arch_name(pretrained_cfg['architecture']))
-    return pretrained_cfg.get('license') or (default and default.license) or 'apache-2.0'

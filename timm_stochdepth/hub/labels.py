@@ -21,17 +21,22 @@ def read_label_names(path: Path) -> List[str]:
     return [line.strip() for line in text.rstrip().split('\n')] if text.strip() else []
 
 
-def check_label_names(label_names: Any, num_classes: int) -> None:
+def check_label_names(label_names: Any, num_classes: int, name: str = 'label_names') -> None:
     """Refuse names that are not one for each class.
+
+    Args:
+        label_names: The names.
+        num_classes: Number of classes.
+        name: What they are called where the user gave them.
 
     Raises:
         TypeError: They are no list of strings.
         ValueError: They are too few or too many, or one is empty; the message gives both numbers.
     """
-    if not isinstance(label_names, (list, tuple)) or not all(isinstance(name, str) for name in label_names):
-        raise TypeError(f'label_names must be a list of {num_classes} names, but got {label_names!r:.200}.')
+    if not isinstance(label_names, (list, tuple)) or not all(isinstance(n, str) for n in label_names):
+        raise TypeError(f'{name} must be a list of {num_classes} names, but got {label_names!r:.200}.')
     if len(label_names) != num_classes:
-        raise ValueError(f'label_names must be {num_classes} names, but got {len(label_names)}.')
+        raise ValueError(f'{name} must be {num_classes} names, but got {len(label_names)}.')
     if not all(label_names):
         raise ValueError(
-            f'label_names must be {num_classes} names, but number {list(label_names).index("") + 1} is empty.')
+            f'{name} must be {num_classes} names, but number {list(label_names).index("") + 1} is empty.')

@@ -23,6 +23,8 @@ class TrainingRecord:
         results: Validation results of these very weights, by name.
         label_names: Names of the classes, in the order of the logits.
         label_descriptions: What these names stand for.
+        license: Licence of the weights, where their owner has said it.
+        card: Model card that lies beside the weights already.
         assumed: What nothing said and was assumed of the network, in a sentence; such a network is not published.
     """
     args: Dict[str, Any] = field(default_factory=dict)
@@ -30,15 +32,29 @@ class TrainingRecord:
     results: Dict[str, float] = field(default_factory=dict)
     label_names: Optional[List[str]] = None
     label_descriptions: Optional[Dict[str, str]] = None
+    license: Optional[str] = None
+    card: Optional[str] = None
     assumed: Optional[str] = None
 
     def _base(self) -> Optional[PretrainedCfg]:
-        if not self.args.get('pretrained') or self.args.get('pretrained_path') or self.args.get('initial_checkpoint'):
+        if not self.args.get('pretrained') or self.starts_from_file or self.args.get('resume'):
             return None
         source, name = parse_model_name(self.args.get('model') or '')
         if source is not None:
             return PretrainedCfg(hf_hub_id=name.partition('@')[0]) if source == 'hf-hub' else None
-        return timm.models.get_pretrained_cfg(name)
+        # which tag was the default one when the run started is known to that version of timm alone
+        return timm.models.get_pretrained_cfg(name) if '.' in name else None
+
+    @property
+    def starts_from_file(self) -> bool:
+        """Whether train.py was given a file of weights."""
+        return bool(self.args.get('initial_checkpoint') or self.args.get('pretrained_path'))
+
+    @property
+    def starts_from_scratch(self) -> bool:
+        """Whether arguments of train.py, which has all of these, say that there were no weights before."""
+        names = ('pretrained', 'initial_checkpoint', 'resume')
+        return all(name in self.args and not self.args[name] for name in names) and not self.starts_from_file
 
     @property
     def scores_ema(self) -> bool:
@@ -52,7 +68,7 @@ class TrainingRecord:
         return base.hf_hub_id if base else None
 
     @property
-    def license(self) -> Optional[str]:
+    def base_license(self) -> Optional[str]:
         """Licence of the weights that training started from."""
         base = self._base()
         return base.license if base else None

@@ -1,77 +1,184 @@
 """Networks from files: a folder as on the Hub, a checkpoint of timm's scripts, or weights alone."""
-import difflib
 import warnings
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Optional, Union
+from typing import Any, Dict, Mapping, Optional, Union
 
 import timm
-import torch
 from safetensors import SafetensorError
-from timm.models import get_arch_name, parse_model_name
+from timm.models import get_arch_name
 from timm.models._hub import load_state_dict_from_path
 from torch import Tensor, nn
 
 from ..files import as_path
+from ..offline import says_how_to_go_on
 from ..scales import as_weights_of, fold_weights, inference_scales
 from ..terminal import one_line
 from ..weights import check_finite, strip_wrappers
-from ..weights_file import WeightsFile, create_on_meta, is_stochastic_architecture, read_weights_file, says_rate
-from .config import RESERVED_ARGS, read_config
+from ..weights_file import WeightsFile, read_weights_file, says_rate
+from .config import read_config
+from .download import download_network
+from .named_models import build_model, check_model_name, create_model, is_stochastic
+from .network_source import NetworkSource, find_network
 from .record import TrainingRecord, record_of_run
+from .signed_card import read_card
 
-__all__ = ['TrainingRecord', 'build_model', 'create_model', 'is_stochastic', 'load_model', 'load_state_dict']
+__all__ = ['TrainingRecord', 'check_goes_with', 'load_model', 'load_state_dict', 'load_structure']
+
+_WITHOUT_NETWORK = 'give a folder or a file of weights that is on this machine.'
 
 
 def load_model(
-        path: Union[str, Path],
+        source: Union[str, Path, NetworkSource],
         use_ema: bool = False,
         model_name: Optional[str] = None,
         model_args: Optional[Dict[str, Any]] = None,
 ) -> 'tuple[nn.Module, TrainingRecord]':
-    """Build the network that a folder or a file of weights holds, at its full drop rate.
+    """Build the network that is somewhere, at its full drop rate.
 
     It computes at inference what the weights computed where they come from, see `models.pretrained`.
 
     Args:
-        path: A folder with a config.json and weights, a checkpoint of timm's train.py, or a file of weights alone.
+        source: A name of timm, whose pretrained weights are loaded; a repository of the Hub; a folder with a
+            config.json and weights; a checkpoint of timm's train.py, or a file of weights alone. See `find_network`.
         use_ema: Take a checkpoint's EMA weights.
         model_name: Name of the network, for a file that does not say it.
-        model_args: Arguments of the network, likewise; its shape comes from the weights.
+        model_args: Arguments of the network, for a name, or for a file that does not say them.
 
     Raises:
         FileNotFoundError: There is no such file or folder.
+        ConnectionError: The Hub is out of reach.
         ValueError: The file is broken, its architecture unknown or not to be rebuilt, it has no EMA weights, or says
             something else of its weights than is given.
     """
-    path = as_path('path', path)
-    if path.is_dir():
-        for name, value in (('model_name', model_name), ('model_args', model_args), ('use_ema', use_ema)):
-            if value:
-                raise ValueError(
-                    f'{name} must be left out for a folder, whose config.json says it, but got {value!r} for {path}.')
-        return _load_folder(path)
+    source = _as_source(source)
+    check_goes_with(source, dict(model_name=model_name, model_args=model_args, use_ema=use_ema))
+    if source.kind == 'name':
+        return _load_name(source.place, model_args or {})
+    if source.kind == 'hub':
+        with says_how_to_go_on(source.place, _WITHOUT_NETWORK):
+            folder = download_network(source.place)
+        model, record = _load_folder(folder)
+        # its card is its owner's, who is not to speak for others
+        return model, replace(record, card=None, args=dict(pretrained=True, model=f'hf-hub:{source.place}'))
+    if source.kind == 'folder':
+        return _load_folder(source.path)
+    return _load_file(source.path, use_ema, model_name, model_args or {})
 
+
+def load_structure(
+        source: Union[str, Path, NetworkSource],
+        model_name: Optional[str] = None,
+        model_args: Optional[Dict[str, Any]] = None,
+) -> nn.Module:
+    """The network that is somewhere, without memory for its weights.
+
+    Args:
+        source: As in `load_model`; of a name or a repository, weights are not downloaded.
+        model_name: Name of the network, for a file that does not say it.
+        model_args: Arguments of the network, in place of what is said of it.
+
+    Raises:
+        FileNotFoundError, ConnectionError, ValueError: As in `load_model`.
+    """
+    source, model_args = _as_source(source), model_args or {}
+    check_goes_with(source, dict(model_name=model_name))
+    if source.kind == 'name':
+        return create_model(source.place, on_meta=True, **model_args)
+    if source.kind == 'file':
+        file = read_weights_file(source.path)
+        name = model_name or file.architecture or _first_that_fits(file, source.path)
+        return build_model(name, {**file.model_args, **model_args}, file.state_dict, on_meta=True)
+    folder = source.path
+    if source.kind == 'hub':
+        with says_how_to_go_on(source.place, _WITHOUT_NETWORK):
+            folder = download_network(source.place, with_weights=False)
+    return _create_as_config_says(folder, on_meta=True, **model_args)
+
+
+def _as_source(source: Union[str, Path, NetworkSource]) -> NetworkSource:
+    if isinstance(source, NetworkSource):
+        return source
+    if isinstance(source, str):
+        try:
+            return find_network(source)
+        except ValueError as e:
+            raise ValueError(f'source {e}') from e
+    path = as_path('source', source)
+    if not path.exists():
+        raise FileNotFoundError(f'{path} does not exist.')
+    return NetworkSource('folder' if path.is_dir() else 'file', str(path))
+
+
+_OF_A_NAME = ('model_args', '--drop-path', '--model-kwargs')
+
+
+def check_goes_with(source: NetworkSource, given: Mapping[str, Any]) -> None:
+    """Refuse what says something of a file of weights where something else says it: it would have no effect.
+
+    Args:
+        source: Where the network is.
+        given: What was given, by the names of `load_model`'s arguments or those of the command line.
+
+    Raises:
+        ValueError: The message has the name of what was given.
+    """
+    for name, value in given.items():
+        if value in (None, False, {}, []) or source.kind == 'file' or source.kind == 'name' and name in _OF_A_NAME:
+            continue
+        says = 'which is a name of timm' if source.kind == 'name' else 'whose config.json says it'
+        raise ValueError(f'{name} must be left out for {source}, {says}, but got {value!r}.')
+
+
+def _load_name(name: str, model_args: Dict[str, Any]) -> 'tuple[nn.Module, TrainingRecord]':
+    check_model_name('source', name)
+    cfg: Any = timm.models.get_pretrained_cfg(name)
+    if not (cfg and cfg.has_weights):
+        raise ValueError(f'source must be a network with weights, but timm has none for {name!r}.')
+    tagged = f'{get_arch_name(name)}.{cfg.tag}' if cfg.tag else name  # the default tag spelled out
+    with says_how_to_go_on(tagged, _WITHOUT_NETWORK):
+        model = create_model(tagged, pretrained=True, **model_args)
+    return model, TrainingRecord(args=dict(pretrained=True, model=tagged))
+
+
+def _create_as_config_says(folder: Path, on_meta: bool = False, **model_args: Any) -> nn.Module:
+    config = read_config(folder)
+    return create_model(
+        config['architecture'], on_meta, place=f'local-dir:{folder}', **{**config.get('model_args', {}), **model_args})
+
+
+def _load_file(
+        path: Path,
+        use_ema: bool,
+        model_name: Optional[str],
+        model_args: Dict[str, Any],
+) -> 'tuple[nn.Module, TrainingRecord]':
     file = read_weights_file(path, use_ema)
     check_finite(file.state_dict, str(path))
     record = record_of_run(path, file, use_ema)
     name = model_name or file.architecture or _first_that_fits(file, path)
-    model = build_model(name, {**file.model_args, **(model_args or {})}, file.state_dict)
+    model = build_model(name, {**file.model_args, **model_args}, file.state_dict)
     if model_name or model_args:
-        _check_agrees(model, file, path)
+        _check_agrees(model, file, path, model_args)
     trained_scales = file.trained_scales()
     weights = file.state_dict if trained_scales is None else fold_weights(file.state_dict, model, trained_scales)
     load_state_dict(model, weights, path)
-    says_all = file.architecture and (trained_scales is not None or file.says_rate() or says_rate(model_args or {}))
+    says_all = file.architecture and (trained_scales is not None or file.says_rate() or says_rate(model_args))
     if is_stochastic(model) and not says_all and not model_name:
         record.assumed = (
             f'{_says_no_network(file, path)}. It is assumed to be {name} at its default drop rate: say which it is with'
             ' --model NAME, and its rate with --drop-path RATE.')
-        warnings.warn(record.assumed, stacklevel=2)
+        warnings.warn(record.assumed, stacklevel=3)
     return model, record
 
 
-def _check_agrees(model: nn.Module, file: WeightsFile, path: Path) -> None:
+def _check_agrees(model: nn.Module, file: WeightsFile, path: Path, model_args: Dict[str, Any]) -> None:
     """Refuse what somebody says of weights that say something else themselves."""
+    for name, value in model_args.items():
+        if file.model_args.get(name, value) != value:
+            raise ValueError(
+                f'{name} must be {file.model_args[name]!r}, as {path} says: what is given must agree with what {path}'
+                f' says of its weights, but got {value!r}.')
     trained_scales = file.trained_scales(full=True)
     if trained_scales is None:
         return
@@ -83,29 +190,12 @@ def _check_agrees(model: nn.Module, file: WeightsFile, path: Path) -> None:
             f' trained with {said}, but do not: leave out what the file says.')
 
 
-def build_model(name: str, model_args: Dict[str, Any], state_dict: Dict[str, Tensor]) -> nn.Module:
-    """The network of that name, with as many classes and channels as its weights have."""
-    probe: Any = create_model(name, on_meta=True, **model_args)
-    classifier, first_conv = (probe.pretrained_cfg.get(key) for key in ('classifier', 'first_conv'))
-    if isinstance(classifier, str):
-        bias = state_dict.get(f'{classifier}.bias')
-        num_classes = len(bias) if bias is not None and bias.ndim else 0
-        if model_args.get('num_classes', num_classes) != num_classes:
-            raise ValueError(
-                f'num_classes must be {num_classes}, as the weights say, but got {model_args["num_classes"]}.')
-        model_args = {**model_args, 'num_classes': num_classes}
-    weight = state_dict.get(f'{first_conv}.weight')
-    if weight is not None and weight.ndim == 4:
-        model_args = {**model_args, 'in_chans': weight.shape[1]}
-    return create_model(name, **model_args)
-
-
 def _first_that_fits(file: WeightsFile, path: Path) -> str:
     shapes = {key: value.shape for key, value in file.state_dict.items()}
     names = timm.list_models(module='resnet_sd')
     for name in sorted(names, key=lambda n: not n.endswith('_sample')):
-        with torch.device('meta'):
-            fits = {k: v.shape for k, v in build_model(name, file.model_args, file.state_dict).state_dict().items()}
+        model = build_model(name, file.model_args, file.state_dict, on_meta=True)
+        fits = {k: v.shape for k, v in model.state_dict().items()}
         if fits == shapes:
             return name
     raise ValueError(
@@ -119,34 +209,6 @@ def _says_no_network(file: WeightsFile, path: Path) -> str:
     if file.other_name is None:
         return f'{path} does not say which network it is for'
     return f'{path} says that its network is {file.other_name!r}, a name that timm does not know'
-
-
-def create_model(name: str, on_meta: bool = False, **kwargs: Any) -> nn.Module:
-    """`timm.create_model`, for names and arguments from a file.
-
-    Args:
-        name: A name of timm's registry, or of a network with `hf-hub:` or `local-dir:`.
-        on_meta: Without memory for the weights.
-        **kwargs: Arguments of the network.
-
-    Raises:
-        ValueError: The architecture is unknown, its source is not there, or it does not take the arguments.
-    """
-    reserved = [key for key in kwargs if key in RESERVED_ARGS]
-    if reserved:
-        raise ValueError(f'model_args must be arguments of the network alone, but has {", ".join(reserved)}.')
-    source, model_id = parse_model_name(name)
-    if source == 'local-dir':
-        read_config(Path(model_id))  # whose errors name what is wrong
-    elif source is None and not timm.is_model(get_arch_name(name)):
-        close = difflib.get_close_matches(get_arch_name(name), timm.list_models(), n=3)
-        raise ValueError(
-            f'architecture must be a name that timm knows, but got {get_arch_name(name)!r}'
-            + (f', the closest are {", ".join(close)}.' if close else '.'))
-    try:
-        return (create_on_meta if on_meta else timm.create_model)(name, **kwargs)
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
-        raise ValueError(f'model_args must be arguments of {name}, but got {kwargs}: {one_line(e)}') from e
 
 
 def load_state_dict(model: nn.Module, state_dict: Dict[str, Tensor], path: Path) -> None:
@@ -163,7 +225,7 @@ def load_state_dict(model: nn.Module, state_dict: Dict[str, Tensor], path: Path)
 
 def _load_folder(folder: Path) -> 'tuple[nn.Module, TrainingRecord]':
     config = read_config(folder)
-    create_model(config['architecture'], on_meta=True, **config.get('model_args', {}))  # its errors name what is wrong
+    model = _create_as_config_says(folder)
     if any(folder.glob('*.index.json')):
         raise ValueError(f'{folder} must hold its weights in one file, but holds an index of several.')
     try:
@@ -173,20 +235,15 @@ def _load_folder(folder: Path) -> 'tuple[nn.Module, TrainingRecord]':
     except (OSError, RuntimeError) as e:
         raise ValueError(f'{folder} must hold weights, as model.safetensors, but: {one_line(e) or "no file"}') from e
     check_finite(state_dict, str(folder))
-    model = timm.create_model(f'local-dir:{folder}')
     # strictly, where timm would give a network of other classes a new classifier
     load_state_dict(model, state_dict, folder)
     if is_stochastic(model) and not says_rate(config.get('model_args', {})):
         warnings.warn(
             f'{folder}/config.json does not say the drop_path_rate of its network in model_args. It is assumed to be'
-            ' the default one.', stacklevel=3)
+            ' the default one.', stacklevel=4)
     label_names = config.get('label_names')
     if isinstance(label_names, dict):  # by index, which timm takes as well
         label_names = [label_names[index] for index in sorted(label_names, key=int)]
-    return model, TrainingRecord(label_names=label_names, label_descriptions=config.get('label_descriptions'))
-
-
-def is_stochastic(model: nn.Module) -> bool:
-    """Whether a model is one of this package's names, and not a plain or folded one."""
-    cfg: Any = getattr(model, 'pretrained_cfg', {})
-    return is_stochastic_architecture(cfg.get('architecture', ''))
+    card, license = read_card(folder)
+    return model, TrainingRecord(
+        label_names=label_names, label_descriptions=config.get('label_descriptions'), license=license, card=card)

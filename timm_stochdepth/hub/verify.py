@@ -6,48 +6,68 @@ from tempfile import TemporaryDirectory
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import timm
+from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from torch import nn
 
 from ..files import file_sha256
 from ..terminal import progress_bar
 from ..weights import check_finite
-from .card import code_blocks, example_code
+from .card import code_blocks, example_code, repo_id_of
 from .config import read_config
 from .errors import explain
+from .named_models import create_model, is_stochastic
+from .network_source import NetworkSource
 from .pull import TerminalBar, hub_hashes
-from .sources import create_model, is_stochastic, load_model
+from .sources import load_model
 
 __all__ = ['verify']
 
 Check = Tuple[str, bool, str]
 
 
-def verify(repo_or_folder: str, revision: Optional[str] = None) -> Iterator[Check]:
-    """Check a folder, or a repository of the Hub, which is downloaded first.
+def verify(
+        source: NetworkSource,
+        revision: Optional[str] = None,
+        use_ema: bool = False,
+        model_name: Optional[str] = None,
+        model_args: Optional[Dict[str, Any]] = None,
+) -> Iterator[Check]:
+    """Check a network: a repository of the Hub, which is downloaded first, a folder, a file of weights or a name.
 
     Args:
-        repo_or_folder: Path of a folder, or user/name of a repository.
+        source: Where it is.
         revision: Branch, tag or commit of a repository.
+        use_ema: Take a checkpoint's EMA weights.
+        model_name: Name of the network, for a file that does not say it.
+        model_args: Arguments of the network, likewise.
 
     Yields:
         What was checked, whether it holds, and what was found.
-    """
-    if Path(repo_or_folder).is_dir():
-        yield from _verify_folder(Path(repo_or_folder), None, {})
-        return
-    from huggingface_hub import snapshot_download
 
+    Raises:
+        OSError, huggingface_hub.errors.HfHubHTTPError: What is to be checked is not there.
+    """
+    if source.kind == 'folder':
+        yield from _verify_folder(source.path, None, {})
+    elif source.kind == 'hub':
+        yield from _verify_repository(source.place, revision)
+    else:
+        yield _attempt('weights', lambda: _check_file(source, use_ema, model_name, model_args))
+
+
+def _verify_repository(place: str, revision: Optional[str]) -> Iterator[Check]:
+    repo_id, _, said_revision = place.partition('@')
+    revision = revision or said_revision or None
     with TemporaryDirectory() as name:  # afresh: a cache would hide what the Hub serves now
         folder = Path(name)
         try:
-            hashes = hub_hashes(repo_or_folder, revision)
-            snapshot_download(repo_or_folder, revision=revision, local_dir=folder, tqdm_class=TerminalBar)
+            hashes = hub_hashes(repo_id, revision)
+            snapshot_download(repo_id, revision=revision, local_dir=folder, tqdm_class=TerminalBar)
         except Exception as e:
-            yield 'download', False, explain(e, repo_or_folder)
-            return
+            raise OSError(explain(e, repo_id)) from e
         yield 'download', True, f'{sum(1 for _ in folder.iterdir())} files'
-        yield from _verify_folder(folder, repo_or_folder, hashes)
+        yield from _verify_folder(folder, repo_id, hashes)
 
 
 def _verify_folder(folder: Path, repo_id: Optional[str], hashes: Dict[str, str]) -> Iterator[Check]:
@@ -74,12 +94,28 @@ def _verify_folder(folder: Path, repo_id: Optional[str], hashes: Dict[str, str])
 def _attempt(title: str, check: Callable[[], str]) -> Check:
     try:
         return title, True, check()
+    except ConnectionError:  # there is nothing yet to check
+        raise
     except Exception as e:
         return title, False, explain(e)
 
 
+def _check_file(
+        source: NetworkSource,
+        use_ema: bool,
+        model_name: Optional[str],
+        model_args: Optional[Dict[str, Any]],
+) -> str:
+    model, _ = load_model(source, use_ema, model_name, model_args)
+    check_finite(model.state_dict(), str(source))
+    cfg: Any = model.pretrained_cfg
+    return f'{len(model.state_dict())} tensors of {cfg["architecture"]}, of the right names and shapes, all finite'
+
+
 def _check_weights(folder: Path) -> str:
     config = read_config(folder)
+    if not (folder / 'model.safetensors').is_file():
+        return f'in a file of torch.save: {_check_file(NetworkSource("folder", str(folder)), False, None, None)}'
     model_args = {**config.get('model_args', {}), 'num_classes': config['num_classes']}
     expected = create_model(config['architecture'], on_meta=True, **model_args).state_dict()
     with safe_open(str(folder / 'model.safetensors'), framework='pt') as file:
@@ -109,9 +145,10 @@ def _check_config(folder: Path, built: List[nn.Module]) -> str:
 def _check_card(folder: Path, repo_id: Optional[str], model: nn.Module) -> str:
     card = folder / 'README.md'
     if not card.is_file():
-        raise ValueError('there is no README.md.')
-    blocks = code_blocks(card.read_text(encoding='utf-8'))
-    name = repo_id or next((b.split("'hf-hub:")[1].split("'")[0] for b in blocks if "'hf-hub:" in b), '')
+        return 'there is none, as in a folder that was not pushed yet'
+    text = card.read_text(encoding='utf-8')
+    blocks = code_blocks(text)
+    name = repo_id or repo_id_of(text)
     # a card is somebody's text: only the programs that this package writes are run
     if blocks != example_code(name, is_stochastic(model)):
         raise ValueError("its programs are not those that this package writes, they are not run.")

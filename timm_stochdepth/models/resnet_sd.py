@@ -3,6 +3,7 @@
 Methods and default rates are those of the method cards of Composer's StochasticDepth
 (https://github.com/mosaicml/composer/tree/main/composer/algorithms/stochastic_depth).
 """
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any, Dict, List, Optional
@@ -11,6 +12,7 @@ from timm.models import DefaultCfg, build_model_with_cfg, register_model
 from timm.models.resnet import Bottleneck, ResNet
 from timm.models.resnet import default_cfgs as _timm_default_cfgs
 
+from ..offline import says_how_to_go_on
 from ..rates import check_flag
 from ..settings import Settings
 from ..surgery import apply_stochastic_depth
@@ -57,18 +59,22 @@ def _create_resnet_sd(
         if fold_pretrained == (kwargs.get('pretrained_model_args') or {}).get('fold_pretrained'):
             # timm records every argument in config.json: this one was about an earlier load, and other weights
             fold_pretrained = None
-    return build_model_with_cfg(
-        partial(_build_resnet_sd, plain_architecture, stochastic_method),
-        f'{plain_architecture}_sd_{stochastic_method}',
-        pretrained,
-        pretrained_filter_fn=partial(
-            checkpoint_filter_fn,
-            fold_pretrained=fold_pretrained,
-            cache_dir=kwargs.get('cache_dir'),
-            given_state_dict=_given_state_dict(kwargs.get('pretrained_cfg_overlay'), kwargs.get('pretrained_cfg')),
-        ),
-        **kwargs,
-    )
+    with says_how_to_go_on(
+            f'{plain_architecture}_sd_{stochastic_method}',
+            "pretrained_cfg_overlay=dict(file=...), or train.py's --pretrained-path, takes weights that are on this"
+            ' machine.') if pretrained else nullcontext():
+        return build_model_with_cfg(
+            partial(_build_resnet_sd, plain_architecture, stochastic_method),
+            f'{plain_architecture}_sd_{stochastic_method}',
+            pretrained,
+            pretrained_filter_fn=partial(
+                checkpoint_filter_fn,
+                fold_pretrained=fold_pretrained,
+                cache_dir=kwargs.get('cache_dir'),
+                given_state_dict=_given_state_dict(kwargs.get('pretrained_cfg_overlay'), kwargs.get('pretrained_cfg')),
+            ),
+            **kwargs,
+        )
 
 
 def _given_state_dict(*cfgs: Any) -> Any:

@@ -1,0 +1,105 @@
+"""Networks by the names and arguments that somebody or some file gives."""
+from pathlib import Path
+from typing import Any, Dict, Optional
+
+import timm
+from timm.models import parse_model_name
+from timm.models._hub import load_model_config_from_hf
+from torch import Tensor, nn
+
+from ..terminal import closest, one_line
+from ..weights_file import create_on_meta, is_stochastic_architecture
+from .config import RESERVED_ARGS, read_config
+
+__all__ = ['build_model', 'check_model_name', 'create_model', 'is_stochastic']
+
+
+def create_model(
+        name: str,
+        on_meta: bool = False,
+        pretrained: bool = False,
+        place: Optional[str] = None,
+        **kwargs: Any,
+) -> nn.Module:
+    """`timm.create_model`, for names and arguments from a file.
+
+    Args:
+        name: A name of timm's registry, or of a network with `hf-hub:` or `local-dir:`.
+        on_meta: Without memory for the weights.
+        pretrained: With the weights of the name.
+        place: What `timm.create_model` is given instead of the name: the folder whose config.json says it, and more.
+        **kwargs: Arguments of the network.
+
+    Raises:
+        ValueError: The architecture is unknown, its source is not there, or it does not take the arguments.
+    """
+    reserved = [key for key in kwargs if key in RESERVED_ARGS]
+    if reserved:
+        raise ValueError(f'model_args must be arguments of the network alone, but has {", ".join(reserved)}.')
+    source, model_id = parse_model_name(name)
+    if source == 'local-dir':
+        read_config(Path(model_id))  # whose errors name what is wrong
+    elif source is None:
+        check_model_name('architecture', name)
+    create = create_on_meta if on_meta else timm.create_model
+    try:
+        return create(place or name, pretrained=pretrained, **kwargs)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        if isinstance(e, OSError):  # of the Hub's client, whose older versions derive some from ValueError as well
+            raise
+        raise ValueError(f'model_args must be arguments of {name}, but got {kwargs}: {one_line(e)}') from e
+
+
+def build_model(
+        name: str,
+        model_args: Dict[str, Any],
+        state_dict: Dict[str, Tensor],
+        on_meta: bool = False,
+) -> nn.Module:
+    """The network of that name, with as many classes and channels as its weights have."""
+    cfg = _pretrained_cfg(name)
+    classifier, first_conv = cfg.get('classifier'), cfg.get('first_conv')
+    if isinstance(classifier, str):
+        bias = state_dict.get(f'{classifier}.bias')
+        num_classes = len(bias) if bias is not None and bias.ndim else 0
+        if model_args.get('num_classes', num_classes) != num_classes:
+            raise ValueError(
+                f'num_classes must be {num_classes}, as the weights say, but got {model_args["num_classes"]}.')
+        model_args = {**model_args, 'num_classes': num_classes}
+    weight = state_dict.get(f'{first_conv}.weight')
+    if weight is not None and weight.ndim == 4:
+        model_args = {**model_args, 'in_chans': weight.shape[1]}
+    return create_model(name, on_meta, **model_args)
+
+
+def check_model_name(argument: str, name: str) -> None:
+    """Refuse a name that timm does not know.
+
+    Raises:
+        ValueError: It names the closest names.
+    """
+    architecture, _, tag = name.partition('.')
+    if not timm.is_model(architecture):
+        raise ValueError(
+            f'{argument} must be a name that timm knows, but got {name!r}{closest(architecture, timm.list_models())}')
+    names = timm.models.get_arch_pretrained_cfgs(architecture)
+    if tag and name not in names:
+        raise ValueError(f'{argument} must have a tag that timm knows, but got {name!r}{closest(name, names)}')
+
+
+def _pretrained_cfg(name: str) -> Dict[str, Any]:
+    """What timm says of a network, without building it."""
+    source, model_id = parse_model_name(name)
+    if source == 'local-dir':
+        return read_config(Path(model_id))['pretrained_cfg']
+    if source == 'hf-hub':
+        return load_model_config_from_hf(model_id)[0]
+    check_model_name('architecture', name)
+    cfg = timm.models.get_pretrained_cfg(name)
+    return cfg.to_dict() if cfg else {}
+
+
+def is_stochastic(model: nn.Module) -> bool:
+    """Whether a model is one of this package's names, and not a plain or folded one."""
+    cfg: Any = getattr(model, 'pretrained_cfg', {})
+    return is_stochastic_architecture(cfg.get('architecture', ''))
