@@ -1,11 +1,11 @@
 """Residual blocks with stochastic depth: a plain block's modules and parameters, its forward cut at its drop paths.
 
 A plain block becomes a stochastic one, and back, by a change of class: its modules, parameters and hooks are the very
-same objects. The class is made from the plain one, once for all blocks whose forward does the same.
+same objects. The class is made from the plain one, once for all blocks of one shape whose forward does the same.
 """
 import inspect
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Callable, ClassVar, Dict, Hashable, List, Sequence, Tuple, Type, Union
+from typing import TYPE_CHECKING, Any, Callable, ClassVar, Dict, Hashable, List, Sequence, Tuple, Type, Union, cast
 
 import torch
 from torch import Tensor, nn
@@ -286,8 +286,7 @@ def stochastic_class(block: nn.Module, places: Sequence[str]) -> Type[Stochastic
     cuts = list(probe._cuts.values())
     if not any(isinstance(cut, Cut) for cut in cuts):
         raise cuts[0]
-    made: Type[StochasticBlock] = type(probe)
-    return made
+    return cast(Type[StochasticBlock], type(probe))
 
 
 def _usual_arguments(made: Type[_CutBlock]) -> List[Tuple[Tuple[str, ...], bool]]:

@@ -79,7 +79,7 @@ class Branch:
                     f'skip_dropped must be False where a branch has inputs of other rows than its shortcut: shape'
                     f' {tuple(x.shape)}, and {tuple(original.shape)}.')
             elif x is original and shortcut is original:
-                shortcut, x_kept = select(x) if select else select_kept(x, kept)
+                shortcut, x_kept = select_kept(x, kept) if select is None else select(x)
                 selected.append(x_kept)
             else:
                 selected.append(take_kept(x, kept))
