@@ -8,7 +8,7 @@ from torch import nn
 from .progress import TrainingProgress
 from .shared_draws import SharedDraws
 
-__all__ = ['SaysScale']
+__all__ = ['SaysScale', 'TellsDropPaths']
 
 
 class SaysScale(nn.Module):
@@ -71,6 +71,24 @@ class SaysScale(nn.Module):
                 f' depth at the rates of this one. For other weights, {keeps_function}', stacklevel=4)
         elif not self._trains():
             _tell_of_no_metadata(keeps_function)
+
+
+class TellsDropPaths(nn.Module):
+    """A block that tells its drop paths, which own no tensors, of the weights that are loaded into it."""
+
+    def _load_from_state_dict(
+            self,
+            state_dict: Dict[str, Any],
+            prefix: str,
+            local_metadata: Dict[str, Any],
+            *args: Any,
+    ) -> None:
+        has_gradients = any(p.grad is not None for p in self.parameters())
+        for drop_path in self.children():
+            if isinstance(drop_path, SaysScale):
+                drop_path.block_metadata = local_metadata
+                drop_path.block_has_gradients = has_gradients
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
 
 @cache
