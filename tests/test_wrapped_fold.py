@@ -191,13 +191,13 @@ def test_what_transformers_saves_of_a_folded_wrapper_is_plain(kind, model_args, 
 def test_configurations_of_transformers_within_others():
     import transformers
 
-    backbone = transformers.TimmBackbone(transformers.TimmBackboneConfig(backbone='resnet50_sd_block'))
     outer = Classifier(transformers_wrapper('TimmWrapperForImageClassification'))
-    outer.config = transformers.PreTrainedConfig()
-    outer.config.vision_config, outer.backbone = outer.net.config, backbone
+    outer.config = transformers.PretrainedConfig()
+    outer.config.vision_config = outer.net.config
+    outer.config.backbone_config = transformers.TimmBackboneConfig(backbone='resnet50_sd_block')
     folded = ts.fold_stochastic_depth(outer)
     assert folded.config.vision_config is folded.net.config and folded.net.config.architecture == 'resnet50'
-    assert folded.backbone.config.backbone == 'resnet50'
+    assert folded.config.backbone_config.backbone == 'resnet50'
 
 
 def fold_ddp(rank):
