@@ -124,7 +124,10 @@ def test_settings_of_ones_own_name_plain_networks():
     model = Classifier(create())
     model.name = 'resnet50_sd_block'
     model.recipe = Recipe()
-    model.hparams = argparse.Namespace(net=dict(name='resnet101_sd_block', scale_by_keep=True, width=2), me=model)
+    model.hparams = argparse.Namespace(net=dict(name='resnet101_sd_block', scale_by_keep=True, width=2))
+    model.hparams.own = model.hparams
+    model.pair, model.seen = (1, 'resnet50_sd_block'), []
+    model.net.seen = model.seen
     model.text = 'resnet50_sd_block at a rate of 0.5'
     before = copy.deepcopy(vars(model.recipe))
     folded = ts.fold_stochastic_depth(model)
@@ -132,7 +135,8 @@ def test_settings_of_ones_own_name_plain_networks():
     assert vars(folded.recipe) == dict(
         backbone='resnet50.a1_in1k', others=[dict(name='resnet101'), 'vit_tiny_patch16_224'], drop_path_rate=0.0, lr=0.1
     )
-    assert folded.hparams.net == dict(name='resnet101', width=2) and folded.hparams.me is folded
+    assert folded.hparams.net == dict(name='resnet101', width=2) and folded.hparams.own is folded.hparams
+    assert folded.pair == (1, 'resnet50') and folded.seen is folded.net.seen
     assert vars(model.recipe) == before and model.hparams.net['name'] == 'resnet101_sd_block'
 
 
@@ -187,13 +191,13 @@ def test_what_transformers_saves_of_a_folded_wrapper_is_plain(kind, model_args, 
 def test_configurations_of_transformers_within_others():
     import transformers
 
-    backbone = transformers.TimmBackbone(transformers.TimmBackboneConfig(backbone='resnet50_sd_block'))
     outer = Classifier(transformers_wrapper('TimmWrapperForImageClassification'))
-    outer.config = transformers.PreTrainedConfig()
-    outer.config.vision_config, outer.backbone = outer.net.config, backbone
+    outer.config = transformers.PretrainedConfig()
+    outer.config.vision_config = outer.net.config
+    outer.config.backbone_config = transformers.TimmBackboneConfig(backbone='resnet50_sd_block')
     folded = ts.fold_stochastic_depth(outer)
     assert folded.config.vision_config is folded.net.config and folded.net.config.architecture == 'resnet50'
-    assert folded.backbone.config.backbone == 'resnet50'
+    assert folded.config.backbone_config.backbone == 'resnet50'
 
 
 def fold_ddp(rank):

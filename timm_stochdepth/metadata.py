@@ -62,13 +62,13 @@ class SaysScale(nn.Module):
                 warnings.warn(
                     'The weights were trained at other drop rates, or with another scale_by_keep, than this network'
                     f' has. They are loaded as they are, so that it computes something else: {keeps_function}',
-                    stacklevel=4)
+                    stacklevel=3)
         elif local_metadata.get('version') == self._version or self.inference_scale() == 1.:
             return
         elif local_metadata:
             warnings.warn(
                 'The weights are of a plain network. They are loaded as they are, as those of a network with stochastic'
-                f' depth at the rates of this one. For other weights, {keeps_function}', stacklevel=4)
+                f' depth at the rates of this one. For other weights, {keeps_function}', stacklevel=3)
         elif not self._trains():
             _tell_of_no_metadata(keeps_function)
 
@@ -97,4 +97,4 @@ def _tell_of_no_metadata(keeps_function: str) -> None:
     warnings.warn(
         'The weights do not say what drop rates they are for: their state_dict has lost its metadata, as in safetensors'
         ' and in the checkpoints of many libraries. They are loaded as they are. That is right for a run that goes on'
-        f' at its rates. For weights of a plain network, or of other rates, {keeps_function}', stacklevel=5)
+        f' at its rates. For weights of a plain network, or of other rates, {keeps_function}', stacklevel=4)

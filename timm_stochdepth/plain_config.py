@@ -44,7 +44,11 @@ def _plain(name: str, value: Any, seen: Set[int]) -> Any:
         return value
     seen.add(id(value))
     if type(value) in (list, tuple):
-        return type(value)(_plain('', item, seen) for item in value)
+        items = [_plain('', item, seen) for item in value]
+        if type(value) is tuple:
+            return value if all(a is b for a, b in zip(items, value)) else tuple(items)
+        value[:] = items
+        return value
     entries = _entries(value)
     names_ours = False
     for key, entry in list(entries.items()):
