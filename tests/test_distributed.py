@@ -252,6 +252,9 @@ def train_fsdp(rank, method, same_seed):
     return max(errors)
 
 
+@pytest.mark.skipif(
+    torch.__version__ < '2.8', reason='FSDP2 does not train on the CPU up to torch 2.7, plain ones neither'
+)
 @pytest.mark.parametrize('method, same_seed', MODES)
 def test_fsdp2(method, same_seed):
     assert max(run_ranks(train_fsdp, method, same_seed)) < 1e-3

@@ -1,5 +1,7 @@
 """A network that leaves eager mode: exported, traced by FX, quantized."""
 
+import re
+
 import pytest
 import timm
 import torch
@@ -12,6 +14,8 @@ from torch.fx.experimental.optimization import fuse
 
 import timm_stochdepth as ts
 
+# what lies between 2.7 and 2.12 has not been tried
+OLD_COMPILER = tuple(map(int, torch.__version__.split('.')[:2])) < (2, 12)
 ENGINE = torch.backends.quantized.engine
 REFUSED = [('block', {}), ('sample', dict(skip_dropped=True))]
 # torch.ao.quantization, and the storages that it deep-copies, are on their way out of torch
@@ -56,9 +60,13 @@ def test_an_exported_network_draws_at_each_call(strict):
 def test_decisions_are_not_frozen_into_an_exported_graph(leave, method, settings, name):
     model = create(method, name=name, **settings)
     x = torch.randn(4, 3, 224, 224) if 'vit' in name else images()
-    with pytest.raises(Exception, match=r'stochastic depth with \w+=.* decides in each training step') as e:
+    with pytest.raises(Exception) as e:
         leave(model, x)
-    assert 'model.eval()' in str(e.value) and 'fold_stochastic_depth' in str(e.value)
+    if OLD_COMPILER and leave is not torch.jit.trace:  # names the function that it will not trace, and loses our words
+        assert 'forward_block' in str(e.value) or '_forward_eager' in str(e.value)
+    else:
+        assert re.search(r'stochastic depth with \w+=.* decides in each training step', str(e.value))
+        assert 'model.eval()' in str(e.value) and 'fold_stochastic_depth' in str(e.value)
     with ts.no_drop(model):
         leave(model, x)
     leave(model.eval(), x)

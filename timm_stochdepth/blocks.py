@@ -160,11 +160,12 @@ class _CutBlock(StochasticBlock):
 
     @torch.jit.unused
     def _cut(self, *args: Any, **kwargs: Any) -> Tuple[Cut, Dict[str, Any]]:
-        values = {**{p.name: value for p, value in zip(self._arguments, args)}, **kwargs}
+        made = type(self)  # strict export of torch 2.7 reads tables from a class alone
+        values = {**{p.name: value for p, value in zip(made._arguments, args)}, **kwargs}
         given = {
-            p.name: values[p.name] for p in self._arguments if p.name in values and values[p.name] is not p.default}
-        key = tuple(given), self.training and self._reads_training
-        cut = self._cuts.get(key) or self._cut_anew(key)
+            p.name: values[p.name] for p in made._arguments if p.name in values and values[p.name] is not p.default}
+        key = tuple(given), self.training and made._reads_training
+        cut = made._cuts.get(key) or self._cut_anew(key)
         if isinstance(cut, NotCuttable):
             raise cut
         return cut, given

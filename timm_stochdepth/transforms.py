@@ -26,7 +26,9 @@ def is_exporting() -> bool:
     return bool(torch.compiler._is_exporting_flag)
 
 
-def refuse_frozen_decisions(name: str, value: Any) -> None:
+# run for real while a graph is made: a compiler of torch 2.7 would lose the words of what it sees raised
+@torch.compiler.assume_constant_result
+def refuse_frozen_decisions(name: str, value: Any) -> bool:
     """Refuse to be made a graph of, where that would hold what one forward pass decided.
 
     Raises:
@@ -37,3 +39,4 @@ def refuse_frozen_decisions(name: str, value: Any) -> None:
             f'stochastic depth with {name}={value!r} decides in each training step what to compute, and no exported'
             ' graph can: export model.eval(), fold_stochastic_depth(model), or to train on, the sample method without'
             ' skip_dropped.')
+    return True
