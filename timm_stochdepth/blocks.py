@@ -15,7 +15,7 @@ from .compiled_skipping import COMPILES
 from .cut import Cut, cut_by_hand, cut_forward
 from .families import BATCH_DIMENSIONS
 from .leaf import as_whole_block, is_traced
-from .metadata import TellsDropPaths
+from .metadata import tell_of_weights
 from .norms import looks_at_batch, refuse_split_norms
 from .scripting import scriptable_forward
 from .sharding import sharded_like, unsharded_class
@@ -28,7 +28,7 @@ from .waiting import refuse_waiting
 __all__ = ['StochasticBlock', 'cuts_of', 'plain_class_of', 'stochastic_class']
 
 
-class StochasticBlock(TellsDropPaths):
+class StochasticBlock(nn.Module):
     """A residual block whose branches are dropped at random in training: the base class of all of them.
 
     Those with a drop path are made by `stochastic_class`. A family of your own without one derives from this class and
@@ -68,6 +68,10 @@ class StochasticBlock(TellsDropPaths):
                 return self._forward_eager(*args, **kwargs)
             return self._forward_kept_samples(*args, **kwargs)
         return self._forward_masked(*args, **kwargs)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any) -> None:
+        tell_of_weights(self, self._drop_paths(), local_metadata)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     @torch.jit.unused
     def _is_idle(self) -> bool:

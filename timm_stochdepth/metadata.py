@@ -1,14 +1,14 @@
 """What a state_dict's metadata says of the rates that its weights are for."""
 import warnings
 from functools import cache
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Iterable, Optional
 
 from torch import nn
 
 from .progress import TrainingProgress
 from .shared_draws import SharedDraws
 
-__all__ = ['SaysScale', 'TellsDropPaths']
+__all__ = ['SaysScale', 'tell_of_weights']
 
 
 class SaysScale(nn.Module):
@@ -73,22 +73,12 @@ class SaysScale(nn.Module):
             _tell_of_no_metadata(keeps_function)
 
 
-class TellsDropPaths(nn.Module):
-    """A block that tells its drop paths, which own no tensors, of the weights that are loaded into it."""
-
-    def _load_from_state_dict(
-            self,
-            state_dict: Dict[str, Any],
-            prefix: str,
-            local_metadata: Dict[str, Any],
-            *args: Any,
-    ) -> None:
-        has_gradients = any(p.grad is not None for p in self.parameters())
-        for drop_path in self.children():
-            if isinstance(drop_path, SaysScale):
-                drop_path.block_metadata = local_metadata
-                drop_path.block_has_gradients = has_gradients
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+def tell_of_weights(block: nn.Module, drop_paths: Iterable[SaysScale], local_metadata: Dict[str, Any]) -> None:
+    """Tell the drop paths of a block, which own no tensors, of the weights that are loaded into it."""
+    has_gradients = any(p.grad is not None for p in block.parameters())
+    for drop_path in drop_paths:
+        drop_path.block_metadata = local_metadata
+        drop_path.block_has_gradients = has_gradients
 
 
 @cache
