@@ -148,6 +148,12 @@ def test_bad_rates_and_fractions_are_named(value, error):
 def test_a_model_without_target_layers_is_told():
     with pytest.warns(UserWarning, match='No ResNetBottleneck found in Linear'):
         ts.apply_stochastic_depth(nn.Linear(2, 2), **APPLY)
+    with pytest.warns(
+        UserWarning, match=r'nothing is dropped, the names that fit it are DropPath, vision_transf\w+.Block'
+    ):
+        ts.apply_stochastic_depth(timm.create_model('test_vit'), **APPLY)
+    with pytest.warns(UserWarning, match=r'the names that fit it are DropPath, ResNetBasicBlock, resnet\.BasicBlock\.'):
+        ts.apply_stochastic_depth(timm.create_model('resnet18'), **APPLY)
 
 
 def test_settings_without_effect_are_told():

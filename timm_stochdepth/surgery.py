@@ -16,7 +16,7 @@ from .settings import Settings
 from .sharding import sharded_like
 from .shared_draws import SharedDraws
 from .site import StochasticDropPath
-from .targets import STOCHASTIC_LAYER_MAPPING, Target, class_name, find_targets
+from .targets import STOCHASTIC_LAYER_MAPPING, Target, class_name, find_targets, names_that_fit
 
 __all__ = ['apply_stochastic_depth', 'check_target_layer_name', 'remove_stochastic_depth']
 
@@ -205,7 +205,10 @@ def _refuse_targets(targets: Sequence[Target], settings: Settings) -> None:
 
 def _tell_of_no_effect(model: nn.Module, target_layer_name: str, targets: Sequence[Target], settings: Settings) -> None:
     if not targets:
-        warnings.warn(f'No {target_layer_name} found in {type(model).__name__}: nothing is dropped.', stacklevel=4)
+        fitting = names_that_fit(model)
+        hint = f'the names that fit it are {", ".join(fitting)}' if fitting else 'none of its blocks has a drop path'
+        warnings.warn(
+            f'No {target_layer_name} found in {type(model).__name__}: nothing is dropped, {hint}.', stacklevel=4)
     if settings.drop_rate == 0.:
         warnings.warn('drop_rate is 0: stochastic depth has no effect.', stacklevel=4)
     if settings.stochastic_method == 'sample' and not settings.use_same_gpu_seed:

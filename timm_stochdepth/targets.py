@@ -14,7 +14,7 @@ from .sharding import unsharded_class
 from .site import StochasticDropPath
 from .trace import NoDropPath, NotCuttable
 
-__all__ = ['STOCHASTIC_LAYER_MAPPING', 'Target', 'class_name', 'find_targets']
+__all__ = ['STOCHASTIC_LAYER_MAPPING', 'Target', 'class_name', 'find_targets', 'names_that_fit']
 
 _PEERS = (timm.layers.DropPath, torchvision.ops.StochasticDepth)
 
@@ -100,6 +100,12 @@ def find_targets(model: nn.Module, target_layer_name: str) -> List[Target]:
             target = _find_target(name, block)
             targets += [target] if target else []
     return targets
+
+
+def names_that_fit(model: nn.Module) -> List[str]:
+    """What could be given as a target layer's name for a model: the keys, and the names of its blocks' classes."""
+    keys = [key for key in ('DropPath', *STOCHASTIC_LAYER_MAPPING) if find_targets(model, key)]
+    return keys + sorted({class_name(target.block) for target in find_targets(model, 'DropPath')})
 
 
 def _find_target(name: str, block: nn.Module) -> Optional[Target]:
