@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .compiled_skipping import COMPILES
 from .cut import Cut, cut_by_hand, cut_forward
 from .families import BATCH_DIMENSIONS
 from .leaf import as_whole_block, is_traced
@@ -64,7 +63,7 @@ class StochasticBlock(nn.Module):
             return plain_class_of(self).forward(self, *args, **kwargs)
         if skips_samples:
             refuse_frozen_decisions('skip_dropped', True)
-            if looks_at_batch(self) or not COMPILES:
+            if looks_at_batch(self):
                 return self._forward_eager(*args, **kwargs)
             return self._forward_kept_samples(*args, **kwargs)
         return self._forward_masked(*args, **kwargs)

@@ -12,10 +12,7 @@ from torch._library.fake_impl import allocate_size
 from .functional import draw_keep_samples, host_dtype, per_sample
 from .skipping import take_kept
 
-__all__ = ['COMPILES', 'MIN_RUN', 'Drawn', 'add_drawn', 'break_graph_in_checkpoint', 'draw_to_run', 'select_drawn']
-
-# seen to from torch 2.12 on; torch 2.7 cannot trace it, and what is in between has not been tried
-COMPILES = tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 12)
+__all__ = ['MIN_RUN', 'Drawn', 'add_drawn', 'break_graph_in_checkpoint', 'draw_to_run', 'select_drawn']
 
 # sizes of 0 and 1 are special to the compiler: where fewer samples are kept, others run, whose factor is 0
 MIN_RUN = 2
