@@ -11,7 +11,6 @@ import timm_stochdepth as ts
 from timm_stochdepth.bench.contestants import create_contestants
 from timm_stochdepth.bench.dinov2 import FixedNumberDropPath
 from timm_stochdepth.bench.settings import BenchSettings
-from timm_stochdepth.compiled_skipping import COMPILES
 from timm_stochdepth.operations import place_shares
 from timm_stochdepth.places import drop_paths
 
@@ -146,15 +145,7 @@ def test_the_fixed_number(batch_size, rate, num_run):
     assert keep_N.count_nonzero() == num_run and keep_N.sum() == pytest.approx(batch_size)
 
 
-@pytest.mark.parametrize(
-    'row',
-    [
-        'timm',
-        'dinov2',
-        'sample',
-        pytest.param('skip', marks=pytest.mark.skipif(not COMPILES, reason='skips eagerly before torch 2.12')),
-    ],
-)
+@pytest.mark.parametrize('row', ['timm', 'dinov2', 'sample', 'skip'])
 def test_rows_compile_to_one_graph(row):
     _, contestant = create_contestants(replace(VIT, rows=(row,)))
     compiled = torch.compile(contestant.model, backend='aot_eager', fullgraph=True)
