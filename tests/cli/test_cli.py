@@ -89,7 +89,6 @@ def test_show_prints_each_block(capsys, tmp_path):
         (['demo', '--model-kwargs', 'foo'], "--model-kwargs must be of the form KEY=VALUE, but got 'foo'"),
         (['verfy', 'x'], "but got 'verfy': did you mean verify?"),
         ([''], "COMMAND must be one of demo, list, show, families, fold, push, pull, verify, bench, run, but got ''"),
-        ([], 'COMMAND'),
     ],
 )
 def test_a_wrong_argument_is_one_line_and_makes_nothing(args, message, capsys, tmp_path, monkeypatch):
