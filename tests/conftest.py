@@ -6,6 +6,8 @@ import torch
 from networks import randomize
 from safetensors.torch import save_file
 
+from timm_stochdepth.metadata import _tell_of_no_metadata
+
 # whose tests start processes that work together
 RANKS = {
     'test_bench.py',
@@ -33,6 +35,12 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def told_nothing_yet():
+    """What is told once a process is told once a test."""
+    _tell_of_no_metadata.cache_clear()
 
 
 @pytest.fixture

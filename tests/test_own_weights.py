@@ -17,13 +17,6 @@ from timm_stochdepth.metadata import _tell_of_no_metadata
 SIZES = dict(num_classes=4, layers=[1, 2, 1, 1], base_width=8)
 
 
-@pytest.fixture(autouse=True)
-def told_nothing_yet():
-    _tell_of_no_metadata.cache_clear()
-    yield
-    _tell_of_no_metadata.cache_clear()
-
-
 def create(method='block', **kwargs):
     return timm.create_model(f'resnet50_sd_{method}', **{**SIZES, 'drop_path_rate': 0.3, **kwargs})
 

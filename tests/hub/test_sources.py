@@ -113,7 +113,7 @@ def test_files_that_name_their_architecture_need_no_assumption(checkpoint, tmp_p
 
 def test_checkpoints_without_a_word_of_their_origin_are_told(checkpoint, tmp_path):
     torch.save(clean_state_dict(checkpoint[1].state_dict()), tmp_path / 'model.pth')
-    with pytest.warns(UserWarning, match='do not say whether they are of a plain network'):
+    with pytest.warns(UserWarning, match='The weights do not say what drop rates they are for'):
         timm.create_model('resnet50_sd_block', num_classes=10, checkpoint_path=str(tmp_path / 'model.pth'))
     plain = timm.create_model('resnet50', num_classes=10)
     with pytest.warns(UserWarning, match='The weights are of a plain network. They are loaded as they are'):
