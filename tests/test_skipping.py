@@ -318,7 +318,7 @@ def test_masking_keeps_one_number_a_sample_and_block_for_the_backward_pass(name)
     plain = kept_bytes(model, x)
     ts.apply_stochastic_depth(model, 'sample', layer, 0.6, 'uniform')
     drawn = []
-    for _, place in ts.surgery.drop_paths(model):
+    for _, place in ts.places.drop_paths(model):
         place.draw_samples = lambda x, draw=place.draw_samples: drawn.append(draw(x)) or drawn[-1]
     masked = kept_bytes(model, x)
     num_masked = sum(not keep_N.all() for keep_N in drawn)  # a block that keeps all samples is a plain one

@@ -36,9 +36,10 @@ def fold_stochastic_depth(model: nn.Module) -> nn.Module:
         >>> timm.create_model('resnet50', num_classes=10).load_state_dict(plain.state_dict())
         <All keys matched successfully>
     """
+    scales = inference_scales(model)
     folded = copy_plain(model)
     networks = [module for module in folded.modules() if any(drop_paths(module))]
-    scale_own_branches(folded, inference_scales(model), {})
+    scale_own_branches(folded, scales, {})
     for network in networks:
         if network is folded or 'pretrained_cfg' in vars(network):  # the inner ones last: wrappers write to them
             network.folded_drop_rates = drop_rates(network)  # type: ignore[assignment]

@@ -37,10 +37,10 @@ def check_duration(name: str, value: Any) -> Union[float, Duration]:
     """
     allowed = "a fraction in [0, 1], or a time of Composer's as in '0.1dur', '2ep' or '10ba'"
     if isinstance(value, str):
-        from composer.core import Time  # who writes its strings has it
         try:
+            from composer.core import Time  # who writes its strings has it
             value = Time.from_timestring(value)
-        except (TypeError, ValueError) as e:
+        except (ImportError, TypeError, ValueError) as e:
             raise ValueError(f'{name} must be {allowed}, but got {value!r}: {e}') from e
     if not (hasattr(value, 'unit') and hasattr(value, 'to_timestring')):
         return check_fraction(name, value)
