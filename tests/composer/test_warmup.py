@@ -185,3 +185,14 @@ def test_a_network_that_had_stochastic_depth_keeps_its_function():
     made.engine.run_event('fit_start')
     assert rate_of(model) == 0
     torch.testing.assert_close(logits(model), expected)
+
+
+@pytest.mark.parametrize('warmup', [0, 0.5])
+def test_present_weights_are_right_at_the_rate_that_it_starts_with(warmup):
+    plain = network().eval()
+    x = torch.randn(4, 3, 32, 32)
+    y = plain(x)
+    algorithm = stochastic_depth(drop_warmup=warmup, keep_function=True)
+    made = trainer([algorithm], model=ComposerClassifier(plain, num_classes=10))
+    assert rate_of(made.state.model) == (0.0 if warmup else DROP_RATE)
+    torch.testing.assert_close(plain.eval()(x), y, rtol=1e-4, atol=1e-4)

@@ -46,6 +46,7 @@ def test_the_number_of_blocks_and_the_settings_are_logged():
         drop_schedule=None,
         scale_by_keep=False,
         skip_dropped=True,
+        keep_function=False,
     )
 
 
