@@ -17,6 +17,11 @@ import timm_stochdepth as ts
 # what lies between 2.7 and 2.12 has not been tried
 OLD_COMPILER = tuple(map(int, torch.__version__.split('.')[:2])) < (2, 12)
 ENGINE = torch.backends.quantized.engine
+LEAVE = {
+    'export': lambda model, x: torch.export.export(model, (x,)),
+    'strict export': lambda model, x: torch.export.export(model, (x,), strict=True),
+    'jit.trace': torch.jit.trace,
+}
 REFUSED = [('block', {}), ('sample', dict(skip_dropped=True))]
 # torch.ao.quantization, and the storages that it deep-copies, are on their way out of torch
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning', 'ignore:TypedStorage')
@@ -48,25 +53,20 @@ def test_an_exported_network_draws_at_each_call(strict):
 
 @pytest.mark.parametrize('name', ['resnet10t', 'vit_tiny_patch16_224'])
 @pytest.mark.parametrize('method, settings', REFUSED)
-@pytest.mark.parametrize(
-    'leave',
-    [
-        lambda model, x: torch.export.export(model, (x,)),
-        lambda model, x: torch.export.export(model, (x,), strict=True),
-        torch.jit.trace,
-    ],
-    ids=['export', 'strict export', 'jit.trace'],
-)
+@pytest.mark.parametrize('leave', LEAVE.values(), ids=LEAVE)
 def test_decisions_are_not_frozen_into_an_exported_graph(leave, method, settings, name):
     model = create(method, name=name, **settings)
     x = torch.randn(4, 3, 224, 224) if 'vit' in name else images()
+    if OLD_COMPILER and 'vit' in name and settings and leave is not LEAVE['jit.trace']:
+        pytest.skip('strict export of torch 2.7 makes a graph of skipping, which draws at each call')
     with pytest.raises(Exception) as e:
         leave(model, x)
-    if OLD_COMPILER and leave is not torch.jit.trace:  # names the function that it will not trace, and loses our words
-        assert 'forward_block' in str(e.value) or '_forward_eager' in str(e.value)
-    else:
-        assert re.search(r'stochastic depth with \w+=.* decides in each training step', str(e.value))
-        assert 'model.eval()' in str(e.value) and 'fold_stochastic_depth' in str(e.value)
+    text = str(e.value)
+    if not OLD_COMPILER or 'stochastic depth' in text:
+        assert re.search(r'stochastic depth with \w+=.* decides in each training step', text)
+        assert 'model.eval()' in text and 'fold_stochastic_depth' in text
+    else:  # its strict export loses our words, and names what it does not trace
+        assert re.search('forward_block|_forward_eager|draw_to_run|_add_drawn|_add_kept', text)
     with ts.no_drop(model):
         leave(model, x)
     leave(model.eval(), x)

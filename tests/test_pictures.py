@@ -4,6 +4,7 @@ import re
 from itertools import combinations
 from statistics import median
 
+import matplotlib
 import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.testing.compare import compare_images
@@ -121,6 +122,7 @@ def test_each_curve_is_explained(figure):
     assert curves == explained
 
 
+@pytest.mark.skipif(matplotlib.__version_info__ < (3, 11), reason='earlier versions draw fonts and ticks otherwise')
 @pytest.mark.parametrize('path', PICTURES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_picture_is_what_the_command_draws_today(path, tmp_path):
     drawn = tmp_path / path.name

@@ -42,7 +42,7 @@ for number, script in enumerate(json.load(sys.stdin)):
 @pytest.mark.parametrize('page', [p for p in PAGES if p != TRAINERS and code_blocks(p, 'python')], ids=lambda p: p.stem)
 def test_python_blocks_run_each_by_itself(page, hub_cache, tmp_path):
     scripts = json.dumps(code_blocks(page, 'python'))
-    command = [sys.executable, '-W', 'error', '-c', IN_FORKS]
+    command = [sys.executable, '-W', 'error', '-W', 'ignore::DeprecationWarning', '-c', IN_FORKS]
     result = subprocess.run(command, env=hub_cache, cwd=tmp_path, input=scripts, text=True, capture_output=True)
     assert result.returncode == 0, result.stderr
 
