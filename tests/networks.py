@@ -27,6 +27,17 @@ def randomize(model):
     return model
 
 
+class Holder(nn.Module):
+    """What holds a network, as a trainer's module or a classifier of one's own does."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x)
+
+
 def stack(family, num_blocks=3):
     """Residual blocks with identity shortcuts on 16 channels, and the name of their target layer."""
     block, target_layer_name, planes = FAMILIES[family]

@@ -7,7 +7,7 @@ import warnings
 import pytest
 import timm
 import torch
-from torch import nn
+from networks import Holder
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from torch.optim.swa_utils import AveragedModel
 
@@ -112,15 +112,8 @@ def test_what_metadata_says_against_it_is_always_told(other):
         assert messages and all(('of a plain network' in m) == (other is None) for m in messages)
 
 
-class LosesMetadata(nn.Module):
+class LosesMetadata(Holder):
     """As transformers' TimmWrapper and other trainers' modules do."""
-
-    def __init__(self, net):
-        super().__init__()
-        self.net = net
-
-    def forward(self, x):
-        return self.net(x)
 
     def state_dict(self, *args, **kwargs):
         return dict(self.net.state_dict(*args, **kwargs))

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from distributed import run_ranks
 from huggingface_hub import PyTorchModelHubMixin
-from networks import assert_same_output, randomize
+from networks import Holder, assert_same_output, randomize
 from timm.utils import ModelEmaV3
 from torch import nn
 
@@ -27,19 +27,10 @@ def images():
     return torch.randn(2, 3, 32, 32)
 
 
-class Classifier(nn.Module):
-    def __init__(self, net):
-        super().__init__()
-        self.net = net
-
-    def forward(self, x):
-        return self.net(x)
-
-
 class Distiller(nn.Module):
     def __init__(self):
         super().__init__()
-        self.students = nn.ModuleList([Classifier(create()), create('resnet50_sd_sample', drop_path_rate=0.2)])
+        self.students = nn.ModuleList([Holder(create()), create('resnet50_sd_sample', drop_path_rate=0.2)])
         self.teacher = create('resnet50', drop_path_rate=0.3)
         self.vit = timm.create_model('test_vit', num_classes=4, drop_path_rate=0.4).eval()
         ts.apply_stochastic_depth(self.vit, 'sample', 'DropPath', None)
@@ -60,8 +51,8 @@ def assert_saved_as_plain(folded, original, folder):
 
 
 WRAPPERS = {
-    'module': Classifier,
-    'deep': lambda model: nn.ModuleDict(dict(a=nn.Sequential(Classifier(model)))),
+    'module': Holder,
+    'deep': lambda model: nn.ModuleDict(dict(a=nn.Sequential(Holder(model)))),
     'compile': torch.compile,
     'DataParallel': nn.DataParallel,
     'AveragedModel': torch.optim.swa_utils.AveragedModel,
@@ -121,7 +112,7 @@ class Recipe:
 
 
 def test_settings_of_ones_own_name_plain_networks():
-    model = Classifier(create())
+    model = Holder(create())
     model.name = 'resnet50_sd_block'
     model.recipe = Recipe()
     model.hparams = argparse.Namespace(net=dict(name='resnet101_sd_block', scale_by_keep=True, width=2))
@@ -191,7 +182,7 @@ def test_what_transformers_saves_of_a_folded_wrapper_is_plain(kind, model_args, 
 def test_configurations_of_transformers_within_others():
     import transformers
 
-    outer = Classifier(transformers_wrapper('TimmWrapperForImageClassification'))
+    outer = Holder(transformers_wrapper('TimmWrapperForImageClassification'))
     outer.config = transformers.PretrainedConfig()
     outer.config.vision_config = outer.net.config
     outer.config.backbone_config = transformers.TimmBackboneConfig(backbone='resnet50_sd_block')

@@ -1,6 +1,7 @@
 """Rates that change while a model trains."""
 import warnings
-from typing import List
+from contextlib import contextmanager, nullcontext
+from typing import Callable, Generator, List
 
 from torch import nn
 
@@ -20,6 +21,18 @@ def _places(model: nn.Module, caller: str) -> List[StochasticDropPath]:
             f'{caller} has no effect: {type(model).__name__} has no stochastic depth, which'
             ' apply_stochastic_depth gives it.', stacklevel=3)
     return found
+
+
+@contextmanager
+def _function_kept(model: nn.Module, undo: Callable[[], None]) -> Generator[None, None, None]:
+    """Context in which rates change; the weights keep the function then, or it is undone where no weights do."""
+    trained_scales = inference_scales(model)
+    yield
+    try:
+        scale_own_branches(model, trained_scales, inference_scales(model))
+    except ValueError:
+        undo()
+        raise
 
 
 def set_drop_rate(model: nn.Module, drop_rate: float, keep_function: bool = False) -> None:
@@ -50,17 +63,15 @@ def set_drop_rate(model: nn.Module, drop_rate: float, keep_function: bool = Fals
     drop_rate = check_fraction('drop_rate', drop_rate)
     check_flag('keep_function', keep_function)
     places = _places(model, 'set_drop_rate')
-    trained_scales = inference_scales(model)
-    rates_before = [(p.progress, p.place_idx, p.settings.drop_rate or 0.) for p in places]
-    for drop_path in places:
-        drop_path.progress.tell_rate(drop_path.place_idx, drop_rate)
-    if keep_function:
-        try:
-            scale_own_branches(model, trained_scales, inference_scales(model))
-        except ValueError:
-            for progress, place_idx, rate in rates_before:
-                progress.tell_rate(place_idx, rate)
-            raise
+    rates = [(p.progress, p.place_idx, p.settings.drop_rate or 0.) for p in places]
+
+    def undo() -> None:
+        for progress, place_idx, rate in rates:
+            progress.tell_rate(place_idx, rate)
+
+    with _function_kept(model, undo) if keep_function else nullcontext():
+        for drop_path in places:
+            drop_path.progress.tell_rate(drop_path.place_idx, drop_rate)
 
 
 def set_training_progress(model: nn.Module, fraction: float) -> None:
@@ -115,13 +126,12 @@ def start_warmup(model: nn.Module) -> None:
         >>> max(drop_rates(model).values())
         0.0
     """
-    trained_scales = inference_scales(model)
     fractions = {drop_path.progress: drop_path.progress.fraction for drop_path in _places(model, 'start_warmup')}
-    for progress in fractions:
-        progress.tell(0.)
-    try:
-        scale_own_branches(model, trained_scales, inference_scales(model))
-    except ValueError:
+
+    def undo() -> None:
         for progress, fraction in fractions.items():
             progress.tell(fraction)
-        raise
+
+    with _function_kept(model, undo):
+        for progress in fractions:
+            progress.tell(0.)

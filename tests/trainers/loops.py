@@ -1,5 +1,6 @@
 """A small network, and the plain loop that trains it: the reference of what a trainer does with it."""
 
+import pytest
 import timm
 import torch
 from networks import randomize
@@ -9,6 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import timm_stochdepth
 from timm_stochdepth import drop_rates, set_training_progress
 
+# what every test of a trainer has: none is told of its own weights, or of a warm-up that nobody drives
+TRAINERS = [pytest.mark.trainers, pytest.mark.filterwarnings('error:(The weights|drop_warmup)')]
 RATE, WARMUP, LR = 0.5, 0.5, 0.05
 NUM_EPOCHS, NUM_BATCHES, BATCH_SIZE = 2, 4, 4
 NUM_STEPS = NUM_EPOCHS * NUM_BATCHES

@@ -11,10 +11,7 @@ from timm_stochdepth import drop_rates, set_training_progress, start_warmup
 pytest.importorskip('accelerate')
 from accelerate import Accelerator, load_checkpoint_in_model  # noqa: E402
 
-pytestmark = [
-    pytest.mark.trainers,
-    pytest.mark.filterwarnings('error:(The weights|drop_warmup)'),
-]
+pytestmark = loops.TRAINERS
 
 
 def train(model, accelerator, num_steps=loops.NUM_STEPS):

@@ -19,10 +19,7 @@ from fastai.optimizer import SGD  # noqa: E402
 from fastai.torch_core import TensorImage  # noqa: E402
 from fastai.vision.learner import create_timm_model  # noqa: E402
 
-pytestmark = [
-    pytest.mark.trainers,
-    pytest.mark.filterwarnings('error:(The weights|drop_warmup)'),
-]
+pytestmark = loops.TRAINERS
 
 
 class WarmUp(Callback):

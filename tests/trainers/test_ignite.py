@@ -12,10 +12,7 @@ pytest.importorskip('ignite')
 from ignite.engine import Events, create_supervised_trainer  # noqa: E402
 from ignite.handlers import Checkpoint, EMAHandler, FastaiLRFinder  # noqa: E402
 
-pytestmark = [
-    pytest.mark.trainers,
-    pytest.mark.filterwarnings('error:(The weights|drop_warmup)'),
-]
+pytestmark = loops.TRAINERS
 
 
 def create_run(method):

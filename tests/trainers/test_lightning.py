@@ -22,10 +22,7 @@ from lightning.pytorch.callbacks import (  # noqa: E402
 )
 from lightning.pytorch.tuner import Tuner  # noqa: E402
 
-pytestmark = [
-    pytest.mark.trainers,
-    pytest.mark.filterwarnings('error:(The weights|drop_warmup)'),
-]
+pytestmark = loops.TRAINERS
 logging.getLogger('lightning').setLevel(logging.ERROR)
 
 

@@ -19,10 +19,7 @@ from transformers import (  # noqa: E402
     TrainingArguments,
 )
 
-pytestmark = [
-    pytest.mark.trainers,
-    pytest.mark.filterwarnings('error:(The weights|drop_warmup)'),
-]
+pytestmark = loops.TRAINERS
 
 
 class Images(Dataset):
