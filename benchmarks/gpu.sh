@@ -30,9 +30,9 @@ done by the end is cut off.
                          ($models)
   --modes 'MODE ...'     eager, compiled: all networks in one, then in the next ($modes)
   --distributions '...'  uniform, linear: the same within a mode ($distributions)
-  --batch-size N         images in a batch (128, and 64 for vit_large)
+  --batch-size N         images in a batch (256, and 128 for vit_large)
   --img-size N           size of an image, in pixels ($img_size)
-  --max-seconds N        seconds of timed steps in a run ($max_seconds)
+  --max-seconds N        seconds of timed steps in a run, after as many that are not ($max_seconds)
   --device NAME          cpu tries the script out where there is no GPU ($device)
   --no-tests             leave out the tests
   --help                 print this
@@ -112,7 +112,7 @@ stem() { # model, mode, distribution, rate: as timm-stochdepth bench names its f
 }
 
 bench() { # model, mode, distribution
-    local rates='0.1 0.2 0.4' rate missing=() options=() size=128
+    local rates='0.1 0.2 0.4' rate missing=() options=() size=256
     [[ $3 == linear ]] || rates=0.4
     for rate in $rates; do
         [[ -e $out/$(stem "$1" "$2" "$3" "$rate").json ]] || missing+=("$rate")
@@ -129,7 +129,7 @@ bench() { # model, mode, distribution
     else
         options+=(--rows again timm dinov2 sample skip block)
     fi
-    [[ $1 != vit_large* ]] || size=64
+    [[ $1 != vit_large* ]] || size=128
     echo "== $1, $2, $3 ${missing[*]}, $left s left"
     timeout "$left" "$python" -m timm_stochdepth bench --model "$1" --rate "${missing[@]}" --distribution "$3" \
         --batch-size "${batch_size:-$size}" --img-size "$img_size" --max-seconds "$max_seconds" --max-rounds 100000 \

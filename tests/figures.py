@@ -109,6 +109,33 @@ def details():
     return '\n'.join(parts)
 
 
+def h100():
+    """The runs on a GPU: times, the most memory in use, and the bytes that a step moves."""
+    parts = []
+    for file in sorted((FOLDER / 'h100').glob('*.json')):
+        figures, by_name = read(file.stem, FOLDER / 'h100')
+        settings = figures['settings']
+        rows = [
+            [
+                row['name'],
+                f'{row["ratio"]:.3f}',
+                f'{row["low"]:.3f} to {row["high"]:.3f}',
+                f'{row["limit"]:.3f}' if row['limit'] < 1 else '',
+                f'{row["milliseconds"]:.0f}',
+                f'{row["memory"] / 1e9:.1f}',
+                f'{row["count_ratios"]["bytes"]:.3f}',
+            ]
+            for row in by_name.values()
+        ]
+        channels_last = ', channels_last' if settings['channels_last'] else ''
+        parts.append(
+            f'{settings["model"]}, rate {settings["rate"]} {settings["distribution"]}: batch {settings["batch_size"]}'
+            f' at {settings["img_size"]} pixels, bfloat16{channels_last}, {by_name["plain"]["rounds"]} rounds.\n\n'
+            + table(['network', 'time', '95% interval', 'limit', 'ms', 'GB at peak', 'bytes'], rows)
+        )
+    return '\n'.join(parts)
+
+
 def note_study(folder):
     """Keep what the runs of a demo showed, but not each step."""
     runs = [json.loads(file.read_text()) for file in sorted(folder.glob('*/run.json'))]
@@ -143,7 +170,7 @@ def study():
     return table(['method', 'top-1 in %', 'minus plain', 'training loss, last epoch', 'seeds'], rows)
 
 
-TABLES = {'headline': headline, 'again': again, 'details': details, 'study': study}
+TABLES = {'headline': headline, 'again': again, 'details': details, 'h100': h100, 'study': study}
 
 
 def with_figures(text):

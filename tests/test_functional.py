@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from timm_stochdepth import functional as F
+from timm_stochdepth.bench.counters import StepCounter
 
 
 @pytest.mark.parametrize('drop_prob', [0.0, 0.1, 0.5, 0.9, 1.0])
@@ -44,6 +45,21 @@ def test_additions_equal_their_formula():
     torch.testing.assert_close(
         F.add_masked_branch(shortcut, branch.clone(), keep_N), shortcut + keep_N[:, None, None, None] * branch
     )
+
+
+def test_a_masked_sum_of_two_types_moves_the_bytes_of_the_plain_sum():
+    x, y = torch.randn(5, 1000), torch.randn(5, 1000).bfloat16()
+
+    def bytes_of(add):
+        shortcut, branch = x.clone().requires_grad_(), y.clone().requires_grad_()
+        with StepCounter() as counter:
+            add(shortcut, branch).backward(torch.ones(5, 1000))
+        return sum(counts.bytes for counts in counter.by_op.values())
+
+    keep_N = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])
+    masked = bytes_of(lambda shortcut, branch: F.add_masked_branch(shortcut, branch, keep_N, takes_sum=False))
+    # but for the mask itself
+    assert masked == pytest.approx(bytes_of(torch.add), rel=0.01)
 
 
 def test_masked_addition_keeps_channels_last():

@@ -11,9 +11,20 @@ from torch import nn
 import timm_stochdepth as ts
 from timm_stochdepth.bench.counters import kept_storages
 from timm_stochdepth.functional import add_branch, add_masked_branch
-from timm_stochdepth.skipping import add_kept_branch, select_kept, skip_branch
+from timm_stochdepth.skipping import Kept, add_kept_branch, on_device, select_kept, skip_branch
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
+
+
+def kept_of(keep_N, as_on_gpu=False):
+    """What is known of the samples that are kept; where the branch is on a GPU, their rows, too."""
+    keep_N = torch.tensor(keep_N, dtype=torch.float32)
+    kept_K = keep_N.nonzero().flatten()
+    if not as_on_gpu:
+        return on_device(kept_K, keep_N, torch.device('cpu'))
+    last = len(kept_K) - 1
+    row_N = [min(int(keep_N[:n].count_nonzero()), last) for n in range(len(keep_N))]
+    return Kept(kept_K, torch.tensor(row_N), (keep_N > 0).long())
 
 
 def test_skipped_branch_has_zero_gradients_and_passes_the_shortcut_on():
@@ -33,12 +44,13 @@ def test_skipped_branch_adds_nothing_to_accumulated_gradients():
     assert torch.equal(weight.grad, torch.ones(4))
 
 
+@pytest.mark.parametrize('as_on_gpu', [False, True])
 @pytest.mark.parametrize('memory_format', FORMATS)
 @pytest.mark.parametrize('identity', [False, True])
-def test_derivatives_equal_those_of_the_formula(identity, memory_format):
+def test_derivatives_equal_those_of_the_formula(identity, memory_format, as_on_gpu):
     x = torch.randn(4, 3, 2, 2, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
     weight = torch.randn(3, 1, 1, dtype=torch.float64, requires_grad=True)
-    kept = torch.tensor([0, 2])
+    kept = kept_of([1, 0, 1, 0], as_on_gpu)
 
     def block(x, weight):
         shortcut, x = select_kept(x, kept)
@@ -62,12 +74,13 @@ def test_derivatives_equal_those_of_the_formula(identity, memory_format):
     assert torch.autograd.gradgradcheck(block, (x, weight))
 
 
+@pytest.mark.parametrize('as_on_gpu', [False, True])
 @pytest.mark.parametrize('branch_first', [False, True])
-def test_a_sum_has_the_memory_format_that_the_plain_sum_has(branch_first):
+def test_a_sum_has_the_memory_format_that_the_plain_sum_has(branch_first, as_on_gpu):
     shortcut, branch = torch.randn(4, 3, 2, 2), torch.randn(2, 3, 2, 2).to(memory_format=torch.channels_last)
     plain = branch.new_zeros(4, 3, 2, 2).to(memory_format=torch.channels_last)
     plain = plain + shortcut if branch_first else shortcut + plain
-    y = add_kept_branch(shortcut, branch, torch.tensor([0, 2]), branch_first=branch_first)
+    y = add_kept_branch(shortcut, branch, kept_of([1, 0, 1, 0], as_on_gpu), branch_first=branch_first)
     assert y.stride() == plain.stride()
     full = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
     keep_N = torch.tensor([1.0, 0.0, 1.0, 1.0])
@@ -83,9 +96,30 @@ def test_a_branch_of_any_strides_is_added(training):
     y = add_masked_branch(shortcut, branch, keep_N, takes_sum=False)
     torch.testing.assert_close(y, shortcut + keep_N[:, None, None, None] * branch)
     torch.testing.assert_close(add_branch(shortcut, branch, 0.3, takes_sum=False), shortcut + 0.3 * branch)
-    kept = torch.tensor([0, 2])
-    expected = shortcut.index_add(0, kept, branch[kept])
-    torch.testing.assert_close(add_kept_branch(shortcut, branch[kept], kept, branch_first=True), expected)
+    for as_on_gpu in (False, True):
+        kept = kept_of([1, 0, 1, 0], as_on_gpu)
+        expected = shortcut.index_add(0, kept.kept_K, branch[kept.kept_K])
+        y = add_kept_branch(shortcut, branch[kept.kept_K], kept, branch_first=True)
+        torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize('types', [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)])
+def test_sums_of_two_types_and_their_gradients(types):
+    shortcut, full = (torch.randn(4, 3, dtype=dtype, requires_grad=True) for dtype in types)
+    keep_N = torch.tensor([1.25, 0.0, 1.25, 0.0])
+    sums = [add_masked_branch(shortcut, full, keep_N, takes_sum=False)]
+    for as_on_gpu in (False, True):
+        kept = kept_of([1, 0, 1, 0], as_on_gpu)
+        sums.append(add_kept_branch(shortcut, full[kept.kept_K], kept, 1.25))
+    cotangent = torch.randn(4, 3)
+    expected = shortcut + keep_N[:, None] * full
+    grads_expected = torch.autograd.grad(expected, (shortcut, full), cotangent)
+    for y in sums:
+        torch.testing.assert_close(y, expected, rtol=1e-2, atol=1e-2)
+        assert y.dtype == torch.float32
+        for grad, grad_expected in zip(torch.autograd.grad(y, (shortcut, full), cotangent), grads_expected):
+            torch.testing.assert_close(grad, grad_expected, rtol=1e-2, atol=1e-2)
+            assert grad.dtype == grad_expected.dtype
 
 
 def test_derivatives_of_a_skipped_branch():
@@ -101,7 +135,7 @@ def test_derivatives_of_a_skipped_branch():
 
 def test_selected_samples_keep_their_memory_format():
     x = torch.randn(5, 3, 4, 4).to(memory_format=torch.channels_last)
-    _, x_kept = select_kept(x, torch.tensor([1, 4]))
+    _, x_kept = select_kept(x, kept_of([0, 1, 0, 0, 1]))
     assert torch.equal(x_kept, x[[1, 4]])
     assert x_kept.is_contiguous(memory_format=torch.channels_last)
 

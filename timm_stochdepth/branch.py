@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .skipping import select_kept, take_kept
+from .skipping import take_kept
 
 __all__ = ['Branch', 'has_hook']
 
@@ -55,16 +55,16 @@ class Branch:
             self,
             shortcut: Tensor,
             inputs: Sequence[Any],
-            kept: Tensor,
-            select: Optional[Callable[[Tensor], Tuple[Tensor, Tensor]]] = None,
+            kept_K: Tensor,
+            select: Callable[[Tensor], Tuple[Tensor, Tensor]],
     ) -> Tuple[Tensor, List[Any]]:
         """The shortcut, and of the branch's inputs the kept samples.
 
         Args:
             shortcut: Shape (N, ...).
             inputs: Those of the branch.
-            kept: Indices of the K samples that keep their branch, shape (K,).
-            select: Splits a tensor that shortcut and branch share, by default `select_kept`.
+            kept_K: Indices of the K samples that keep their branch, shape (K,).
+            select: Splits a tensor that shortcut and branch share.
 
         Raises:
             RuntimeError: An input has not one row for each sample of the shortcut.
@@ -79,10 +79,10 @@ class Branch:
                     f'skip_dropped must be False where a branch has inputs of other rows than its shortcut: shape'
                     f' {tuple(x.shape)}, and {tuple(original.shape)}.')
             elif x is original and shortcut is original:
-                shortcut, x_kept = select_kept(x, kept) if select is None else select(x)
+                shortcut, x_kept = select(x)
                 selected.append(x_kept)
             else:
-                selected.append(take_kept(x, kept))
+                selected.append(take_kept(x, kept_K))
         return shortcut, selected
 
     @contextmanager

@@ -2,7 +2,7 @@
 
 Paper: Deep Networks with Stochastic Depth (https://arxiv.org/abs/1603.09382), its equations in brackets below.
 """
-from typing import Any, Optional, Tuple
+from typing import Any, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -13,12 +13,14 @@ __all__ = [
     'add_branch',
     'add_masked_branch',
     'add_plain_branch',
+    'add_product',
     'draw_keep_block',
     'draw_keep_samples',
     'draw_keep_samples_at',
     'format_of_sum',
     'host_dtype',
     'is_channels_last',
+    'multiply_as',
     'per_sample',
 ]
 
@@ -142,12 +144,31 @@ def _like_sum(shortcut: Tensor, branch: Tensor, branch_first: bool) -> Tensor:
     return shortcut if memory_format == torch.preserve_format else shortcut.contiguous(memory_format=memory_format)
 
 
+def add_product(x: Tensor, y: Tensor, factor: Tensor, value: float = 1.) -> Tensor:
+    """`x + value * factor * y` in one pass over memory, whatever the types are."""
+    if x.dtype != y.dtype and torch.is_autocast_enabled(x.device.type):
+        # whose addcmul makes a copy of the narrower one first
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.addcmul(x, y, factor, value=value)
+    return torch.addcmul(x, y, factor, value=value)
+
+
+def multiply_as(x: Tensor, factor: Union[Tensor, float], dtype: torch.dtype) -> Tensor:
+    """`x * factor` in a type of one's own, in one pass where it is not to be differentiated or mapped."""
+    if x.dtype == dtype or torch.is_grad_enabled() or is_transformed():
+        return (x * factor).to(dtype)
+    return torch.mul(x, factor, out=torch.empty_like(x, dtype=dtype))
+
+
 class _AddMaskedBranch(torch.autograd.Function):
-    """torch.addcmul with the sum in place of the branch, as the sum of a plain block is: autograd knows no `out`."""
+    """torch.addcmul as autograd does not know it: with the sum in place of the branch, or of two types."""
 
     @staticmethod
-    def forward(ctx: Any, shortcut: Tensor, branch: Tensor, keep: Tensor) -> Tensor:
+    def forward(ctx: Any, shortcut: Tensor, branch: Tensor, keep: Tensor, takes_sum: bool) -> Tensor:
         ctx.save_for_backward(keep)
+        ctx.dtype = branch.dtype
+        if not takes_sum:
+            return add_product(shortcut, branch, keep)
         ctx.mark_dirty(branch)
         return torch.addcmul(shortcut, branch, keep, out=branch)
 
@@ -155,7 +176,7 @@ class _AddMaskedBranch(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tuple[Optional[Tensor], ...]:
         grad, = grad_outputs
         keep, = ctx.saved_tensors
-        return grad, grad * keep, None
+        return grad, multiply_as(grad, keep, ctx.dtype), None, None
 
 
 def add_masked_branch(
@@ -179,5 +200,7 @@ def add_masked_branch(
         if keep.is_cpu and bool((keep == 1.).all()):  # there is no device to wait for
             return add_plain_branch(shortcut, branch, takes_sum, branch_first)
         if takes_sum:
-            return _AddMaskedBranch.apply(shortcut, branch, keep)
+            return _AddMaskedBranch.apply(shortcut, branch, keep, True)
+        if branch.dtype != shortcut.dtype and not torch.jit.is_tracing():
+            return _AddMaskedBranch.apply(_like_sum(shortcut, branch, branch_first), branch, keep, False)
     return torch.addcmul(_like_sum(shortcut, branch, branch_first), branch, keep)

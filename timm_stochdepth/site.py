@@ -25,7 +25,7 @@ from .progress import TrainingProgress
 from .ranks import has_ranks
 from .settings import Settings
 from .shared_draws import SharedDraws
-from .skipping import add_kept_branch, skip_branch
+from .skipping import add_kept_branch, on_device, select_kept, skip_branch
 from .transforms import is_batched, is_exporting
 
 __all__ = ['StochasticDropPath']
@@ -272,14 +272,15 @@ class StochasticDropPath(SaysScale):
         # drawn on the CPU: the number of kept samples is a shape, which a device would have to be asked for
         num_samples = shortcut.shape[0]
         like = torch.empty((num_samples,), dtype=host_dtype(shortcut), device='cpu')
-        kept = self.draw_samples(like).nonzero().flatten()
-        if kept.numel() == 0:
+        keep_N = self.draw_samples(like)
+        kept_K = keep_N.nonzero().flatten()
+        if kept_K.numel() == 0:
             return self._skip(shortcut, branch, block)
-        with branch.lone_values_by_running_statistics(block, kept.numel()):
-            if kept.numel() == num_samples:
+        with branch.lone_values_by_running_statistics(block, kept_K.numel()):
+            if kept_K.numel() == num_samples:
                 return self.add_scaled(shortcut, branch, block, *inputs)
-            kept = kept.to(shortcut.device, non_blocking=True)
-            shortcut, kept_inputs = branch.select(shortcut, inputs, kept)
+            kept = on_device(kept_K, keep_N, shortcut.device)
+            shortcut, kept_inputs = branch.select(shortcut, inputs, kept.kept_K, lambda x: select_kept(x, kept))
             y = branch.run(block, *kept_inputs)
         scale = 1. / (1. - self.drop_prob) if self.scale_by_keep else 1.
         return add_kept_branch(shortcut, y, kept, scale, branch.branch_first)

@@ -199,6 +199,18 @@ def test_flags_work_with_a_warmup(few_digits, tmp_path, flag, model, hub_cache):
 
 
 @needs_timm_repo
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('model', ['resnet50_sd_sample', 'resnet50_sd_block'])
+@pytest.mark.parametrize(
+    'flags', [['--amp'], ['--amp', '--channels-last', '--torchcompile']], ids=['eager', 'compiled']
+)
+def test_a_run_on_a_gpu(few_digits, tmp_path, model, flags):
+    text = train(few_digits, tmp_path, '--device', 'cuda', *flags, *WARMUP, model=model, epochs=2)
+    assert re.findall(r'Epoch (\d+): drop rate', text) == ['0', '1']
+    assert losses(text) and all(loss < 10 for loss in losses(text))
+
+
+@needs_timm_repo
 @pytest.mark.parametrize('use_same_gpu_seed', [True, False])
 def test_two_ranks_killed_and_resumed(few_digits, tmp_path, use_same_gpu_seed):
     args = ['--model-kwargs', 'drop_warmup=1.0', f'use_same_gpu_seed={use_same_gpu_seed}', '--model-ema']

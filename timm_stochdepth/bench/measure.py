@@ -1,4 +1,5 @@
 """Time the steps of several networks in turn, and compare them pair by pair."""
+import itertools
 import random
 import statistics
 import time
@@ -121,31 +122,46 @@ def _take_times(
     times = [_Times([], []) for _ in contestants]
     order = list(zip(contestants, times))
     shuffler = random.Random(0)
-    num_rounds = WARMUP_ROUNDS + settings.max_rounds
-    with tqdm(total=num_rounds, desc='bench', unit='round', disable=None if show_progress else True) as progress:
-        for round_idx in range(num_rounds):
-            if round_idx == WARMUP_ROUNDS:
-                started = time.monotonic()
-            shuffler.shuffle(order)  # no network always runs after the same other one
-            for contestant, of_row in order:
-                limit = contestant.draws.seed(round_idx)
-                seconds = step.seconds(contestant.run)
-                contestant.model.zero_grad()
-                if round_idx >= WARMUP_ROUNDS:
-                    of_row.seconds.append(seconds)
-                    of_row.limits.append(limit)
-            progress.update()
-            num_counted = round_idx + 1 - WARMUP_ROUNDS
-            if num_counted < 1:
-                continue
+
+    def run_round(seed: int) -> List[Tuple[_Times, float, float]]:
+        shuffler.shuffle(order)  # no network always runs after the same other one
+        taken = []
+        for contestant, of_row in order:
+            limit = contestant.draws.seed(seed)
+            taken.append((of_row, step.seconds(contestant.run), limit))
+            contestant.model.zero_grad()
+        return taken
+
+    num_warmup = _warm_up(run_round, settings.max_seconds if step.x_NCHW.is_cuda else 0.)
+    started = time.monotonic()
+    bar = tqdm(range(settings.max_rounds), desc='bench', unit='round', disable=None if show_progress else True)
+    with bar as progress:
+        for round_idx in progress:
+            for of_row, seconds, limit in run_round(num_warmup + round_idx):
+                of_row.seconds.append(seconds)
+                of_row.limits.append(limit)
             is_done = time.monotonic() - started > settings.max_seconds
-            if num_counted >= MIN_ROUNDS and num_counted % 5 == 0:
+            if round_idx + 1 >= MIN_ROUNDS and (round_idx + 1) % 5 == 0:
                 width = max(of_row.half_width(times[0]) for of_row in times)
                 progress.set_postfix(interval=f'{width:.4f}')
                 is_done |= width <= PRECISION
             if agree(is_done):
                 break
     return times
+
+
+def _warm_up(run_round: Callable[[int], object], seconds: float) -> int:
+    """Run rounds that do not count, for as many seconds at least; how many there were.
+
+    On a GPU cuDNN prepares each convolution and attention anew for each number of samples that it has not seen, a
+    hundred steps long where samples are skipped, which are nothing to a training and would be all of a short run.
+    """
+    started = time.monotonic()
+    for num_done in itertools.count(1):
+        run_round(num_done - 1)
+        if num_done >= WARMUP_ROUNDS and time.monotonic() - started >= seconds:
+            break
+    return num_done
 
 
 def _row(
