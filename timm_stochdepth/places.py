@@ -50,8 +50,8 @@ def drop_rates(model: nn.Module) -> Dict[str, float]:
 def stochastic_depth_args(model: nn.Module) -> Dict[str, Any]:
     """The keyword arguments that give a registered model the stochastic depth of this one.
 
-    They belong into the `model_args` of a config.json, as in `timm.models.save_for_hf(model, path, model_args=...)`:
-    without them a model is rebuilt with its default rate, and would scale by that.
+    They belong into the `model_args` of a config.json, where timm's `save_for_hf` has them from this package: without
+    them a model is rebuilt with its default rate, and would scale by that.
 
     Args:
         model: Model with stochastic depth.

@@ -88,8 +88,7 @@ def test_transformers_computes_what_timm_computes(network, tmp_path):
 def test_transformers_loads_what_timm_itself_saves(network, tmp_path):
     from transformers import AutoModelForImageClassification
 
-    model_args = ts.stochastic_depth_args(network) if ts.drop_rates(network) else {}
-    timm.models.save_for_hf(network, tmp_path, dict(label_names=NAMES), model_args, safe_serialization=True)
+    timm.models.save_for_hf(network, tmp_path, dict(label_names=NAMES), safe_serialization=True)
     x = torch.randn(2, getattr(network, 'in_chans', 3), 64, 64)
     with torch.no_grad():
         for loaded in (

@@ -96,7 +96,7 @@ def test_weights_are_loaded_as_they_are_on_request(plain_checkpoint):
 @pytest.mark.parametrize('name', ZOO)
 def test_own_checkpoints_are_loaded_as_they_are(name, tmp_path):
     model = randomize(timm.create_model(name, num_classes=10, drop_path_rate=0.6)).eval()
-    timm.models.save_for_hf(model, str(tmp_path), model_args=ts.stochastic_depth_args(model), safe_serialization=True)
+    timm.models.save_for_hf(model, str(tmp_path), safe_serialization=True)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()

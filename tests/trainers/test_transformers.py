@@ -144,8 +144,6 @@ def test_folded_saved_and_loaded(tmp_path):
 def test_a_folder_of_timm_is_loaded(tmp_path):
     model = loops.network('block')
     set_training_progress(model, 1.0)
-    # of the arguments timm notes all but the rate
-    args = timm_stochdepth.stochastic_depth_args(model)
-    timm.models.save_for_hf(model, tmp_path, model_args=args, safe_serialization=True)
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
     loaded = TimmWrapperForImageClassification.from_pretrained(tmp_path)
     torch.testing.assert_close(loops.logits(loaded.timm_model), loops.logits(model))

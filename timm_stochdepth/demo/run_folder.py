@@ -14,7 +14,6 @@ from torch import nn
 from ..bench.report import device_name
 from ..files import write_beside
 from ..folding import fold_stochastic_depth
-from ..places import drop_paths, stochastic_depth_args
 from ..version import __version__
 from .images import Images
 from .methods import METHODS
@@ -86,8 +85,6 @@ def write_run(
         model = fold_stochastic_depth(model)
         if not applied.get('scale_by_keep'):  # the weights are others
             result.saved_top1 = evaluate(model, images, recipe)
-    elif any(drop_paths(model)):
-        model_args.update(stochastic_depth_args(model))
     with write_beside(path) as folder:
         timm.models.save_for_hf(model, str(folder), model_args=model_args or None, safe_serialization=True)
         reloaded = timm.create_model(f'local-dir:{folder}', pretrained=True).to(recipe.device)

@@ -61,9 +61,8 @@ def checkpoint_filter_fn(
         return fold_weights(weights, model, trained_scales)
     if said.architecture and is_stochastic_architecture(said.architecture):
         warnings.warn(
-            'The pretrained weights do not say the drop_path_rate that they were trained with (timm leaves it out of'
-            ' config.json unless it is given model_args=timm_stochdepth.stochastic_depth_args(model) on saving). It is'
-            f' assumed to be the one of this network. {_HOW_TO_SAY}', stacklevel=2)
+            'The pretrained weights do not say the drop_path_rate that they were trained with (timm alone leaves it out'
+            f' of config.json). It is assumed to be the one of this network. {_HOW_TO_SAY}', stacklevel=2)
         return as_weights_of(model, weights)
     folded = fold_weights(weights, model, {})
     if any(folded[key] is not value for key, value in weights.items()):

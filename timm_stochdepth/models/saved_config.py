@@ -1,31 +1,36 @@
-"""What timm's save_for_hf writes of networks with stochastic depth, so that transformers loads it, too."""
+"""What timm's save_for_hf writes of networks with stochastic depth, so that timm and transformers rebuild them."""
 from functools import wraps
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional
 
 from timm.models import _hub
 from torch import nn
 
-from ..places import drop_paths
+from ..places import drop_paths, stochastic_depth_args
 
 __all__: List[str] = []  # what it says to timm is all that it does
 
 
-def _leave_num_classes_at_the_top() -> None:
-    """Have timm write the number of classes once: transformers passes it to create_model beside `model_args`.
+def _write_what_rebuilds_the_network() -> None:
+    """Have timm write the settings of a registered network, and the number of classes once.
 
-    timm 1.0.31 writes it into `model_args`, too, and reads it from the top alone. Other networks are written as before.
+    timm 1.0.31 leaves drop rates out of `model_args`, unless they are given: the network would be rebuilt with its
+    default rate, another function. The number of classes it writes there and at the top, and reads it from the top
+    alone, whereas transformers passes both to create_model. Other networks are written as before.
     """
     get_model_args: Callable[..., Dict[str, Any]] = _hub.get_model_args
 
     @wraps(get_model_args)
-    def without_num_classes(model: nn.Module, *args: Any, **kwargs: Any) -> Dict[str, Any]:
-        model_args = get_model_args(model, *args, **kwargs)
-        if any(drop_paths(model)) or hasattr(model, 'folded_drop_rates'):
+    def get_args(model: nn.Module, overrides: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
+        is_stochastic = any(drop_paths(model))
+        if is_stochastic and hasattr(model, 'plain_architecture'):
+            overrides = {**stochastic_depth_args(model), **(overrides or {})}
+        model_args = get_model_args(model, overrides)
+        if is_stochastic or hasattr(model, 'folded_drop_rates'):
             model_args.pop('num_classes', None)
         return model_args
 
-    _hub.get_model_args = without_num_classes
+    _hub.get_model_args = get_args
 
 
 if hasattr(_hub, 'get_model_args'):  # of a later timm nothing is known
-    _leave_num_classes_at_the_top()
+    _write_what_rebuilds_the_network()
