@@ -32,7 +32,7 @@ done by the end is cut off.
   --distributions '...'  uniform, linear: the same within a mode ($distributions)
   --batch-size N         images in a batch (256, and 128 for vit_large)
   --img-size N           size of an image, in pixels ($img_size)
-  --max-seconds N        seconds of timed steps in a run, after as many that are not ($max_seconds)
+  --max-seconds N        seconds of timed steps in a run, and of those before ($max_seconds)
   --device NAME          cpu tries the script out where there is no GPU ($device)
   --no-tests             leave out the tests
   --help                 print this

@@ -18,6 +18,7 @@ __all__ = ['PRECISION', 'Row', 'measure', 'median_interval']
 PRECISION = 0.01  # half width of a ratio's confidence interval that is good enough
 MIN_ROUNDS = 20
 WARMUP_ROUNDS = 3
+GPU_WARMUP_SECONDS = 30  # or as long as is measured, where that is less
 
 
 @dataclass
@@ -132,7 +133,7 @@ def _take_times(
             contestant.model.zero_grad()
         return taken
 
-    num_warmup = _warm_up(run_round, settings.max_seconds if step.x_NCHW.is_cuda else 0.)
+    num_warmup = _warm_up(run_round, min(GPU_WARMUP_SECONDS, settings.max_seconds) if step.x_NCHW.is_cuda else 0)
     started = time.monotonic()
     bar = tqdm(range(settings.max_rounds), desc='bench', unit='round', disable=None if show_progress else True)
     with bar as progress:
@@ -150,7 +151,7 @@ def _take_times(
     return times
 
 
-def _warm_up(run_round: Callable[[int], object], seconds: float) -> int:
+def _warm_up(run_round: Callable[[int], object], seconds: int) -> int:
     """Run rounds that do not count, for as many seconds at least; how many there were.
 
     On a GPU cuDNN prepares each convolution and attention anew for each number of samples that it has not seen, a
