@@ -48,7 +48,14 @@ def test_exit_states(line, status, message, tmp_path):
 @pytest.mark.skipif(not Path('/proc/self/maps').is_file(), reason='the libraries of a process are seen on Linux alone')
 @pytest.mark.parametrize('library', ['multiarray_umath', 'libtorch_cpu'])  # numpy swallows an interrupt by itself
 def test_an_interrupt_while_torch_is_imported(library, tmp_path):
-    process = subprocess.Popen([TOOL, 'list'], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    restore = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    process = subprocess.Popen(
+        [TOOL, 'list'],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=restore,  # a shell has what it runs in the background ignore interrupts
+    )
     while process.poll() is None and library not in Path(f'/proc/{process.pid}/maps').read_text():
         pass
     process.send_signal(signal.SIGINT)
