@@ -98,9 +98,11 @@ run_tests() {
         failed+=('tests: no pytest')
         return
     fi
-    local files
+    local files parallel=()
+    # most of their time is the compiler's, on the CPU
+    ! "$python" -c 'import xdist' 2> /dev/null || parallel=(-n 8 --dist load)
     mapfile -t files < <(grep -rl --include='test_*.py' 'needs a GPU' tests)
-    timeout $((deadline - SECONDS)) "$python" -m pytest -q -p no:cacheprovider -k gpu "${files[@]}" || failed+=(tests)
+    timeout $((deadline - SECONDS)) "$python" -m pytest -q -p no:cacheprovider -k gpu "${parallel[@]}" "${files[@]}" || failed+=(tests)
 }
 
 stem() { # model, mode, distribution, rate: as timm-stochdepth bench names its files
