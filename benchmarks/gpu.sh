@@ -102,7 +102,8 @@ run_tests() {
     # most of their time is the compiler's, on the CPU
     ! "$python" -c 'import xdist' 2> /dev/null || parallel=(-n 8 --dist load)
     mapfile -t files < <(grep -rl --include='test_*.py' 'needs a GPU' tests)
-    timeout $((deadline - SECONDS)) "$python" -m pytest -q -p no:cacheprovider -k gpu "${parallel[@]}" "${files[@]}" || failed+=(tests)
+    timeout $((deadline - SECONDS)) "$python" -m pytest -q -p no:cacheprovider -k gpu "${parallel[@]}" "${files[@]}" ||
+        failed+=(tests)
 }
 
 stem() { # model, mode, distribution, rate: as timm-stochdepth bench names its files

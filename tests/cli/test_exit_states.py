@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from interrupts import heed_interrupts
 
 import timm_stochdepth as ts
 
@@ -48,14 +49,8 @@ def test_exit_states(line, status, message, tmp_path):
 @pytest.mark.skipif(not Path('/proc/self/maps').is_file(), reason='the libraries of a process are seen on Linux alone')
 @pytest.mark.parametrize('library', ['multiarray_umath', 'libtorch_cpu'])  # numpy swallows an interrupt by itself
 def test_an_interrupt_while_torch_is_imported(library, tmp_path):
-    restore = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
-    process = subprocess.Popen(
-        [TOOL, 'list'],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=restore,  # a shell has what it runs in the background ignore interrupts
-    )
+    outputs = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([TOOL, 'list'], **outputs, preexec_fn=heed_interrupts)
     while process.poll() is None and library not in Path(f'/proc/{process.pid}/maps').read_text():
         pass
     process.send_signal(signal.SIGINT)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from interrupts import heed_interrupts
 from limits import HANG
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -53,9 +54,7 @@ def test_demo_trains_saves_and_reloads(tmp_path, capsys):
 def test_an_interrupt_leaves_nothing(tmp_path):
     out = tmp_path / 'new' / 'out'
     command = [sys.executable, '-m', 'timm_stochdepth', 'demo', '--models', 'resnet50_sd_sample', '--out', out]
-    # a job in the background of a shell ignores the signal, and so would what it starts
-    restore = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=restore)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
     seen = ''
     while 'loss=' not in seen:  # the progress bar's first step
         assert process.poll() is None, seen
