@@ -22,7 +22,7 @@ def fold_stochastic_depth(model: nn.Module) -> nn.Module:
         A model of plain blocks, whose state_dict loads strictly into the plain timm or torchvision model. What pruning
         and parametrizations compute are parameters of it. Attributes and configurations that name networks of this
         package, wherever in it, name timm's. What it was trained with stays known as its attribute `folded_drop_rates`,
-        by module name, and as that of each network of timm in it.
+        by module name, and as that of each network of timm in it; the settings as `folded_settings`.
 
     Raises:
         TypeError: model is no module.
@@ -43,6 +43,7 @@ def fold_stochastic_depth(model: nn.Module) -> nn.Module:
     for network in networks:
         if network is folded or 'pretrained_cfg' in vars(network):  # the inner ones last: wrappers write to them
             network.folded_drop_rates = drop_rates(network)  # type: ignore[assignment]
+            network.folded_settings = next(drop_path.settings for _, drop_path in drop_paths(network))  # type: ignore
     remove_stochastic_depth(folded)
     for network in networks:
         make_config_plain(network)

@@ -1,11 +1,13 @@
-"""What a state_dict's metadata says of the rates that its weights are for."""
+"""What a state_dict's metadata says of the rates that its weights are for, and of how they were trained."""
 import warnings
+from dataclasses import asdict
 from functools import cache
 from typing import Any, Dict, Iterable, Optional
 
 from torch import nn
 
 from .progress import TrainingProgress
+from .settings import Settings
 from .shared_draws import SharedDraws
 
 __all__ = ['SaysScale', 'tell_of_weights']
@@ -20,6 +22,8 @@ class SaysScale(nn.Module):
     block_metadata: Dict[str, Any] = {}
     block_has_gradients = False
     progress: TrainingProgress
+    settings: Settings
+    depth_scale: float
 
     shared_draws: Optional[SharedDraws] = None
 
@@ -30,7 +34,11 @@ class SaysScale(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         # the metadata goes where torch.save and deepcopy take a state_dict, and its keys stay those of a plain network
         getattr(destination, '_metadata', {}).setdefault(prefix[:-1], {}).update(
-            inference_scale=self.inference_scale(), full_inference_scale=self.inference_scale(full=True))
+            inference_scale=self.inference_scale(),
+            full_inference_scale=self.inference_scale(full=True),
+            settings=asdict(self.settings),
+            depth_scale=self.depth_scale,
+        )
         num_steps = None if self.shared_draws is None else self.shared_draws.num_steps
         if num_steps is not None:
             getattr(destination, '_metadata', {})[prefix[:-1]].update(num_steps=num_steps)

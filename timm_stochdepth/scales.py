@@ -130,18 +130,19 @@ def fold_weights(
         state_dict: Weights of a network like model, but for its drop rates; left as they are.
         model: Model with stochastic blocks that they shall be loaded into; the rates in force count.
         trained_scales: What each block's branch was multiplied with at inference where the weights come from, by
-            module name; empty for a plain network.
+            module name; 1, as in a plain network, for those that are not named.
 
     Raises:
         ValueError: A block of model is always dropped, at a rate of 1: no weights make its branch count. Or the scales
             are those of another network, with other blocks.
     """
     names = [name for name, _ in drop_paths(model)]
-    blocks = {name.rpartition('.')[0] for name in names}
-    if trained_scales and set(trained_scales) not in (set(names), blocks):
+    known = {*names, *(name.rpartition('.')[0] for name in names)}
+    missing = [name for name, scale in trained_scales.items() if scale != 1. and name not in known]
+    if missing:
         raise ValueError(
-            f'model must have the blocks that its weights were trained with, {", ".join(trained_scales)}, but has'
-            f' {", ".join(names) or "none"}.')
+            f'model must have stochastic depth in the blocks whose weights were trained with it, {", ".join(missing)},'
+            f' but has it in {", ".join(names) or "none"}.')
     return scale_branches(state_dict, model, trained_scales, inference_scales(model))
 
 

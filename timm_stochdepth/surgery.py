@@ -3,7 +3,7 @@ import re
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Dict, Generator, Optional, Sequence, Tuple
+from typing import Any, Dict, Generator, List, Mapping, Optional, Sequence, Tuple
 
 from torch import nn
 
@@ -18,7 +18,7 @@ from .shared_draws import SharedDraws
 from .site import StochasticDropPath
 from .targets import STOCHASTIC_LAYER_MAPPING, Target, class_name, find_targets, names_that_fit
 
-__all__ = ['apply_stochastic_depth', 'check_target_layer_name', 'remove_stochastic_depth']
+__all__ = ['apply_recorded', 'apply_stochastic_depth', 'check_target_layer_name', 'remove_stochastic_depth']
 
 
 def check_target_layer_name(name: Any) -> None:
@@ -219,6 +219,34 @@ def _tell_of_no_effect(model: nn.Module, target_layer_name: str, targets: Sequen
         warnings.warn(
             "skip_dropped=True has no effect with stochastic_method='block', which never computes what it drops.",
             stacklevel=4)
+
+
+def apply_recorded(model: nn.Module, recorded: Mapping[str, Tuple[Settings, float]]) -> None:
+    """Give the drop paths of a plain network the settings that they had in another one like it.
+
+    Args:
+        model: A plain network.
+        recorded: Settings and depth scale, by the name of the drop path; others stay as they are.
+
+    Raises:
+        ValueError: The network has none of that name.
+    """
+    keys = ('DropPath', *STOCHASTIC_LAYER_MAPPING)
+    targets = {target.name: target for key in keys for target in find_targets(model, key)}
+    named = {f'{target.name}.{place}' for target in targets.values() for place in target.places}
+    missing = [name for name in recorded if name not in named]
+    if missing:
+        raise ValueError(
+            f'model must have the drop paths that its weights were trained with, but {type(model).__name__} lacks'
+            f' {", ".join(missing)}.')
+    groups: Dict[Settings, List[Tuple[Target, List[float]]]] = {}
+    for target in targets.values():
+        said = [recorded.get(f'{target.name}.{place}') for place in target.places]
+        settings = next((s[0] for s in said if s is not None), None)
+        if settings is not None:
+            groups.setdefault(settings, []).append((target, [0. if s is None else s[1] for s in said]))
+    for settings, group in groups.items():
+        _install_all([target for target, _ in group], settings, [scales for _, scales in group], TrainingProgress())
 
 
 def _install(block: nn.Module, place: str) -> StochasticDropPath:

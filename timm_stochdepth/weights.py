@@ -1,10 +1,20 @@
 """Weights under the names that the network itself has, and what a state_dict's metadata says of them."""
 from collections import OrderedDict
-from typing import Any, Dict, Iterable, Mapping, Optional
+from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
 
 import torch
 
-__all__ = ['check_finite', 'how_to_merge', 'scales_in_metadata', 'strip_module_name', 'strip_name', 'strip_wrappers']
+from .settings import Settings
+
+__all__ = [
+    'check_finite',
+    'how_to_merge',
+    'scales_in_metadata',
+    'settings_in_metadata',
+    'strip_module_name',
+    'strip_name',
+    'strip_wrappers',
+]
 
 # what torch.compile, activation checkpointing and FSDP put into the names of tensors
 _WRAPPERS = ('_orig_mod.', '_checkpoint_wrapped_module.', '_fsdp_wrapped_module.')
@@ -69,11 +79,38 @@ def scales_in_metadata(state_dict: Mapping[str, Any], full: bool = False) -> Opt
         full: At the rates of the end of the warm-up, instead of those in force at that moment.
 
     Returns:
-        The scales by the names of drop paths; None if the metadata says nothing, as after timm's `clean_state_dict`.
+        The scales by the names of drop paths, none of a plain network; None if there is no metadata, as after timm's
+        `clean_state_dict`.
     """
     key = 'full_inference_scale' if full else 'inference_scale'
-    metadata = getattr(state_dict, '_metadata', {})
-    return {name: m[key] for name, m in metadata.items() if isinstance(m.get(key), (int, float))} or None
+    metadata = getattr(state_dict, '_metadata', None)
+    if not metadata:
+        return None
+    return {name: m[key] for name, m in metadata.items() if isinstance(m.get(key), (int, float))}
+
+
+def settings_in_metadata(state_dict: Mapping[str, Any]) -> Dict[str, Tuple[Settings, float]]:
+    """Settings and depth scale of each drop path of the network that gave its weights.
+
+    Args:
+        state_dict: Weights.
+
+    Returns:
+        By the names of drop paths; none if the metadata says nothing.
+
+    Raises:
+        ValueError: The settings are those of another version of this package.
+    """
+    found = {}
+    for name, said in getattr(state_dict, '_metadata', {}).items():
+        if 'settings' in said:
+            try:
+                found[name] = Settings(**said['settings']), float(said['depth_scale'])
+            except (KeyError, TypeError, ValueError) as e:
+                raise ValueError(
+                    'state_dict must have settings of stochastic depth that this version knows in its metadata, but'
+                    f' {name} has {said["settings"]!r}.') from e
+    return found
 
 
 def check_finite(state_dict: Mapping[str, Any], name: str) -> None:

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from .file_kinds import holds_kind
 from .scales import inference_scales
+from .settings import Settings
+from .surgery import apply_recorded, apply_settings
 from .terminal import one_line
-from .weights import how_to_merge, scales_in_metadata, strip_wrappers
+from .weights import how_to_merge, scales_in_metadata, settings_in_metadata, strip_wrappers
 
 __all__ = ['WeightsFile', 'create_on_meta', 'is_stochastic_architecture', 'read_weights_file', 'says_rate']
 
@@ -64,6 +66,20 @@ class WeightsFile:
     def says_rate(self) -> bool:
         """Whether the arguments of the network say its drop rate: train.py has always one, None for the default."""
         return says_rate(self.model_args) or 'drop_path' in self.args
+
+    def give_stochastic_depth(self, model: nn.Module) -> None:
+        """Give the plain network that timm builds the stochastic depth that the weights were trained with.
+
+        The first that says it: the metadata of the state_dict; the launcher, in the arguments of a run.
+
+        Raises:
+            ValueError: What is said is not for a network like this one.
+        """
+        recorded = settings_in_metadata(self.state_dict)
+        if recorded:
+            apply_recorded(model, recorded)
+        elif self.args.get('stochastic_depth'):
+            apply_settings(model, 'DropPath', _settings_of_run(self.args))
 
     def trained_scales(self, full: bool = False) -> Optional[Dict[str, float]]:
         """What each branch was multiplied with at inference where the weights come from, None if nothing says.
@@ -225,6 +241,21 @@ def _model_args_of_run(args: Dict[str, Any]) -> Dict[str, Any]:
     model_kwargs = args.get('model_kwargs')
     model_args.update(model_kwargs if isinstance(model_kwargs, dict) else {})
     return {k: v for k, v in model_args.items() if v is not None and k != 'fold_pretrained'}
+
+
+def _settings_of_run(args: Dict[str, Any]) -> Settings:
+    """What the launcher gave the drop paths of a network of timm; see `training.launcher`."""
+    said = dict(args['stochastic_depth'])
+    if said.get('drop_distribution') is None:  # the rates are those that timm gave each drop path
+        said.update(drop_rate=None, drop_distribution='linear')
+    else:
+        said.update(drop_rate=args.get('drop_path') or 0.)
+    try:
+        return Settings(**said)
+    except (TypeError, ValueError) as e:
+        raise ValueError(
+            f'stochastic_depth in the arguments of the run must be what `timm-stochdepth run` writes, but is'
+            f' {args["stochastic_depth"]!r}: {e}') from e
 
 
 def _first_model_name(names: Sequence[Any]) -> Tuple[Optional[str], Optional[str]]:

@@ -28,16 +28,28 @@ def test_a_model_of_ones_own_is_shared_folded(name, folded_first, tmp_path):
     layer, kwargs = OWN[name]
     model = randomize(timm.create_model(name, num_classes=4, drop_path_rate=0.0, **kwargs)).eval()
     ts.apply_stochastic_depth(model, 'sample', layer, 0.5)
-    with pytest.raises(ValueError, match='folded first, by fold_stochastic_depth.*plain=True'):
-        ts.push_to_hub(model, 'user/net', dry_run=True)
-    given = ts.fold_stochastic_depth(model) if folded_first else model
-    _, sizes = ts.push_to_hub(given, 'user/net', plain=True, dry_run=True, out=tmp_path / 'net')
+    if folded_first:
+        _, sizes = ts.push_to_hub(ts.fold_stochastic_depth(model), 'user/net', dry_run=True, out=tmp_path / 'net')
+    else:
+        with pytest.warns(UserWarning, match=f"pushed folded, as timm's {name} with the drop rates in its weights"):
+            _, sizes = ts.push_to_hub(model, 'user/net', dry_run=True, out=tmp_path / 'net')
     assert set(sizes) == {'README.md', 'config.json', 'model.safetensors'}
     loaded = timm.create_model(f'local-dir:{tmp_path / "net"}', pretrained=True).eval()
     x = torch.randn(2, kwargs.get('in_chans', 3), 64, 64)
     with torch.no_grad():
         assert_same_output(loaded(x), model(x))
-    assert 'made of a network with stochastic depth' in (tmp_path / 'net' / 'README.md').read_text()
+    card = (tmp_path / 'net' / 'README.md').read_text()
+    assert 'It was trained with stochastic depth' in card and 'Method `sample`, rate 0.5 with linear' in card
+
+
+def test_a_network_that_never_had_stochastic_depth_is_pushed_without_a_word_of_it(tmp_path):
+    model = randomize(timm.create_model('resnet18', num_classes=4, drop_path_rate=0.2)).eval()
+    ts.push_to_hub(model, 'user/net', dry_run=True, out=tmp_path / 'net')
+    assert 'tochastic' not in (tmp_path / 'net' / 'README.md').read_text()
+    loaded = timm.create_model(f'local-dir:{tmp_path / "net"}', pretrained=True).eval()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert_same_output(loaded(x), model(x))
 
 
 def own_head():
@@ -56,8 +68,6 @@ def torchvision_resnet():
 @pytest.mark.parametrize(
     'create, plain, message',
     [
-        (lambda: timm.create_model('resnet18'), False, 'must be one of `timm-stochdepth list`'),
-        (lambda: timm.create_model('resnet18'), True, 'push others with timm.models.push_to_hf_hub'),
         (
             lambda: timm.create_model('resnet50_sd_block', features_only=True, **LAYERS),
             False,

@@ -1,11 +1,14 @@
 """The model card of a repository."""
 import re
+from math import isclose
 from typing import Any, Dict, List, Optional
 
 from huggingface_hub import EvalResult, ModelCardData
 from torch import nn
 
 from ..places import blocks_by_name, drop_paths
+from ..rates import DISTRIBUTIONS, depth_scales
+from ..settings import Settings
 from ..weights import strip_module_name
 from .named_models import is_stochastic
 from .record import TrainingRecord
@@ -20,13 +23,16 @@ _ARGUMENTS = (
     'img_size', 'input_size', 'smoothing', 'mixup', 'cutmix', 'aa', 'amp', 'seed',
 )
 
-_CITATION = '''@inproceedings{huang2016deep,
+_PAPER = '[Huang et al. 2016](https://arxiv.org/abs/1603.09382)'
+
+_CITE_PAPER = '''@inproceedings{huang2016deep,
   title = {Deep Networks with Stochastic Depth},
   author = {Huang, Gao and Sun, Yu and Liu, Zhuang and Sedra, Daniel and Weinberger, Kilian Q.},
   booktitle = {European Conference on Computer Vision},
   year = {2016},
 }
-@misc{rw2019timm,
+'''
+_CITE_TIMM = '''@misc{rw2019timm,
   author = {Ross Wightman},
   title = {PyTorch Image Models},
   year = {2019},
@@ -88,6 +94,11 @@ def full_drop_rates(model: nn.Module) -> Dict[str, float]:
     return {strip_module_name(name): drop_path.full_drop_prob for name, drop_path in blocks_by_name(model)}
 
 
+def _trained_settings(model: Any) -> Optional[Settings]:
+    """The settings of stochastic depth that a network has, or had when it was folded; None for others."""
+    return next((drop_path.settings for _, drop_path in drop_paths(model)), getattr(model, 'folded_settings', None))
+
+
 def create_card(
         model: Any,
         repo_id: str,
@@ -102,8 +113,7 @@ def create_card(
         record: What is known of its training.
         has_picture: Whether a picture of the drop rates lies beside the card; a table takes its place otherwise.
     """
-    architecture = model.pretrained_cfg['architecture']
-    stochastic = is_stochastic(model)
+    stochastic, settings = is_stochastic(model), _trained_settings(model)
     data = ModelCardData(
         base_model=record.base_model,
         eval_results=_eval_results(repo_id, record),
@@ -111,45 +121,64 @@ def create_card(
         license=record.license or record.base_license,
         model_name=repo_id.split('/')[-1],
         pipeline_tag='image-classification',
-        tags=['image-classification', 'timm', 'stochastic-depth'],
+        tags=['image-classification', 'timm', *(['stochastic-depth'] if settings else [])],
     )
     sections = [
         f'---\n{data.to_yaml()}\n---\n# {repo_id.split("/")[-1]}',
-        _description(model, architecture, stochastic, has_picture),
+        _description(model, settings, has_picture),
         _training(record),
         '## How to use it\n\n' + _requirement(stochastic) + '\n\n' + '\n\n'.join(
             f'{title}\n\n```python\n{code}```' for title, code in zip(
                 ('Classify an image:', 'Extract features:', 'Train it on ten classes of your own:'),
                 example_code(repo_id, stochastic))),
         _origin(record),
-        f'## Citation\n\n```bibtex\n{_CITATION}\n```',
+        f'## Citation\n\n```bibtex\n{_CITE_PAPER if settings else ""}{_CITE_TIMM}\n```',
     ]
     return sign('\n\n'.join(section for section in sections if section) + '\n')
 
 
-def _description(model: Any, architecture: str, stochastic: bool, has_picture: bool) -> str:
+def _description(model: Any, settings: Optional[Settings], has_picture: bool) -> str:
+    architecture = model.pretrained_cfg['architecture']
     num_parameters = sum(p.numel() for p in model.parameters())
-    text = (
+    paragraphs = [
         f'An image classifier with {model.num_classes} classes, timm architecture `{architecture}`,'
-        f' {num_parameters / 1e6:.1f} million parameters.')
-    paper = '[Huang et al. 2016](https://arxiv.org/abs/1603.09382)'
-    if not stochastic:
-        return text + (
-            f'\n\nIt is made of a network with stochastic depth ({paper}), folded: the drop rates are part of its'
-            ' weights, and it is a plain timm model, that needs nothing but timm.')
-    settings = next(drop_path.settings for _, drop_path in drop_paths(model))
-    scaling = 'divided by its keep probability in training' if settings.scale_by_keep else 'scaled at inference'
-    if settings.skip_dropped:
-        scaling += ', and computed for the samples that kept it alone'
-    rates = full_drop_rates(model)
-    text += (
-        f'\n\nIt has stochastic depth ({paper}): in training, residual branches are dropped at random.'
-        f'\n\nMethod `{settings.stochastic_method}`, rate {settings.drop_rate} with {settings.drop_distribution}'
-        f' distribution over {len(rates)} blocks, the branch {scaling}. Drop rate of each block:\n\n')
+        f' {num_parameters / 1e6:.1f} million parameters.']
+    if settings is None:
+        return paragraphs[0]
+    if is_stochastic(model):
+        paragraphs.append(f'It has stochastic depth ({_PAPER}): in training, residual branches are dropped at random.')
+        rates = full_drop_rates(model)
+    else:
+        in_weights = '' if settings.scale_by_keep else ', with the drop rates in its weights'
+        paragraphs.append(
+            f'It was trained with stochastic depth ({_PAPER}): residual branches were dropped at random. It is a plain'
+            f' timm model{in_weights}, that needs nothing but timm.')
+        rates = model.folded_drop_rates
+    paragraphs.append(_method(settings, rates))
     if has_picture:
-        return text + f'![drop rate of each block]({PICTURE})'
+        return '\n\n'.join([*paragraphs, f'![drop rate of each block]({PICTURE})'])
     rows = [f'| {name} | {rate:.4g} |' for name, rate in rates.items()]
-    return text + '\n'.join(['| block | drop rate |', '| --- | --- |', *rows])
+    return '\n\n'.join([*paragraphs, '\n'.join(['| block | drop rate |', '| --- | --- |', *rows])])
+
+
+def _method(settings: Settings, rates: Dict[str, float]) -> str:
+    """How branches are dropped, as far as the settings say it and the rates bear it out."""
+    full_rate = (settings.drop_rate or 0.) * settings.share(1.)
+    fitting = [
+        name for name in DISTRIBUTIONS
+        if all(isclose(rate, full_rate * scale, abs_tol=1e-6)
+               for rate, scale in zip(rates.values(), depth_scales(len(rates), name)))]
+    spread = f'with {fitting[0]} distribution' if fitting else 'at the most'
+    rate = settings.drop_rate or 0.
+    text = f'Method `{settings.stochastic_method}`, rate {rate:.4g} {spread} over {len(rates)} blocks'
+    text += ', the branch divided by its keep probability in training' if settings.scale_by_keep else (
+        ', the branch scaled at inference')
+    if settings.skip_dropped:
+        text += ', and computed for the samples that kept it alone'
+    if settings.schedule:
+        points = ', '.join(f'{share:g} at {progress:g}' for progress, share in settings.schedule)
+        return f'{text}. Share of the rate over the progress of training: {points}. Drop rate of each block at its end:'
+    return f'{text}. Drop rate of each block:'
 
 
 def _requirement(stochastic: bool) -> str:

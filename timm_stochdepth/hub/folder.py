@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Optional, Union
 import torch
 from safetensors.torch import save_file
 from timm.data.model_config import resolve_input_data_config
+from timm.layers import DropPath
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
@@ -112,7 +113,8 @@ def create_config(model: nn.Module, record: TrainingRecord) -> Dict[str, Any]:
         path = Path(name) / 'config.json'
         save_config_for_hf(model, path, model_config=labels, model_args=model_args, data_config=data_config)  # type: ignore
         config = json.loads(path.read_text(encoding='utf-8'))
-    config.get('model_args', {}).pop('fold_pretrained', None)
+    for name in ('fold_pretrained', 'num_classes'):  # of an earlier load; transformers would pass it twice
+        config.get('model_args', {}).pop(name, None)
     for name in _OF_OTHER_WEIGHTS:
         config['pretrained_cfg'].pop(name, None)
     license = record.license or record.base_license
@@ -149,10 +151,11 @@ def _shapes(model: nn.Module) -> Dict[str, torch.Size]:
 
 
 def _tensorless_types(model: nn.Module) -> Dict[str, type]:
-    """Classes of the modules that no tensor shows: activations, pooling."""
+    """Classes of the modules that no tensor shows: activations, pooling; but for those that do nothing at inference."""
     return {
         strip_module_name(name): type(module) for name, module in model.named_modules()
         if not any(True for _ in (*module.parameters(), *module.buffers(), *module.children()))
+        and not isinstance(module, (nn.Identity, DropPath))
     }
 
 

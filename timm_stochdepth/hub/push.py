@@ -51,11 +51,12 @@ def push_to_hub(
     as it is, with a warning.
 
     Args:
-        model: A network of this package's names, or with `plain` any network of timm with stochastic depth. What
-            torch.compile or DistributedDataParallel made of it is taken as well; what pruning and parametrizations
-            compute is pushed as the weights that it is.
+        model: Any image classifier of timm's registry. One of this package's names keeps its stochastic depth, others
+            are folded. What torch.compile or DistributedDataParallel made of it is taken as well; what pruning and
+            parametrizations compute is pushed as the weights that it is.
         repo_id: user/name of the repository; it is made if there is none.
-        plain: Push the folded network, timm's own architecture: who has timm alone gets the same logits.
+        plain: Fold networks of this package's names, too, to timm's own architecture: who has timm alone gets the same
+            logits.
         private: Make a new repository private.
         revision: Branch to push to, `main` if None.
         create_pr: Open a pull request instead of a commit to the branch.
@@ -72,8 +73,8 @@ def push_to_hub(
 
     Raises:
         TypeError: model is no network, label_names no list of names, or another argument not of its kind.
-        ValueError: model is not of this package and not to be folded, repo_id not the Hub's, label_names not as many as
-            the classes, weights not finite, or something of the network was assumed that nothing says.
+        ValueError: model is none that timm builds, or not to be folded, repo_id not the Hub's, label_names not as many
+            as the classes, weights not finite, or something of the network was assumed that nothing says.
         FileExistsError: out holds something else.
         huggingface_hub.errors.HfHubHTTPError: The Hub refuses or fails; nothing has been committed.
 
@@ -97,7 +98,8 @@ def push_to_hub(
         raise TypeError(f'record must be a TrainingRecord, but got {record!r:.200}.')
     if out is not None:
         check_folder(out, 'out')
-    network: Any = _network_to_push(unwrap_model(model), plain)
+    unwrapped = unwrap_model(model)
+    network: Any = _network_to_push(unwrapped, plain)
     record = replace(record or TrainingRecord())
     if record.assumed and not dry_run:
         raise ValueError(f'Nothing is published on an assumption: {record.assumed}')
@@ -105,7 +107,12 @@ def push_to_hub(
         record.label_names = label_names
     if record.label_names is not None:
         check_label_names(record.label_names, network.num_classes)
-    if record.card and plain and any(drop_paths(model)):
+    is_folded_here = any(drop_paths(unwrapped)) and not any(drop_paths(network))
+    if is_folded_here and not plain and not network.folded_settings.scale_by_keep:
+        warnings.warn(
+            f'It is pushed folded, as timm\'s {network.pretrained_cfg["architecture"]} with the drop rates in its'
+            ' weights: its name is none of `timm-stochdepth list`.', stacklevel=2)
+    if record.card and plain and is_stochastic(unwrapped):
         warnings.warn('The card beside the weights is of the network as it was: a new one is written.', stacklevel=2)
         record.card = None
     if license is not None:
@@ -149,23 +156,12 @@ def push_to_hub(
 
 
 def _network_to_push(model: nn.Module, plain: bool) -> nn.Module:
-    has_blocks = any(drop_paths(model))
-    is_named = is_stochastic(model) and has_blocks
     if not getattr(model, 'pretrained_cfg', None):
         raise ValueError(f'model must be a network of timm, with a pretrained_cfg, but is a {type(model).__name__}.')
     if not hasattr(model, 'num_classes'):
         raise ValueError(f'model must be an image classifier, but is a {type(model).__name__}, which gives features.')
-    if is_named and not plain:
+    if not any(drop_paths(model)) or (is_stochastic(model) and not plain):
         return copy_plain(model) if is_reparametrized(model) else model
-    if not plain:
-        raise ValueError(
-            'model must be one of `timm-stochdepth list` to be pushed with its stochastic depth. Others are folded'
-            ' first, by fold_stochastic_depth: push_to_hub(..., plain=True) does so, and who has timm alone can load'
-            ' them.')
-    if not has_blocks and not hasattr(model, 'folded_drop_rates'):
-        raise ValueError(
-            'model must have stochastic depth, or be what fold_stochastic_depth returned: push others with'
-            ' timm.models.push_to_hf_hub.')
     return fold_stochastic_depth(model)
 
 

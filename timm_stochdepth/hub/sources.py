@@ -1,6 +1,7 @@
 """Networks from files: a folder as on the Hub, a checkpoint of timm's scripts, or weights alone."""
 import warnings
 from dataclasses import replace
+from math import isclose
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Union
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ..files import as_path
 from ..offline import says_how_to_go_on
+from ..places import drop_paths
 from ..scales import as_weights_of, fold_weights, inference_scales
 from ..terminal import one_line
 from ..weights import check_finite, strip_wrappers
@@ -88,7 +90,7 @@ def load_structure(
     if source.kind == 'file':
         file = read_weights_file(source.path)
         name = model_name or file.architecture or _first_that_fits(file, source.path)
-        return build_model(name, {**file.model_args, **model_args}, file.state_dict, on_meta=True)
+        return _build(file, name, model_args, on_meta=True)
     folder = source.path
     if source.kind == 'hub':
         with says_how_to_go_on(source.place, _WITHOUT_NETWORK):
@@ -157,7 +159,7 @@ def _load_file(
     check_finite(file.state_dict, str(path))
     record = record_of_run(path, file, use_ema)
     name = model_name or file.architecture or _first_that_fits(file, path)
-    model = build_model(name, {**file.model_args, **model_args}, file.state_dict)
+    model = _build(file, name, model_args)
     if model_name or model_args:
         _check_agrees(model, file, path, model_args)
     trained_scales = file.trained_scales()
@@ -172,6 +174,14 @@ def _load_file(
     return model, record
 
 
+def _build(file: WeightsFile, name: str, model_args: Dict[str, Any], on_meta: bool = False) -> nn.Module:
+    """The network of a file, with the stochastic depth that it was trained with."""
+    model = build_model(name, {**file.model_args, **model_args}, file.state_dict, on_meta)
+    if not is_stochastic(model):
+        file.give_stochastic_depth(model)
+    return model
+
+
 def _check_agrees(model: nn.Module, file: WeightsFile, path: Path, model_args: Dict[str, Any]) -> None:
     """Refuse what somebody says of weights that say something else themselves."""
     for name, value in model_args.items():
@@ -179,6 +189,11 @@ def _check_agrees(model: nn.Module, file: WeightsFile, path: Path, model_args: D
             raise ValueError(
                 f'{name} must be {file.model_args[name]!r}, as {path} says: what is given must agree with what {path}'
                 f' says of its weights, but got {value!r}.')
+    rates = sorted({drop_path.settings.drop_rate or 0. for _, drop_path in drop_paths(model)})
+    given_rate = model_args.get('drop_path_rate')
+    if given_rate is not None and rates and not any(isclose(given_rate, rate, abs_tol=1e-6) for rate in rates):
+        raise ValueError(
+            f'drop_path_rate must be {rates[-1]:.4g}, as {path} says of its weights, but got {given_rate}.')
     trained_scales = file.trained_scales(full=True)
     if trained_scales is None:
         return

@@ -1,0 +1,98 @@
+"""Trains small networks in every way that the docs describe, each in a fork of one process: what each way writes.
+
+Called with a folder, in which WAY/NETWORK/ gets the files, and the logits of the trained network by itself.
+"""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import timm
+import torch
+
+import timm_stochdepth as ts
+from timm_stochdepth.cli.main import main
+
+RATE = 0.5
+NUM_CLASSES = 4
+NETWORKS = ('resnet10t', 'test_vit', 'test_convnext')
+SMALL = ('layers=[1,2,1,1]', 'base_width=8')
+SCRIPT = str(Path(__file__).parent.parent / 'training' / 'small_train.py')
+
+# of the launcher and of the script, by the way's name
+BY_SCRIPT = {
+    'skip': (('--skip-dropped',), ()),
+    'block': (('--stochastic-depth', 'block'), ()),
+    'sample': (('--stochastic-depth', 'sample'), ()),
+    'ema': (('--skip-dropped',), ('--model-ema',)),
+    'amp': (('--skip-dropped',), ('--amp',)),
+    'initial checkpoint': (('--skip-dropped',), ('--initial-checkpoint', 'initial.pth')),
+}
+REGISTERED = ('resnet50_sd_sample', 'resnet50_sd_block')
+# arguments of apply_stochastic_depth
+DROP_PATH = dict(target_layer_name='DropPath', drop_rate=RATE)
+LOOPS = {
+    'torch.save': dict(DROP_PATH, stochastic_method='sample', skip_dropped=True),
+    "torch.save, timm's convention": dict(DROP_PATH, stochastic_method='sample', skip_dropped=True, scale_by_keep=True),
+    'CheckpointSaver': dict(DROP_PATH, stochastic_method='block'),
+}
+
+
+def images():
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def logits(model):
+    with torch.no_grad():
+        return model.eval()(images())
+
+
+def by_script(way, name):
+    options, arguments = BY_SCRIPT.get(way, ((), ()))
+    if '--initial-checkpoint' in arguments:
+        torch.save(timm.create_model(name, num_classes=NUM_CLASSES).state_dict(), 'initial.pth')
+    kwargs = ('--model-kwargs', *SMALL) if name in REGISTERED else ()
+    script = [SCRIPT, '--model', name, '--drop-path', str(RATE), '--output', '.', *arguments, *kwargs]
+    assert main(['run', *options, *script]) == 0
+
+
+def by_loop(way, name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=NUM_CLASSES)
+    ts.apply_stochastic_depth(model, **LOOPS[way])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(3):
+        model.train()(images()).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.save(logits(model), 'logits.pt')
+    if way == 'CheckpointSaver':
+        timm.utils.CheckpointSaver(model, optimizer, checkpoint_dir='.', recovery_dir='.').save_checkpoint(0, 1.0)
+    else:
+        torch.save(model.state_dict(), 'last.pth.tar')
+
+
+def all_ways():
+    """Functions, ways and networks."""
+    yield from ((by_script, 'registered', name) for name in REGISTERED)
+    yield from ((by_script, way, name) for way in BY_SCRIPT for name in NETWORKS)
+    yield from ((by_loop, way, name) for way in LOOPS for name in NETWORKS)
+
+
+if __name__ == '__main__':
+    torch.set_num_threads(1)
+    for train, way, name in all_ways():
+        pid = os.fork()
+        if pid == 0:
+            folder = Path(sys.argv[1], way, name)
+            folder.mkdir(parents=True)
+            os.chdir(folder)
+            try:
+                train(way, name)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        if os.waitpid(pid, 0)[1]:
+            sys.exit(f'{way} fails for {name}')
