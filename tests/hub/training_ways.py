@@ -10,6 +10,7 @@ from pathlib import Path
 
 import timm
 import torch
+from PIL import Image
 
 import timm_stochdepth as ts
 from timm_stochdepth.cli.main import main
@@ -18,7 +19,7 @@ RATE = 0.5
 NUM_CLASSES = 4
 NETWORKS = ('resnet10t', 'test_vit', 'test_convnext')
 SMALL = ('layers=[1,2,1,1]', 'base_width=8')
-SCRIPT = str(Path(__file__).parent.parent / 'training' / 'small_train.py')
+TIMM_REPO = os.environ.get('TIMM_REPO')  # a checkout of timm's, whose train.py takes the place of the small script
 
 # of the launcher and of the script, by the way's name
 BY_SCRIPT = {
@@ -48,13 +49,27 @@ def logits(model):
         return model.eval()(images())
 
 
+def script(name):
+    """A script that trains, and where to: timm's own, on image files of noise, or the one of timm's parts."""
+    if not TIMM_REPO:
+        return [str(Path(__file__).parent.parent / 'training' / 'small_train.py'), '--output', '.']
+    for split in ('train', 'validation'):
+        for number in range(2 * NUM_CLASSES):
+            path = Path('images', split, str(number % NUM_CLASSES), f'{number}.png')
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((32, 32), 50).convert('RGB').save(path)
+    return [
+        *(f'{TIMM_REPO}/train.py', '--data-dir', 'images', '--output', '..', '--experiment', name, '--epochs', '1'),
+        *('--num-classes', str(NUM_CLASSES), '--img-size', '32', '--device', 'cpu', '-b', '4', '--workers', '0'),
+    ]
+
+
 def by_script(way, name):
     options, arguments = BY_SCRIPT.get(way, ((), ()))
     if '--initial-checkpoint' in arguments:
         torch.save(timm.create_model(name, num_classes=NUM_CLASSES).state_dict(), 'initial.pth')
     kwargs = ('--model-kwargs', *SMALL) if name in REGISTERED else ()
-    script = [SCRIPT, '--model', name, '--drop-path', str(RATE), '--output', '.', *arguments, *kwargs]
-    assert main(['run', *options, *script]) == 0
+    assert main(['run', *options, *script(name), '--model', name, '--drop-path', str(RATE), *arguments, *kwargs]) == 0
 
 
 def by_loop(way, name):
