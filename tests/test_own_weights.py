@@ -61,7 +61,7 @@ def test_a_compiled_network_that_trains_is_told_nothing(method):
 
 def test_blocks_that_only_mask_know_that_they_train():
     model = timm.create_model('test_nfnet', num_classes=4, drop_path_rate=0.3)
-    ts.apply_stochastic_depth(model, 'sample', 'DropPath', None)
+    ts.apply_stochastic_depth(model, 'sample', 'DropPath', None, scale_by_keep=False)
     assert len(told(model.load_state_dict, bare(model))) == 1
     train(model)
     _tell_of_no_metadata.cache_clear()

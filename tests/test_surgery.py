@@ -112,7 +112,11 @@ def test_a_single_block_may_be_the_model():
     [
         (dict(stochastic_method='batch'), ValueError, "stochastic_method must be one of 'block', 'sample'.*'batch'"),
         (dict(stochastic_method=None), ValueError, 'stochastic_method must be one of'),
-        (dict(target_layer_name='ViTBlock'), ValueError, "'ResNetBasicBlock', 'ResNetBottleneck', but got 'ViTBlock'"),
+        (
+            dict(target_layer_name='ViTBlock'),
+            ValueError,
+            "'ResNetBasicBlock', 'ResNetBottleneck', or .*, but got 'ViTBlock'",
+        ),
         (dict(target_layer_name=['ResNetBottleneck']), ValueError, 'target_layer_name must be one of'),
         (dict(drop_rate=1.5), ValueError, r'drop_rate must be in \[0, 1\], but got 1.5'),
         (dict(drop_rate=-1), ValueError, r'drop_rate must be in \[0, 1\], but got -1'),

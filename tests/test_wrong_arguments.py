@@ -1,11 +1,14 @@
 """Wrong values for the public functions: the error names the argument, the value and what is allowed."""
 
 import pytest
+import torch
+import torchvision
 from timm.models import create_model
 
 import timm_stochdepth as ts
 from timm_stochdepth.hub.folder import write_folder
 from timm_stochdepth.hub.sources import load_model
+from timm_stochdepth.places import drop_paths
 
 MODEL = create_model('resnet18')
 ZOO_MODEL = create_model('resnet50_sd_block', num_classes=2, layers=[1, 1, 1, 1])
@@ -21,6 +24,10 @@ def apply(model=MODEL, stochastic_method='block', target_layer_name=LAYER, drop_
 
 def algorithm(stochastic_method='block', target_layer_name=LAYER, **settings):
     ts.StochasticDepth(stochastic_method, target_layer_name, **settings)
+
+
+def create_sd(drop_path_rate):
+    create_model('resnet50_sd_sample', drop_path_rate=drop_path_rate)
 
 
 def push(model=ZOO_MODEL, repo_id='user/net', **settings):
@@ -60,7 +67,9 @@ CALLS = [
         )
         for value in values
     ),
-    *((apply, name, value) for name in ('scale_by_keep', 'skip_dropped') for value in NO_FLAG),
+    *((call, 'scale_by_keep', v) for call in (apply, algorithm) for v in NO_FLAG if v is not None),
+    *((apply, 'skip_dropped', v) for v in NO_FLAG),
+    *((create_sd, 'drop_path_rate', v) for v in NO_FRACTION if v is not None),
 ]
 
 
@@ -72,3 +81,66 @@ def test_a_wrong_value_is_named(call, name, value):
     message = str(error.value)
     assert message.startswith(f'{name} must ') and repr(value) in message, message
     assert [type(module) for module in MODEL.modules()] == before
+
+
+@pytest.mark.parametrize('call', [ts.set_drop_rate, ts.set_training_progress])
+def test_swapped_arguments_show_no_page_of_a_network(call):
+    with pytest.raises(TypeError) as error:
+        call(0.1, MODEL)
+    assert 'an object of type ResNet' in str(error.value) and len(str(error.value)) < 100
+
+
+def test_a_state_dict_is_no_model_and_not_shown():
+    with pytest.raises(TypeError, match='^model must be a torch.nn.Module, but got an object of type OrderedDict.$'):
+        ts.drop_rates(MODEL.state_dict())
+
+
+@pytest.mark.parametrize('method, other', [('sample', 'block'), ('block', 'sample')])
+def test_the_method_of_a_registered_name_is_in_its_name(method, other):
+    with pytest.raises(ValueError, match=f"^stochastic_method must be .*, but got '{other}'.*resnet50_sd_{other}"):
+        create_model(f'resnet50_sd_{method}', stochastic_method=other)
+    with pytest.raises(ValueError, match="but got 'batch'"):
+        create_model(f'resnet50_sd_{method}', stochastic_method='batch')
+    model = create_model(f'resnet50_sd_{method}', layers=[1, 1, 1, 1], stochastic_method=method)
+    assert {place.settings.stochastic_method for _, place in drop_paths(model)} == {method}
+
+
+VIT = create_model('test_vit')
+TV = torchvision.models.resnet18()
+
+
+@pytest.mark.parametrize(
+    'model, name, closest, fitting',
+    [
+        (VIT, 'droppath', ['DropPath'], ['DropPath', 'vision_transformer.Block']),
+        (VIT, 'DROP_PATH', ['DropPath'], ['DropPath', 'vision_transformer.Block']),
+        (VIT, 'Block', ['vision_transformer.Block'], ['DropPath', 'vision_transformer.Block']),
+        (MODEL, 'ResNetBasicBlok', ['ResNetBasicBlock', 'resnet.BasicBlock'], ['DropPath', LAYER, 'resnet.BasicBlock']),
+        (MODEL, 'basicblock', ['resnet.BasicBlock'], ['DropPath', LAYER, 'resnet.BasicBlock']),
+        (TV, 'ResNetBottlneck', ['ResNetBottleneck', 'ResNetBasicBlock'], [LAYER]),
+        (MODEL, 'xyz', [], ['DropPath', LAYER, 'resnet.BasicBlock']),
+    ],
+)
+def test_a_wrong_name_is_answered_with_the_closest_and_those_that_fit(model, name, closest, fitting):
+    with pytest.raises(ValueError) as error:
+        ts.apply_stochastic_depth(model, 'sample', name)
+    said = str(error.value).partition(f'but got {name!r}')[2]
+    meant, _, fits = said.partition(' The names that fit this model are ')
+    assert meant == (f': did you mean {" or ".join(map(repr, closest))}?' if closest else '.')
+    assert fits == ', '.join(map(repr, fitting)) + '.'
+    with pytest.raises(ValueError, match=f"target_layer_name must be .*'ResNetBottleneck'.* but got '{name}'"):
+        ts.StochasticDepth('sample', name)  # of no model yet
+
+
+@pytest.mark.parametrize('architecture', ['densenet121', 'vgg11'])
+@pytest.mark.parametrize('name', ['DropPath', 'ResNetBottleneck', 'densenet.DenseLayer', 'vgg.VGG'])
+def test_a_network_without_drop_paths_is_told_the_way_for_blocks_of_ones_own(architecture, name):
+    with torch.device('meta'):
+        model = create_model(architecture)
+    with pytest.warns(UserWarning) as caught:
+        ts.apply_stochastic_depth(model, 'sample', name)
+    (text,) = [str(w.message) for w in caught]
+    assert text.startswith(f'No {name} found in {type(model).__name__}: nothing is dropped, none of its blocks has a')
+    assert 'StochasticBlock' in text and 'STOCHASTIC_LAYER_MAPPING' in text and 'docs/any_model.md' in text
+    with pytest.raises(ValueError, match='STOCHASTIC_LAYER_MAPPING'):
+        ts.apply_stochastic_depth(model, 'sample', 'Layer')

@@ -167,6 +167,8 @@ class _CutBlock(StochasticBlock):
         values = {**{p.name: value for p, value in zip(made._arguments, args)}, **kwargs}
         given = {
             p.name: values[p.name] for p in made._arguments if p.name in values and values[p.name] is not p.default}
+        if kwargs:  # those that the plain forward hands on
+            given.update((n, v) for n, v in kwargs.items() if all(n != p.name for p in made._arguments))
         key = tuple(given), self.training and made._reads_training
         cut = made._cuts.get(key) or self._cut_anew(key)
         if isinstance(cut, NotCuttable):

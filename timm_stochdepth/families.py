@@ -13,7 +13,10 @@ __all__ = ['BATCH_DIMENSIONS', 'BRANCH_ENDS', 'GATE_INPUT_LAYERS', 'SCALING_LAYE
 BATCH_DIMENSIONS: Dict[str, Optional[int]] = {
     'attn_mask': 4,
     'feat_size': None,
+    'output_attentions': None,  # flags of transformers' networks, which hand them on
+    'output_hidden_states': None,
     'q_global': 1,
+    'resolution': None,  # of the images, in transformers' BEiT
     'rope': 4,  # after patch dropout, which timm calls with an axis for the heads
     'rope_cos': 3,
     'rope_sin': 3,

@@ -24,6 +24,7 @@ class SaysScale(nn.Module):
     progress: TrainingProgress
     settings: Settings
     depth_scale: float
+    own_rate: Optional[float] = None  # here for networks that were pickled before there was one
 
     shared_draws: Optional[SharedDraws] = None
 
@@ -38,6 +39,7 @@ class SaysScale(nn.Module):
             full_inference_scale=self.inference_scale(full=True),
             settings=asdict(self.settings),
             depth_scale=self.depth_scale,
+            own_rate=self.own_rate,
         )
         num_steps = None if self.shared_draws is None else self.shared_draws.num_steps
         if num_steps is not None:

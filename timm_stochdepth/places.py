@@ -1,8 +1,10 @@
 """Where a model drops, at which rates, and with which settings."""
+import warnings
 from typing import Any, Dict, Iterator, List, Tuple
 
 from torch import nn
 
+from .rates import shown
 from .site import StochasticDropPath
 
 __all__ = ['blocks_by_name', 'drop_paths', 'drop_rates', 'stochastic_depth_args']
@@ -15,7 +17,7 @@ def drop_paths(model: nn.Module) -> Iterator[Tuple[str, StochasticDropPath]]:
         TypeError: model is no module.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f'model must be a torch.nn.Module, but got {model!r} ({type(model).__name__}).')
+        raise TypeError(f'model must be a torch.nn.Module, but got {shown(model, with_type=True)}.')
     return ((name, m) for name, m in model.named_modules() if isinstance(m, StochasticDropPath))
 
 
@@ -25,7 +27,7 @@ def blocks_by_name(model: nn.Module) -> Iterator[Tuple[str, StochasticDropPath]]
     for name, drop_path in drop_paths(model):
         blocks.setdefault(name.rpartition('.')[0], []).append((name, drop_path))
     for block_name, of_block in blocks.items():
-        if len({drop_path.depth_scale for _, drop_path in of_block}) == 1:
+        if len({(drop_path.depth_scale, drop_path.unscheduled_rate()) for _, drop_path in of_block}) == 1:
             yield block_name, of_block[0][1]
         else:
             yield from of_block
@@ -69,6 +71,13 @@ def stochastic_depth_args(model: nn.Module) -> Dict[str, Any]:
         >>> stochastic_depth_args(model)['drop_path_rate']
         0.3
     """
-    for _, drop_path in drop_paths(model):
-        return drop_path.settings.model_args()
-    raise ValueError(f'model must hold stochastic blocks, but {type(model).__name__} holds none.')
+    places = dict(drop_paths(model))
+    if not places:
+        raise ValueError(f'model must hold stochastic blocks, but {type(model).__name__} holds none.')
+    settings = next(iter(places.values())).settings
+    others = [n for n, place in places.items() if place.own_rate is not None or place.settings != settings]
+    if others:
+        warnings.warn(
+            f'Blocks were given settings of their own, which no arguments of a whole model say: {", ".join(others[:3])}'
+            f'{" and others" * (len(others) > 3)}. A model that is rebuilt has others there.', stacklevel=2)
+    return settings.model_args()

@@ -1,5 +1,5 @@
 """How far training is, and at what rate, told once and heard by a model and all its copies."""
-from typing import Any, Dict, Protocol, Tuple
+from typing import Any, Dict, Optional, Protocol, Tuple
 from weakref import WeakSet
 
 import torch
@@ -13,7 +13,7 @@ class Follower(Protocol):
 
     def update_drop_prob(self) -> None: ...
 
-    def set_drop_rate(self, drop_rate: float) -> None: ...
+    def set_drop_rate(self, drop_rate: float, own_rate: Optional[float] = None) -> None: ...
 
 
 class TrainingProgress:
@@ -41,10 +41,13 @@ class TrainingProgress:
         for follower in self._followers:
             follower.update_drop_prob()
 
-    def tell_rate(self, place_idx: int, drop_rate: float) -> None:
+    def tell_rate(self, place_idx: int, drop_rate: float, own_rate: Optional[float] = None) -> None:
         for follower in self._followers:
             if follower.place_idx == place_idx:
-                follower.set_drop_rate(drop_rate)
+                follower.set_drop_rate(drop_rate, own_rate)
+
+    def num_places(self) -> int:
+        return len({follower.place_idx for follower in self._followers})
 
     # a compiler calls it once, when it compiles, and keeps what it returned
     @torch.compiler.assume_constant_result

@@ -1,7 +1,7 @@
 """Rates that change while a model trains."""
 import warnings
 from contextlib import contextmanager, nullcontext
-from typing import Callable, Generator, List
+from typing import Callable, Generator, List, Sequence
 
 from torch import nn
 
@@ -9,6 +9,7 @@ from .places import drop_paths
 from .rates import check_flag, check_fraction
 from .scales import inference_scales, scale_own_branches
 from .site import StochasticDropPath
+from .trained_weights import former_scales, tell_of_kept_function, tell_of_other_function
 
 __all__ = ['set_drop_rate', 'set_training_progress', 'start_warmup']
 
@@ -23,16 +24,27 @@ def _places(model: nn.Module, caller: str) -> List[StochasticDropPath]:
     return found
 
 
+def _tell_of_no_schedule(model: nn.Module, places: Sequence[StochasticDropPath], caller: str) -> None:
+    """Once a network: loops call it for each step."""
+    if places and not any(place.settings.schedule or place.progress.is_told for place in places):
+        warnings.warn(
+            f'{caller} has no effect: the drop rates of {type(model).__name__} do not move, as it was given neither'
+            ' drop_warmup nor drop_schedule.', stacklevel=3)
+
+
 @contextmanager
 def _function_kept(model: nn.Module, undo: Callable[[], None]) -> Generator[None, None, None]:
     """Context in which rates change; the weights keep the function then, or it is undone where no weights do."""
-    trained_scales = inference_scales(model)
+    scales, trained_scales = inference_scales(model), former_scales(model)
     yield
     try:
-        scale_own_branches(model, trained_scales, inference_scales(model))
+        scale_own_branches(model, scales, inference_scales(model))
     except ValueError:
         undo()
         raise
+    tell_of_kept_function(trained_scales, stacklevel=4)
+    for _, drop_path in drop_paths(model):
+        drop_path.former_scale = None
 
 
 def set_drop_rate(model: nn.Module, drop_rate: float, keep_function: bool = False) -> None:
@@ -45,7 +57,8 @@ def set_drop_rate(model: nn.Module, drop_rate: float, keep_function: bool = Fals
     rate has to be changed: `model.eval()` drops nothing.
 
     Args:
-        model: Model with stochastic depth; others stay as they are, with a warning.
+        model: Model with stochastic depth; others stay as they are, with a warning. Or a part of one: its blocks keep
+            their shares of the rate, and a single block gets the rate itself, until a rate is set for the whole again.
         drop_rate: Drop rate of the network, in [0, 1].
         keep_function: Scale the weights that the model has, at the end of each branch, so that it computes at inference
             what it computed before. Those of copies are not scaled: make copies afterwards.
@@ -59,19 +72,39 @@ def set_drop_rate(model: nn.Module, drop_rate: float, keep_function: bool = Fals
         >>> import timm
         >>> model = timm.create_model('resnet50_sd_block', num_classes=10, drop_path_rate=0.2)
         >>> set_drop_rate(model, 0.1, keep_function=True)
+        >>> set_drop_rate(model.layer1[0], 0.3)
     """
     drop_rate = check_fraction('drop_rate', drop_rate)
     check_flag('keep_function', keep_function)
     places = _places(model, 'set_drop_rate')
-    rates = [(p.progress, p.place_idx, p.settings.drop_rate or 0.) for p in places]
+    before = [(p.progress, p.place_idx, p.settings.drop_rate or 0., p.own_rate) for p in places]
+    scales, trained_scales = inference_scales(model), former_scales(model)
 
     def undo() -> None:
-        for progress, place_idx, rate in rates:
-            progress.tell_rate(place_idx, rate)
+        for progress, place_idx, rate, own_rate in before:
+            progress.tell_rate(place_idx, rate, own_rate)
 
     with _function_kept(model, undo) if keep_function else nullcontext():
-        for drop_path in places:
-            drop_path.progress.tell_rate(drop_path.place_idx, drop_rate)
+        is_alone = _is_single_block(model)
+        for place, (progress, place_idx, rate_before, _) in zip(places, before):
+            if is_alone and (place.depth_scale < 1. or progress.num_places() > len(places)):
+                progress.tell_rate(place_idx, rate_before, own_rate=drop_rate)
+            else:
+                progress.tell_rate(place_idx, drop_rate)
+    if places and drop_rate > 0. and not any(place.unscheduled_rate() for place in places):
+        warnings.warn(
+            f'drop_rate={drop_rate} has no effect: the share of the rate that each of these blocks has is 0, as'
+            ' apply_stochastic_depth gave it. Set the rate of a single block, or apply stochastic depth anew.',
+            stacklevel=2)
+    # in the course of training the rate may move
+    if not keep_function and not any(place.progress.has_run or place.progress.is_told for place in places):
+        rates = {rate if own_rate is None else own_rate for _, _, rate, own_rate in before}
+        call = f'set_drop_rate(model, {min(rates)})' if len(rates) == 1 and not trained_scales else ''
+        tell_of_other_function(model, scales, trained_scales, stacklevel=2, undo=call)
+
+
+def _is_single_block(model: nn.Module) -> bool:
+    return len({name.rpartition('.')[0] for name, _ in drop_paths(model)}) == 1
 
 
 def set_training_progress(model: nn.Module, fraction: float) -> None:
@@ -81,7 +114,7 @@ def set_training_progress(model: nn.Module, fraction: float) -> None:
     follow. Weights stay as they are: `start_warmup` begins a training run that is given weights.
 
     Args:
-        model: Model with stochastic depth; others stay as they are, with a warning.
+        model: Model with stochastic depth and a warm-up or schedule; others stay as they are, with a warning.
         fraction: Share of training that is done, from 0 at its start to 1 at its end.
 
     Raises:
@@ -98,7 +131,9 @@ def set_training_progress(model: nn.Module, fraction: float) -> None:
         0.1
     """
     fraction = check_fraction('fraction', fraction)
-    for progress in {drop_path.progress for drop_path in _places(model, 'set_training_progress')}:
+    places = _places(model, 'set_training_progress')
+    _tell_of_no_schedule(model, places, 'set_training_progress')
+    for progress in {place.progress for place in places}:
         progress.tell(fraction)
 
 
@@ -111,7 +146,8 @@ def start_warmup(model: nn.Module) -> None:
     if that was called with `keep_function=True`.
 
     Args:
-        model: Model with stochastic depth; its weights are changed in place. Others stay as they are, with a warning.
+        model: Model with stochastic depth and a warm-up or schedule; its weights are changed in place. Others stay as
+            they are, with a warning.
 
     Raises:
         TypeError: model is no module.
@@ -126,7 +162,9 @@ def start_warmup(model: nn.Module) -> None:
         >>> max(drop_rates(model).values())
         0.0
     """
-    fractions = {drop_path.progress: drop_path.progress.fraction for drop_path in _places(model, 'start_warmup')}
+    places = _places(model, 'start_warmup')
+    _tell_of_no_schedule(model, places, 'start_warmup')
+    fractions = {place.progress: place.progress.fraction for place in places}
 
     def undo() -> None:
         for progress, fraction in fractions.items():

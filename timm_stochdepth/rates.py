@@ -10,9 +10,20 @@ __all__ = [
     'check_schedule',
     'depth_scales',
     'schedule_share',
+    'shown',
 ]
 
 DISTRIBUTIONS = ('linear', 'uniform')
+
+_LONG = 120  # characters; what a message shows of a value is to stay a part of its sentence
+
+
+def shown(value: Any, with_type: bool = False) -> str:
+    """A value as a message shows it: by its type alone where it would be a page long, as a network is."""
+    text, type_name = repr(value), type(value).__name__
+    if len(text) > _LONG or '\n' in text:
+        return f'an object of type {type_name}'
+    return f'{text} ({type_name})' if with_type else text
 
 
 def check_fraction(name: str, value: Any) -> float:
@@ -23,7 +34,7 @@ def check_fraction(name: str, value: Any) -> float:
         ValueError: It lies outside [0, 1] or is NaN.
     """
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f'{name} must be a real number in [0, 1], but got {value!r} ({type(value).__name__}).')
+        raise TypeError(f'{name} must be a real number in [0, 1], but got {shown(value, with_type=True)}.')
     if not 0. <= float(value) <= 1.:  # NaN is in no range
         raise ValueError(f'{name} must be in [0, 1], but got {value!r}.')
     return float(value)
@@ -36,7 +47,7 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
         ValueError: It is none of them; the message names the argument, the value and the choices.
     """
     if value not in choices:
-        raise ValueError(f'{name} must be one of {", ".join(map(repr, choices))}, but got {value!r}.')
+        raise ValueError(f'{name} must be one of {", ".join(map(repr, choices))}, but got {shown(value)}.')
     return value
 
 
@@ -47,7 +58,7 @@ def check_flag(name: str, value: Any) -> bool:
         TypeError: It is something else, a string from a command line for instance.
     """
     if not isinstance(value, bool):
-        raise TypeError(f'{name} must be True or False, but got {value!r} ({type(value).__name__}).')
+        raise TypeError(f'{name} must be True or False, but got {shown(value, with_type=True)}.')
     return value
 
 
@@ -63,10 +74,10 @@ def check_schedule(name: str, value: Any) -> Tuple[Tuple[float, float], ...]:
     if any(len(point) != 2 for point in points):
         raise TypeError(
             f'{name} must be a sequence of points (progress, share of the rate), as in [(0, 0), (0.1, 1)], but got'
-            f' {value!r}.')
+            f' {shown(value)}.')
     pairs = tuple((check_fraction(name, progress), check_fraction(name, share)) for progress, share in points)
     if not pairs or any(start >= end for (start, _), (end, _) in zip(pairs, pairs[1:])):
-        raise ValueError(f'{name} must have at least one point, and its progress must rise, but got {value!r}.')
+        raise ValueError(f'{name} must have at least one point, and its progress must rise, but got {shown(value)}.')
     return pairs
 
 

@@ -20,7 +20,8 @@ class Settings:
         use_same_gpu_seed: Block method: whether the ranks of a distributed run drop the same blocks.
         drop_warmup: Fraction of training over which the rate rises from 0, in [0, 1].
         drop_schedule: Points (progress of training, share of the rate), with progress rising, linear in between.
-        scale_by_keep: Divide by the keep probability in training, instead of scaling by it at inference.
+        scale_by_keep: Divide by the keep probability in training, instead of scaling by it at inference; None for the
+            latter, or with a drop_rate of None for what the drop paths of the network do.
         skip_dropped: Sample method: run a branch for the samples that keep it alone.
 
     Raises:
@@ -33,7 +34,7 @@ class Settings:
     use_same_gpu_seed: bool = True
     drop_warmup: float = 0.
     drop_schedule: Optional[Sequence[Tuple[float, float]]] = None
-    scale_by_keep: bool = False
+    scale_by_keep: Optional[bool] = None
     skip_dropped: bool = False
 
     def __post_init__(self) -> None:
@@ -48,7 +49,8 @@ class Settings:
             if self.drop_warmup > 0.:
                 raise ValueError(
                     f'drop_warmup must be 0 where a drop_schedule is given, but got {self.drop_warmup}.')
-        check_flag('scale_by_keep', self.scale_by_keep)
+        if self.scale_by_keep is not None:
+            check_flag('scale_by_keep', self.scale_by_keep)
         check_flag('skip_dropped', self.skip_dropped)
 
     def _set(self, name: str, value: Any) -> None:

@@ -40,6 +40,9 @@ class StochasticDropPath(SaysScale):
     Attributes:
         settings: Those of the network.
         depth_scale: Share of the network's drop rate that this place gets, in [0, 1].
+        own_rate: The drop rate that this block was given alone, instead of its share; None if it was not.
+        former_scale: What the branch was multiplied with at inference when its weights were trained, if that is not so
+            any more, and they were left as they are; None otherwise.
         drop_prob: The probability in force, that the branch of a sample (or of the batch) is dropped.
         full_drop_prob: The same at the end of training.
         place_idx: Number of this place in the network.
@@ -54,6 +57,7 @@ class StochasticDropPath(SaysScale):
     progress: TrainingProgress
     stands_for: str
     is_paused: bool
+    former_scale: Optional[float] = None
 
     def configure(
             self,
@@ -76,9 +80,10 @@ class StochasticDropPath(SaysScale):
         # what compiled code asks for: it would be compiled again for other settings
         self.drops_batch = settings.stochastic_method == 'block'
         self.skip_dropped = settings.skip_dropped
-        self.scale_by_keep = settings.scale_by_keep
+        self.scale_by_keep = bool(settings.scale_by_keep)
         self.rate_moves = bool(settings.schedule)
         self.never_drops = settings.drop_rate == 0. or depth_scale == 0.
+        self.own_rate = None
         self.is_paused = False
         self.depth_scale = depth_scale
         self.place_idx = place_idx
@@ -94,20 +99,34 @@ class StochasticDropPath(SaysScale):
         self.update_drop_prob()
 
     @torch.jit.unused
+    def unscheduled_rate(self) -> float:
+        """The drop rate of this place, of which a schedule may let it have a share."""
+        return (self.settings.drop_rate or 0.) * self.depth_scale if self.own_rate is None else self.own_rate
+
+    @torch.jit.unused
     def update_drop_prob(self) -> None:
         """Take over the rate that the progress of training asks for."""
-        rate = (self.settings.drop_rate or 0.) * self.depth_scale
+        rate = self.unscheduled_rate()
         self.full_drop_prob = rate * self.settings.share(1.)
         self.drop_prob = rate * self.settings.share(self.progress.fraction)
         self.keep_prob.fill_(1. - self.drop_prob)
 
     @torch.jit.unused
-    def set_drop_rate(self, drop_rate: float) -> None:
-        """Take over another drop rate of the network."""
+    def set_drop_rate(self, drop_rate: float, own_rate: Optional[float] = None) -> None:
+        """Take over another drop rate of the network, or of this block alone."""
         self.settings = replace(self.settings, drop_rate=drop_rate)
+        self.own_rate = own_rate
         self.rate_moves = True
-        self.never_drops = self.depth_scale == 0.
+        self.never_drops = self.depth_scale == 0. and own_rate is None
         self.update_drop_prob()
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.former_scale = None
+        super()._load_from_state_dict(*args)
+
+    def __getstate__(self) -> Dict[str, Any]:
+        # where it is unpickled, nobody knows that it has trained
+        return {**vars(self), 'former_scale': None if self.progress.has_stepped else self.former_scale}
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         super().__setstate__(state)

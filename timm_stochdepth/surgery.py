@@ -1,30 +1,26 @@
 """Stochastic depth for a model that exists: apply it, and take it away."""
-import re
-import warnings
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Dict, Generator, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, Generator, List, Mapping, Optional, Sequence, Tuple
 
 from torch import nn
 
 from .blocks import StochasticBlock, plain_class_of
+from .effects import tell_of_no_effect, tell_of_replaced
 from .norms import refuse_split_norms
 from .progress import TrainingProgress
-from .rates import check_choice, check_flag, depth_scales
+from .rates import check_flag, depth_scales
 from .scales import inference_scales, scale_own_branches
 from .settings import Settings
 from .sharding import sharded_like
 from .shared_draws import SharedDraws
 from .site import StochasticDropPath
-from .targets import STOCHASTIC_LAYER_MAPPING, Target, class_name, find_targets, names_that_fit
+from .target_names import check_target_layer_name
+from .targets import STOCHASTIC_LAYER_MAPPING, Target, class_name, find_targets
+from .trained_weights import former_scales, tell_of_kept_function, tell_of_other_function
+from .weights import RecordedDropPath
 
-__all__ = ['apply_recorded', 'apply_stochastic_depth', 'check_target_layer_name', 'remove_stochastic_depth']
-
-
-def check_target_layer_name(name: Any) -> None:
-    """Refuse what names no target layer, a class's own name (`'vision_transformer.Block'`) may be one."""
-    if not (isinstance(name, str) and re.fullmatch(r'\w+\.\w+', name)):
-        check_choice('target_layer_name', name, ('DropPath', *STOCHASTIC_LAYER_MAPPING))
+__all__ = ['apply_recorded', 'apply_settings', 'apply_stochastic_depth', 'remove_stochastic_depth']
 
 
 def apply_stochastic_depth(
@@ -37,7 +33,7 @@ def apply_stochastic_depth(
         *,
         drop_warmup: float = 0.,
         drop_schedule: Optional[Sequence[Tuple[float, float]]] = None,
-        scale_by_keep: bool = False,
+        scale_by_keep: Optional[bool] = None,
         skip_dropped: bool = False,
         keep_function: bool = False,
 ) -> None:
@@ -55,8 +51,9 @@ def apply_stochastic_depth(
             batch.
         stochastic_method: `'sample'`, an independent draw for each sample and branch, or `'block'`, one draw for a
             branch and the whole batch, a dropped branch is then not computed.
-        target_layer_name: `'DropPath'`, every place where timm has a drop path, or torchvision a `StochasticDepth`; a
-            key of `STOCHASTIC_LAYER_MAPPING`; or a class's own name, as in `'vision_transformer.Block'`.
+        target_layer_name: `'DropPath'`, every place where timm has a drop path, torchvision a `StochasticDepth`, or
+            somebody else, under a name with `drop_path`, a class that is called so and does the same; a key of
+            `STOCHASTIC_LAYER_MAPPING`; or a class's own name, as in `'vision_transformer.Block'`.
         drop_rate: Drop rate of the network, in [0, 1]; None keeps the rate of each drop path that is there.
         drop_distribution: `'linear'`, block l of 0 to L - 1 gets drop_rate * l / (L - 1), or `'uniform'`, each gets
             drop_rate. The branches of one block share its rate, and draw each for itself.
@@ -66,7 +63,8 @@ def apply_stochastic_depth(
             early stochastic depth is `[(0, 1), (0.2, 0)]`, late `[(0.2, 0), (0.2001, 1)]`
             (https://arxiv.org/abs/2303.01500).
         scale_by_keep: Divide by the keep probability in training, as timm's DropPath does, instead of scaling the
-            branch by it at inference, as the paper does.
+            branch by it at inference, as the paper does. None for the latter, or with a drop_rate of None for what the
+            drop paths that are there do: timm's divide.
         skip_dropped: Sample method: run a branch for the samples that keep it alone, which saves the time of the
             others. With norms that do not look at the batch this is masking, to rounding. A BatchNorm trains on the
             statistics of the kept samples, and uses its running statistics where it is given one value per channel.
@@ -116,30 +114,47 @@ def apply_settings(
         keep_function: As there.
         progress: How far training is; at its end if None.
     """
-    check_target_layer_name(target_layer_name)
-    trained_scales = inference_scales(model)
+    scales, trained_scales = inference_scales(model), former_scales(model)
+    check_target_layer_name(target_layer_name, model)
     targets = find_targets(model, target_layer_name)
     _refuse_targets(targets, settings)  # before any change
-    distribution = settings.drop_distribution
-    scales = [[scale] * len(t.places) for t, scale in zip(targets, depth_scales(len(targets), distribution))]
-    if settings.drop_rate is None:
-        rates = [target.rates() for target in targets]
-        drop_rate = max((rate for of_block in rates for rate in of_block), default=0.)
-        settings = replace(settings, drop_rate=drop_rate)
-        scales = [[rate / (drop_rate or 1.) for rate in of_block] for of_block in rates]
-    elif target_layer_name != 'DropPath':
-        peers = [name for target in targets for name in target.peers()]
-        if peers:
-            warnings.warn(
-                f'A block is not given stochastic depth twice, these are replaced: {", ".join(peers)}.', stacklevel=4)
-    _tell_of_no_effect(model, target_layer_name, targets, settings)
+    for target in targets:
+        scales.update((target.full_name(place), peer.inference_scale) for place, peer in target.peers.items())
+    if settings.drop_rate is not None and target_layer_name != 'DropPath':
+        tell_of_replaced(targets, stacklevel=3)
+    settings, depth_shares = _of_targets(targets, settings)
+    tell_of_no_effect(model, target_layer_name, targets, settings, depth_shares, stacklevel=3)
 
     with _undone_after_an_error(targets):
-        _install_all(targets, settings, scales, progress or TrainingProgress())
+        _install_all(targets, settings, depth_shares, progress or TrainingProgress())
         if keep_function:
-            scale_own_branches(model, trained_scales, inference_scales(model))
-    if not keep_function and any(scale != trained_scales.get(n, 1.) for n, scale in inference_scales(model).items()):
-        _tell_of_trained_weights(model)
+            scale_own_branches(model, scales, inference_scales(model))
+    if keep_function:
+        tell_of_kept_function(trained_scales, stacklevel=3)
+        trained_scales = scales = inference_scales(model)
+    tell_of_other_function(
+        model, scales, trained_scales, stacklevel=3, advice=', scale_by_keep=True scales in training instead')
+
+
+def _of_targets(targets: Sequence[Target], settings: Settings) -> Tuple[Settings, List[List[float]]]:
+    """The settings, with what is taken over from the drop paths that are there, and each place's share of the rate."""
+    block_shares = depth_scales(len(targets), settings.drop_distribution)
+    shares = [[share] * len(target.places) for target, share in zip(targets, block_shares)]
+    if settings.drop_rate is not None:
+        return replace(settings, scale_by_keep=bool(settings.scale_by_keep)), shares
+    scale_by_keep = settings.scale_by_keep
+    if scale_by_keep is None:
+        conventions = set().union(*(target.conventions() for target in targets))
+        if len(conventions) > 1:
+            raise ValueError(
+                'scale_by_keep must be given with drop_rate=None where some drop paths of the model divide by the keep'
+                ' probability in training, and others do not, but got None.')
+        scale_by_keep = False not in conventions  # none says anything at a rate of 0, where timm's would be True
+    rates = [target.rates() for target in targets]
+    drop_rate = max((rate for of_block in rates for rate in of_block), default=0.)
+    if drop_rate > 0.:
+        shares = [[rate / drop_rate for rate in of_block] for of_block in rates]
+    return replace(settings, drop_rate=drop_rate, scale_by_keep=scale_by_keep), shares
 
 
 def _install_all(
@@ -179,15 +194,6 @@ def _undone_after_an_error(targets: Sequence[Target]) -> Generator[None, None, N
         raise
 
 
-def _tell_of_trained_weights(model: nn.Module) -> None:
-    counters = (b for name, b in model.named_buffers() if name.endswith('num_batches_tracked') and not b.is_meta)
-    if any(counter > 0 for counter in counters):
-        warnings.warn(
-            'The network has been trained, and computes something else at inference from now on, as its branches are'
-            ' scaled there: keep_function=True scales the weights with it, and scale_by_keep=True scales in training'
-            ' instead.', stacklevel=4)
-
-
 def _refuse_targets(targets: Sequence[Target], settings: Settings) -> None:
     reasons: Dict[str, Target] = {}
     for target in targets:
@@ -203,50 +209,37 @@ def _refuse_targets(targets: Sequence[Target], settings: Settings) -> None:
             f' {getattr(settings, name)!r}: {blocks}.')
 
 
-def _tell_of_no_effect(model: nn.Module, target_layer_name: str, targets: Sequence[Target], settings: Settings) -> None:
-    if not targets:
-        fitting = names_that_fit(model)
-        hint = f'the names that fit it are {", ".join(fitting)}' if fitting else 'none of its blocks has a drop path'
-        warnings.warn(
-            f'No {target_layer_name} found in {type(model).__name__}: nothing is dropped, {hint}.', stacklevel=4)
-    if settings.drop_rate == 0.:
-        warnings.warn('drop_rate is 0: stochastic depth has no effect.', stacklevel=4)
-    if settings.stochastic_method == 'sample' and not settings.use_same_gpu_seed:
-        warnings.warn(
-            "use_same_gpu_seed=False has no effect with stochastic_method='sample': every sample has a draw of its"
-            " own.", stacklevel=4)
-    if settings.stochastic_method == 'block' and settings.skip_dropped:
-        warnings.warn(
-            "skip_dropped=True has no effect with stochastic_method='block', which never computes what it drops.",
-            stacklevel=4)
-
-
-def apply_recorded(model: nn.Module, recorded: Mapping[str, Tuple[Settings, float]]) -> None:
+def apply_recorded(model: nn.Module, recorded: Mapping[str, RecordedDropPath]) -> None:
     """Give the drop paths of a plain network the settings that they had in another one like it.
 
     Args:
         model: A plain network.
-        recorded: Settings and depth scale, by the name of the drop path; others stay as they are.
+        recorded: What they had, by the name of the drop path; others stay as they are.
 
     Raises:
         ValueError: The network has none of that name.
     """
     keys = ('DropPath', *STOCHASTIC_LAYER_MAPPING)
     targets = {target.name: target for key in keys for target in find_targets(model, key)}
-    named = {f'{target.name}.{place}' for target in targets.values() for place in target.places}
-    missing = [name for name in recorded if name not in named]
+    names = {target.full_name(place) for target in targets.values() for place in target.places}
+    missing = [name for name in recorded if name not in names]
     if missing:
         raise ValueError(
             f'model must have the drop paths that its weights were trained with, but {type(model).__name__} lacks'
             f' {", ".join(missing)}.')
     groups: Dict[Settings, List[Tuple[Target, List[float]]]] = {}
     for target in targets.values():
-        said = [recorded.get(f'{target.name}.{place}') for place in target.places]
-        settings = next((s[0] for s in said if s is not None), None)
+        said = [recorded.get(target.full_name(place)) for place in target.places]
+        settings = next((s.settings for s in said if s is not None), None)
         if settings is not None:
-            groups.setdefault(settings, []).append((target, [0. if s is None else s[1] for s in said]))
+            groups.setdefault(settings, []).append((target, [0. if s is None else s.depth_scale for s in said]))
     for settings, group in groups.items():
-        _install_all([target for target, _ in group], settings, [scales for _, scales in group], TrainingProgress())
+        _install_all([target for target, _ in group], settings, [shares for _, shares in group], TrainingProgress())
+    for target in targets.values():
+        for place, drop_path in target.drop_paths().items():
+            own_rate = recorded[target.full_name(place)].own_rate if target.full_name(place) in recorded else None
+            if own_rate is not None:
+                drop_path.set_drop_rate(drop_path.settings.drop_rate or 0., own_rate)
 
 
 def _install(block: nn.Module, place: str) -> StochasticDropPath:

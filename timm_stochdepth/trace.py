@@ -107,6 +107,6 @@ def trace_forward(
         raise NotCuttable(f'its forward cannot be traced: {message}') from e
     parameters = inspect.signature(plain_forward).parameters
     for node in graph.nodes:
-        if node.op == 'placeholder':
+        if node.op == 'placeholder' and node.target in parameters:
             node.meta['annotation'] = parameters[node.target].annotation
     return graph

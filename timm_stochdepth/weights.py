@@ -1,12 +1,13 @@
 """Weights under the names that the network itself has, and what a state_dict's metadata says of them."""
 from collections import OrderedDict
-from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional
 
 import torch
 
 from .settings import Settings
 
 __all__ = [
+    'RecordedDropPath',
     'check_finite',
     'how_to_merge',
     'scales_in_metadata',
@@ -89,8 +90,15 @@ def scales_in_metadata(state_dict: Mapping[str, Any], full: bool = False) -> Opt
     return {name: m[key] for name, m in metadata.items() if isinstance(m.get(key), (int, float))}
 
 
-def settings_in_metadata(state_dict: Mapping[str, Any]) -> Dict[str, Tuple[Settings, float]]:
-    """Settings and depth scale of each drop path of the network that gave its weights.
+class RecordedDropPath(NamedTuple):
+    """How a drop path dropped when its network gave its weights; see `StochasticDropPath`."""
+    settings: Settings
+    depth_scale: float
+    own_rate: Optional[float]
+
+
+def settings_in_metadata(state_dict: Mapping[str, Any]) -> Dict[str, RecordedDropPath]:
+    """How each drop path of the network that gave its weights dropped.
 
     Args:
         state_dict: Weights.
@@ -105,7 +113,8 @@ def settings_in_metadata(state_dict: Mapping[str, Any]) -> Dict[str, Tuple[Setti
     for name, said in getattr(state_dict, '_metadata', {}).items():
         if 'settings' in said:
             try:
-                found[name] = Settings(**said['settings']), float(said['depth_scale'])
+                found[name] = RecordedDropPath(
+                    Settings(**said['settings']), float(said['depth_scale']), said['own_rate'])
             except (KeyError, TypeError, ValueError) as e:
                 raise ValueError(
                     'state_dict must have settings of stochastic depth that this version knows in its metadata, but'

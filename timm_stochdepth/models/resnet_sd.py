@@ -13,8 +13,8 @@ from timm.models.resnet import Bottleneck, ResNet
 from timm.models.resnet import default_cfgs as _timm_default_cfgs
 
 from ..offline import says_how_to_go_on
-from ..rates import check_flag
-from ..settings import Settings
+from ..rates import check_flag, check_fraction, shown
+from ..settings import METHODS, Settings
 from ..surgery import apply_stochastic_depth
 from .pretrained import checkpoint_filter_fn
 
@@ -27,6 +27,7 @@ def _build_resnet_sd(
         drop_path_rate: float,
         **kwargs: Any,
 ) -> ResNet:
+    check_fraction('drop_path_rate', drop_path_rate)
     names = [f.name for f in fields(Settings)]
     settings = {name: kwargs.pop(name) for name in names if name in kwargs and name != 'drop_rate'}
     block: Any = Bottleneck
@@ -38,7 +39,8 @@ def _build_resnet_sd(
 
 def _create_resnet_sd(
         plain_architecture: str,
-        stochastic_method: str,
+        method: str,
+        /,
         pretrained: bool = False,
         fold_pretrained: Optional[bool] = None,
         **kwargs: Any,
@@ -47,25 +49,32 @@ def _create_resnet_sd(
 
     Args:
         plain_architecture: Name of timm's model without stochastic depth.
-        stochastic_method: `'sample'` or `'block'`.
+        method: `'sample'` or `'block'`.
         pretrained: Load pretrained weights.
         fold_pretrained: Whether those are a plain network's, to be folded, see `models.pretrained`. None: as found.
         **kwargs: `drop_path_rate` (the rate of stochastic depth), `drop_distribution`, `drop_warmup`, `drop_schedule`,
             `use_same_gpu_seed`, `scale_by_keep` and `skip_dropped` as in `apply_stochastic_depth`, and all arguments
             of timm's ResNet.
     """
+    name = f'{plain_architecture}_sd_{method}'
+    given = kwargs.pop('stochastic_method', method)
+    if given != method:
+        names = ', '.join(f'{plain_architecture}_sd_{m}' for m in METHODS)
+        raise ValueError(
+            f'stochastic_method must be what the name of the model says, {method!r} for {name}, but got {shown(given)}.'
+            f' The names are {names}.')
     if fold_pretrained is not None:
         check_flag('fold_pretrained', fold_pretrained)
         if fold_pretrained == (kwargs.get('pretrained_model_args') or {}).get('fold_pretrained'):
             # timm records every argument in config.json: this one was about an earlier load, and other weights
             fold_pretrained = None
     with says_how_to_go_on(
-            f'{plain_architecture}_sd_{stochastic_method}',
+            name,
             "pretrained_cfg_overlay=dict(file=...), or train.py's --pretrained-path, takes weights that are on this"
             ' machine.') if pretrained else nullcontext():
         return build_model_with_cfg(
-            partial(_build_resnet_sd, plain_architecture, stochastic_method),
-            f'{plain_architecture}_sd_{stochastic_method}',
+            partial(_build_resnet_sd, plain_architecture, method),
+            name,
             pretrained,
             pretrained_filter_fn=partial(
                 checkpoint_filter_fn,

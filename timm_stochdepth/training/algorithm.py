@@ -9,7 +9,8 @@ from ..rates import check_flag
 from ..scales import inference_scales, scale_own_branches
 from ..settings import METHODS, Settings
 from ..shared_draws import SharedDraws
-from ..surgery import apply_settings, check_target_layer_name
+from ..surgery import apply_settings
+from ..target_names import check_target_layer_name
 from .composer_time import Duration, State, check_duration, share_done
 from .loaded_weights import LoadedWeights
 
@@ -50,7 +51,8 @@ class StochasticDepth:
             settings, whose progress is the warm-up's.
         use_same_gpu_seed: Block method: whether the ranks of a distributed run drop the same blocks.
         drop_schedule: Points (progress of training, share of the rate), instead of drop_warmup.
-        scale_by_keep: Divide by the keep probability in training, instead of scaling by it at inference.
+        scale_by_keep: Divide by the keep probability in training, instead of scaling by it at inference. None for the
+            latter, or with a drop_rate of None for what the drop paths that are there do.
         skip_dropped: Sample method: run a branch for the samples that keep it alone.
         keep_function: Scale the weights that the model has when the trainer is made, so that it computes at inference
             what it computed; see `apply_stochastic_depth`.
@@ -78,7 +80,7 @@ class StochasticDepth:
             use_same_gpu_seed: bool = True,
             *,
             drop_schedule: Optional[Sequence[Tuple[float, float]]] = None,
-            scale_by_keep: bool = False,
+            scale_by_keep: Optional[bool] = None,
             skip_dropped: bool = False,
             keep_function: bool = False,
     ) -> None:
