@@ -26,6 +26,9 @@ from .waiting import refuse_waiting
 
 __all__ = ['StochasticBlock', 'cuts_of', 'plain_class_of', 'stochastic_class']
 
+# why a block has no cut; the error itself would keep the network alive, and whatever the block is given: its traceback
+Refusal = Tuple[Type[NotCuttable], str]
+
 
 class StochasticBlock(nn.Module):
     """A residual block whose branches are dropped at random in training: the base class of all of them.
@@ -78,9 +81,8 @@ class StochasticBlock(nn.Module):
 
     @torch.jit.unused
     def _forward_masked(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            cut, given = self._cut(*args, **kwargs)
-        except NotCuttable:  # as the block now stands: its drop paths mask what it computes
+        cut, given = self._find_cut(*args, **kwargs)
+        if not isinstance(cut, Cut):  # as the block now stands: its drop paths mask what it computes
             return plain_class_of(self).forward(self, *args, **kwargs)
         return cut.forward(self, **given)
 
@@ -142,7 +144,19 @@ class StochasticBlock(nn.Module):
 
     @torch.jit.unused
     def _cut(self, *args: Any, **kwargs: Any) -> Tuple[Cut, Dict[str, Any]]:
-        """The cut forward for the arguments that are given, and these by their names."""
+        """The cut forward for the arguments that are given, and these by their names.
+
+        Raises:
+            NotCuttable: There is none.
+        """
+        cut, given = self._find_cut(*args, **kwargs)
+        if isinstance(cut, Cut):
+            return cut, given
+        raise _error_of(cut)
+
+    @torch.jit.unused
+    def _find_cut(self, *args: Any, **kwargs: Any) -> Tuple[Union[Cut, Refusal], Dict[str, Any]]:
+        """The cut forward for the arguments that are given, or why there is none, and these by their names."""
         owned = tuple(
             name for name in (*self._modules, *self._parameters)
             if name not in (*getattr(self, 'shortcut_modules', ()), *self._places))
@@ -159,28 +173,25 @@ class _CutBlock(StochasticBlock):
     _structure: ClassVar[Tuple[Hashable, ...]]
     _reads_training: ClassVar[bool]
     # the cut, or why there is none, by the names of the arguments that are given, and whether the block is training
-    _cuts: ClassVar[Dict[Tuple[Tuple[str, ...], bool], Union[Cut, NotCuttable]]]
+    _cuts: ClassVar[Dict[Tuple[Tuple[str, ...], bool], Union[Cut, Refusal]]]
 
     @torch.jit.unused
-    def _cut(self, *args: Any, **kwargs: Any) -> Tuple[Cut, Dict[str, Any]]:
+    def _find_cut(self, *args: Any, **kwargs: Any) -> Tuple[Union[Cut, Refusal], Dict[str, Any]]:
         made = type(self)  # strict export of torch 2.7 reads tables from a class alone
         values = {**{p.name: value for p, value in zip(made._arguments, args)}, **kwargs}
         given = {
             p.name: values[p.name] for p in made._arguments if p.name in values and values[p.name] is not p.default}
         key = tuple(given), self.training and made._reads_training
-        cut = made._cuts.get(key) or self._cut_anew(key)
-        if isinstance(cut, NotCuttable):
-            raise cut
-        return cut, given
+        return made._cuts.get(key) or self._cut_anew(key), given
 
     @torch.jit.unused
     @torch.compiler.disable
-    def _cut_anew(self, key: Tuple[Tuple[str, ...], bool]) -> Union[Cut, NotCuttable]:
+    def _cut_anew(self, key: Tuple[Tuple[str, ...], bool]) -> Union[Cut, Refusal]:
         try:
             graph = trace_forward(self, self._plain_class, self._places, key[0])
             self._cuts[key] = cut_forward(self, graph, self._places)
         except NotCuttable as e:
-            self._cuts[key] = e
+            self._cuts[key] = type(e), str(e)
         return self._cuts[key]
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -277,8 +288,13 @@ def stochastic_class(block: nn.Module, places: Sequence[str]) -> Type[Stochastic
     probe._renew_class()
     cuts = list(probe._cuts.values())
     if not any(isinstance(cut, Cut) for cut in cuts):
-        raise cuts[0]
+        raise _error_of(cuts[0])
     return cast(Type[StochasticBlock], type(probe))
+
+
+def _error_of(refusal: Refusal) -> NotCuttable:
+    error, reason = refusal
+    return error(reason)
 
 
 def _usual_arguments(made: Type[_CutBlock]) -> List[Tuple[Tuple[str, ...], bool]]:
