@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from .class_table import ClassTable
 from .cut import Cut, cut_by_hand, cut_forward
 from .families import BATCH_DIMENSIONS
 from .leaf import as_whole_block, is_traced
@@ -42,6 +43,12 @@ class StochasticBlock(nn.Module):
     """
     # what a child of a plain class may be called has no underscore in front: it would be hidden
     _places: ClassVar[Tuple[str, ...]] = ('drop_path',)
+    # of a family of your own, by the names of what its branch has
+    _cuts_by_hand: ClassVar[Dict[Tuple[str, ...], Cut]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._cuts_by_hand = {}
 
     if TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any: ...  # children, and what a family defines
@@ -160,8 +167,14 @@ class StochasticBlock(nn.Module):
         owned = tuple(
             name for name in (*self._modules, *self._parameters)
             if name not in (*getattr(self, 'shortcut_modules', ()), *self._places))
-        plain_class: Any = plain_class_of(self)
-        return cut_by_hand(plain_class, owned), {'x': args[0]} if args else kwargs
+        cut = type(self)._cuts_by_hand.get(owned) or self._cut_by_hand(owned)
+        return cut, {'x': args[0]} if args else kwargs
+
+    @torch.jit.unused
+    @torch.compiler.disable
+    def _cut_by_hand(self, owned: Tuple[str, ...]) -> Cut:
+        cut = self._cuts_by_hand[owned] = cut_by_hand(plain_class_of(self), owned)
+        return cut
 
 
 class _CutBlock(StochasticBlock):
@@ -187,6 +200,11 @@ class _CutBlock(StochasticBlock):
     @torch.jit.unused
     @torch.compiler.disable
     def _cut_anew(self, key: Tuple[Tuple[str, ...], bool]) -> Union[Cut, Refusal]:
+        if not self.__dict__.get('_is_replica') and structure_of(self, self._names) != self._structure:
+            self._renew_class()  # something in a list or a dict was changed
+        return self._cuts.get(key) or self._make_cut(key)
+
+    def _make_cut(self, key: Tuple[Tuple[str, ...], bool]) -> Union[Cut, Refusal]:
         try:
             graph = trace_forward(self, self._plain_class, self._places, key[0])
             self._cuts[key] = cut_forward(self, graph, self._places)
@@ -215,11 +233,11 @@ class _CutBlock(StochasticBlock):
             self._renew_class()
 
     def _renew_class(self) -> None:
-        made = _create_class(self, self._plain_class, self._places)
+        made = _class_for(self, self._plain_class, self._places)
         self.__class__ = sharded_like(self, made)
         for key in _usual_arguments(made):  # now, and not while the block is compiled
             if key not in self._cuts:
-                self._cut_anew(key)
+                self._make_cut(key)
 
     def __reduce_ex__(self, protocol: Any) -> Tuple[Any, ...]:
         # a class that was made here is known to no other process
@@ -239,18 +257,18 @@ def _new_block(plain_class: Type[nn.Module], places: Tuple[str, ...]) -> nn.Modu
     return made.__new__(made)
 
 
-_CLASSES: Dict[Any, Type[_CutBlock]] = {}
+_CLASSES: ClassTable[_CutBlock] = ClassTable()
 
 
-def _create_class(block: nn.Module, plain_class: Type[nn.Module], places: Tuple[str, ...]) -> Type[_CutBlock]:
+def _class_for(block: nn.Module, plain_class: Type[nn.Module], places: Tuple[str, ...]) -> Type[_CutBlock]:
     read = names_read(plain_class)
     names = tuple(sorted(read - {'training', *places}))
     structure = structure_of(block, names)
     # torch.compile has a limit of graphs for a function, which each shape is to have for itself
     shapes = tuple((name, None if is_lazy(p) else p.shape) for name, p in block.named_parameters())
-    key: Any = plain_class, places, structure, shapes
-    if key not in _CLASSES:
-        _CLASSES[key] = type(plain_class.__name__, (_CutBlock, plain_class), {
+
+    def make() -> Type[_CutBlock]:
+        return type(plain_class.__name__, (_CutBlock, plain_class), {
             '__module__': __name__,
             '_plain_class': plain_class,
             '_places': places,
@@ -261,7 +279,8 @@ def _create_class(block: nn.Module, plain_class: Type[nn.Module], places: Tuple[
             '_cuts': {},
             'forward': scriptable_forward(plain_class),
         })
-    return _CLASSES[key]
+
+    return _CLASSES.find((plain_class, places, structure, shapes), plain_class, make)
 
 
 def plain_class_of(block: nn.Module) -> Type[nn.Module]:
