@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from .class_table import ClassTable
 from .cut import Cut, cut_by_hand, cut_forward
 from .families import BATCH_DIMENSIONS
 from .leaf import as_whole_block, is_traced
@@ -26,6 +27,9 @@ from .waiting import refuse_waiting
 
 __all__ = ['StochasticBlock', 'cuts_of', 'plain_class_of', 'stochastic_class']
 
+# why a block has no cut; the error itself would keep the network alive, and whatever the block is given: its traceback
+Refusal = Tuple[Type[NotCuttable], str]
+
 
 class StochasticBlock(nn.Module):
     """A residual block whose branches are dropped at random in training: the base class of all of them.
@@ -39,6 +43,12 @@ class StochasticBlock(nn.Module):
     """
     # what a child of a plain class may be called has no underscore in front: it would be hidden
     _places: ClassVar[Tuple[str, ...]] = ('drop_path',)
+    # of a family of your own, by the names of what its branch has
+    _cuts_by_hand: ClassVar[Dict[Tuple[str, ...], Cut]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._cuts_by_hand = {}
 
     if TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any: ...  # children, and what a family defines
@@ -78,9 +88,8 @@ class StochasticBlock(nn.Module):
 
     @torch.jit.unused
     def _forward_masked(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            cut, given = self._cut(*args, **kwargs)
-        except NotCuttable:  # as the block now stands: its drop paths mask what it computes
+        cut, given = self._find_cut(*args, **kwargs)
+        if not isinstance(cut, Cut):  # as the block now stands: its drop paths mask what it computes
             return plain_class_of(self).forward(self, *args, **kwargs)
         return cut.forward(self, **given)
 
@@ -142,12 +151,30 @@ class StochasticBlock(nn.Module):
 
     @torch.jit.unused
     def _cut(self, *args: Any, **kwargs: Any) -> Tuple[Cut, Dict[str, Any]]:
-        """The cut forward for the arguments that are given, and these by their names."""
+        """The cut forward for the arguments that are given, and these by their names.
+
+        Raises:
+            NotCuttable: There is none.
+        """
+        cut, given = self._find_cut(*args, **kwargs)
+        if isinstance(cut, Cut):
+            return cut, given
+        raise _error_of(cut)
+
+    @torch.jit.unused
+    def _find_cut(self, *args: Any, **kwargs: Any) -> Tuple[Union[Cut, Refusal], Dict[str, Any]]:
+        """The cut forward for the arguments that are given, or why there is none, and these by their names."""
         owned = tuple(
             name for name in (*self._modules, *self._parameters)
             if name not in (*getattr(self, 'shortcut_modules', ()), *self._places))
-        plain_class: Any = plain_class_of(self)
-        return cut_by_hand(plain_class, owned), {'x': args[0]} if args else kwargs
+        cut = type(self)._cuts_by_hand.get(owned) or self._cut_by_hand(owned)
+        return cut, {'x': args[0]} if args else kwargs
+
+    @torch.jit.unused
+    @torch.compiler.disable
+    def _cut_by_hand(self, owned: Tuple[str, ...]) -> Cut:
+        cut = self._cuts_by_hand[owned] = cut_by_hand(plain_class_of(self), owned)
+        return cut
 
 
 class _CutBlock(StochasticBlock):
@@ -159,10 +186,10 @@ class _CutBlock(StochasticBlock):
     _structure: ClassVar[Tuple[Hashable, ...]]
     _reads_training: ClassVar[bool]
     # the cut, or why there is none, by the names of the arguments that are given, and whether the block is training
-    _cuts: ClassVar[Dict[Tuple[Tuple[str, ...], bool], Union[Cut, NotCuttable]]]
+    _cuts: ClassVar[Dict[Tuple[Tuple[str, ...], bool], Union[Cut, Refusal]]]
 
     @torch.jit.unused
-    def _cut(self, *args: Any, **kwargs: Any) -> Tuple[Cut, Dict[str, Any]]:
+    def _find_cut(self, *args: Any, **kwargs: Any) -> Tuple[Union[Cut, Refusal], Dict[str, Any]]:
         made = type(self)  # strict export of torch 2.7 reads tables from a class alone
         values = {**{p.name: value for p, value in zip(made._arguments, args)}, **kwargs}
         given = {
@@ -170,19 +197,21 @@ class _CutBlock(StochasticBlock):
         if kwargs:  # those that the plain forward hands on
             given.update((n, v) for n, v in kwargs.items() if all(n != p.name for p in made._arguments))
         key = tuple(given), self.training and made._reads_training
-        cut = made._cuts.get(key) or self._cut_anew(key)
-        if isinstance(cut, NotCuttable):
-            raise cut
-        return cut, given
+        return made._cuts.get(key) or self._cut_anew(key), given
 
     @torch.jit.unused
     @torch.compiler.disable
-    def _cut_anew(self, key: Tuple[Tuple[str, ...], bool]) -> Union[Cut, NotCuttable]:
+    def _cut_anew(self, key: Tuple[Tuple[str, ...], bool]) -> Union[Cut, Refusal]:
+        if not self.__dict__.get('_is_replica') and structure_of(self, self._names) != self._structure:
+            self._renew_class()  # something in a list or a dict was changed
+        return self._cuts.get(key) or self._make_cut(key)
+
+    def _make_cut(self, key: Tuple[Tuple[str, ...], bool]) -> Union[Cut, Refusal]:
         try:
             graph = trace_forward(self, self._plain_class, self._places, key[0])
             self._cuts[key] = cut_forward(self, graph, self._places)
         except NotCuttable as e:
-            self._cuts[key] = e
+            self._cuts[key] = type(e), str(e)
         return self._cuts[key]
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -206,11 +235,11 @@ class _CutBlock(StochasticBlock):
             self._renew_class()
 
     def _renew_class(self) -> None:
-        made = _create_class(self, self._plain_class, self._places)
+        made = _class_for(self, self._plain_class, self._places)
         self.__class__ = sharded_like(self, made)
         for key in _usual_arguments(made):  # now, and not while the block is compiled
             if key not in self._cuts:
-                self._cut_anew(key)
+                self._make_cut(key)
 
     def __reduce_ex__(self, protocol: Any) -> Tuple[Any, ...]:
         # a class that was made here is known to no other process
@@ -230,18 +259,18 @@ def _new_block(plain_class: Type[nn.Module], places: Tuple[str, ...]) -> nn.Modu
     return made.__new__(made)
 
 
-_CLASSES: Dict[Any, Type[_CutBlock]] = {}
+_CLASSES: ClassTable[_CutBlock] = ClassTable()
 
 
-def _create_class(block: nn.Module, plain_class: Type[nn.Module], places: Tuple[str, ...]) -> Type[_CutBlock]:
+def _class_for(block: nn.Module, plain_class: Type[nn.Module], places: Tuple[str, ...]) -> Type[_CutBlock]:
     read = names_read(plain_class)
     names = tuple(sorted(read - {'training', *places}))
     structure = structure_of(block, names)
     # torch.compile has a limit of graphs for a function, which each shape is to have for itself
     shapes = tuple((name, None if is_lazy(p) else p.shape) for name, p in block.named_parameters())
-    key: Any = plain_class, places, structure, shapes
-    if key not in _CLASSES:
-        _CLASSES[key] = type(plain_class.__name__, (_CutBlock, plain_class), {
+
+    def make() -> Type[_CutBlock]:
+        return type(plain_class.__name__, (_CutBlock, plain_class), {
             '__module__': __name__,
             '_plain_class': plain_class,
             '_places': places,
@@ -252,7 +281,8 @@ def _create_class(block: nn.Module, plain_class: Type[nn.Module], places: Tuple[
             '_cuts': {},
             'forward': scriptable_forward(plain_class),
         })
-    return _CLASSES[key]
+
+    return _CLASSES.find((plain_class, places, structure, shapes), plain_class, make)
 
 
 def plain_class_of(block: nn.Module) -> Type[nn.Module]:
@@ -279,8 +309,13 @@ def stochastic_class(block: nn.Module, places: Sequence[str]) -> Type[Stochastic
     probe._renew_class()
     cuts = list(probe._cuts.values())
     if not any(isinstance(cut, Cut) for cut in cuts):
-        raise cuts[0]
+        raise _error_of(cuts[0])
     return cast(Type[StochasticBlock], type(probe))
+
+
+def _error_of(refusal: Refusal) -> NotCuttable:
+    error, reason = refusal
+    return error(reason)
 
 
 def _usual_arguments(made: Type[_CutBlock]) -> List[Tuple[Tuple[str, ...], bool]]:

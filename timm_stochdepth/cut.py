@@ -7,7 +7,7 @@ branch a function of its own. What is not recognized is refused, with the reason
 """
 import operator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, Callable, Dict, List, Sequence, Set, Tuple, Type
 
 import torch
@@ -181,7 +181,6 @@ def cut_forward(block: nn.Module, graph: fx.Graph, places: Sequence[str]) -> Cut
     return _Cutter(block, graph, places).cut()
 
 
-@cache
 def cut_by_hand(plain_class: Type[nn.Module], owned: Tuple[str, ...]) -> Cut:
     """The cut of a block that says itself what its shortcut, branch and activation are.
 

@@ -1,9 +1,10 @@
 """The forward of a stochastic block's class, as TorchScript and who looks at signatures find it: the plain one's."""
 import ast
 import inspect
+import re
 import textwrap
 from types import FunctionType
-from typing import Any, Callable, Type
+from typing import Any, Callable, Iterator, Type
 
 import torch
 from torch import nn
@@ -57,7 +58,20 @@ if not torch.jit.is_scripting():
 '''
     function.body = [*ast.parse(dispatch).body, *function.body]
     source = ast.unparse(ast.fix_missing_locations(tree))
-    return compile_source(source, {**plain_forward.__globals__, 'torch': torch})['forward']
+    # not all globals: a network is often among them, and would be kept alive
+    referred = {'__name__', *_names_in(tree)}
+    known = {name: value for name, value in plain_forward.__globals__.items() if name in referred}
+    return compile_source(source, {**known, 'torch': torch})['forward']
+
+
+def _names_in(tree: ast.AST) -> Iterator[str]:
+    """Names that source refers to, those in annotations that are strings among them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id
+        for annotation in (getattr(node, 'annotation', None), getattr(node, 'returns', None)):
+            if annotation is not None:
+                yield from re.findall(r'\w+', ast.unparse(annotation))
 
 
 def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:

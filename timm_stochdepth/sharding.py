@@ -1,12 +1,13 @@
 """Modules that are sharded over the ranks: by FSDP2, whose `fully_shard` changes their class, or by FSDP1's wrapper."""
 import sys
-from typing import Any, Dict, Tuple
+from typing import Any, Tuple
+from weakref import WeakValueDictionary
 
 from torch import nn
 
 __all__ = ['refuse_sharded', 'sharded_like', 'units', 'unsharded_class']
 
-_CLASSES: Dict[Tuple[type, type], type] = {}
+_CLASSES: 'WeakValueDictionary[Tuple[type, type], type]' = WeakValueDictionary()
 
 
 def units() -> Tuple[type, ...]:
@@ -28,9 +29,10 @@ def sharded_like(module: nn.Module, cls: type) -> Any:
     if unsharded_class(sharded) is cls:
         return sharded
     key = sharded.__bases__[0], cls
-    if key not in _CLASSES:
-        _CLASSES[key] = type(f'FSDP{cls.__name__}', key, {'__deepcopy__': vars(sharded)['__deepcopy__']})
-    return _CLASSES[key]
+    made = _CLASSES.get(key)
+    if made is None:
+        made = _CLASSES[key] = type(f'FSDP{cls.__name__}', key, {'__deepcopy__': vars(sharded)['__deepcopy__']})
+    return made
 
 
 def refuse_sharded(model: nn.Module) -> None:

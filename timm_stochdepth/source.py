@@ -2,6 +2,7 @@
 import linecache
 from itertools import count
 from typing import Any, Dict, Mapping
+from weakref import finalize
 
 __all__ = ['compile_source']
 
@@ -9,8 +10,14 @@ __all__ = ['compile_source']
 _NUMBERS = count()
 
 
+class _Use:
+    """Lives as long as one of the functions in whose namespace it is."""
+
+
 def compile_source(source: str, names: Mapping[str, Any]) -> Dict[str, Any]:
     """Run source, and return the names that it sees and those that it defines.
+
+    The source can be read as long as there is one of the functions.
 
     Args:
         source: Definitions of functions.
@@ -18,6 +25,8 @@ def compile_source(source: str, names: Mapping[str, Any]) -> Dict[str, Any]:
     """
     filename = f'<timm_stochdepth {next(_NUMBERS)}>'
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    namespace = dict(names)
+    use = _Use()
+    finalize(use, linecache.cache.pop, filename, None).atexit = False
+    namespace = {**names, '__use__': use}
     exec(compile(source, filename, 'exec', dont_inherit=True), namespace)
     return namespace

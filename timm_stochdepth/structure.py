@@ -1,6 +1,8 @@
-"""What a block's forward can tell from one block of its class to another: these are cut alike."""
+"""Cache key of a block: blocks with equal keys share one class, and with it their cut forwards."""
+from functools import partial
 from types import CodeType, FunctionType
 from typing import Any, Collection, FrozenSet, Hashable, Iterator, List, Tuple
+from weakref import ref
 
 from torch import Tensor, nn
 
@@ -22,14 +24,48 @@ def names_read(plain_class: type) -> FrozenSet[str]:
     return frozenset(name for method in methods for name in _code_names(method.__code__))
 
 
-def _value(value: Any) -> Hashable:
-    if isinstance(value, (list, tuple)):
-        return tuple(_value(v) for v in value)
+class _Itself:
+    """Stands in a key for an object that is like no other, and does not keep it alive."""
+
+    def __init__(self, value: Any) -> None:
+        self.id = id(value)
+        try:
+            self.get: Any = ref(value)
+        except TypeError:  # has no weak references
+            self.get = lambda: value
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, _Itself) and self.get() is other.get() is not None
+
+    def __hash__(self) -> int:
+        return self.id
+
+
+def _value(value: Any, holders: Tuple[int, ...] = ()) -> Hashable:
+    """A value as a part of a key: equal for what has equal parts, copies among them."""
+    kind = type(value)
+    if kind in (type(None), bool, int, str, bytes):
+        return kind, value
+    if kind in (float, complex):
+        return kind, repr(value)  # tells 0. from -0., and not nan from nan
+    if id(value) in holders:  # which holds itself
+        return 'holder', holders.index(id(value))
+    holders = (*holders, id(value))
+    if kind in (tuple, list):
+        return kind, *(_value(v, holders) for v in value)
+    if kind in (set, frozenset):
+        return kind, frozenset(_value(v, holders) for v in value)
+    # a function, a class, a module, an object that says of no other that it is equal
+    is_unique = kind.__hash__ is object.__hash__ and kind is not partial
+    if is_unique or isinstance(value, (Tensor, nn.Module)):
+        return _Itself(value)
     try:
-        hash(value)
-    except TypeError:
-        return object()  # equal to nothing
-    return type(value), value
+        parts: Any = value.__reduce_ex__(4)  # what copy and pickle make it of, items of lists and dicts by an iterator
+    except Exception:  # whatever other people's code raises
+        return _Itself(value)
+    if isinstance(parts, str):
+        return _Itself(value)
+    return kind, *(_value(list(part) if hasattr(part, '__next__') else part, holders) for part in parts)
 
 
 def structure_of(block: nn.Module, names: Collection[str]) -> Tuple[Hashable, ...]:
