@@ -1,10 +1,15 @@
 """Time plain timm, its peers and stochastic depth on this machine, interleaved in one run, and count what they do."""
 import argparse
 from contextlib import nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ..bench.settings import ROWS, BenchSettings
 from ..rates import DISTRIBUTIONS
 from .arguments import Choice, Device, Fraction, ModelName, OutputFolderPath, UsageError, WholeNumber
+
+if TYPE_CHECKING:
+    from torch import nn
 
 COLUMNS = """columns:
   ratio           time of a step, forward and backward, divided by plain's in the same round: the median
@@ -88,12 +93,15 @@ def run(args: argparse.Namespace) -> None:
     from ..bench.report import device_name, draw_rows, format_profile, format_rows, write_rows
     from ..bench.step import Step
     from ..plots import save_figure
+    from ..weights_file import create_on_meta
     from .checks import check_device, check_network_size, check_rows
 
     device = check_device('--device', args.device)
     rows = ('conditional', 'block') if args.ddp else tuple(args.rows)
     check_rows('--model', args.model, rows)
-    img_size, model_args = check_network_size('--img-size', args.img_size, args.model)
+    create = partial(create_on_meta, args.model)
+    img_size = args.img_size or _default_size(create())
+    model_args = check_network_size('--img-size', (img_size, img_size), create)
     runs = [
         BenchSettings(
             args.model, rate, args.distribution, rows, args.batch_size, img_size, model_args, args.amp,
@@ -121,3 +129,10 @@ def run(args: argparse.Namespace) -> None:
                     write_rows(measured, settings, name, file)
                 with args.out.write(f'{settings.stem}.png') as file:
                     save_figure(draw_rows(measured, f'{settings.title}\n{name}'), file)
+
+
+def _default_size(model: 'nn.Module') -> int:
+    from .checks import own_size
+
+    cfg: Any = model.pretrained_cfg
+    return own_size(model)[-1] if cfg.get('fixed_input_size', False) else 96

@@ -1,5 +1,5 @@
 """Checks of arguments that need torch and timm."""
-from typing import Any, Collection, Dict, Optional, Tuple
+from typing import Any, Callable, Collection, Dict, List, Tuple
 
 import timm
 import torch
@@ -9,9 +9,13 @@ from ..bench.settings import ROWS, SKIPPING_ROWS
 from ..hub import named_models
 from ..places import drop_paths
 from ..targets import class_name, find_targets
+from ..terminal import one_line
 from .arguments import UsageError
 
-__all__ = ['check_device', 'check_img_size', 'check_model_name', 'check_network_size', 'check_rows']
+__all__ = [
+    'check_device', 'check_img_size', 'check_model_name', 'check_network_size', 'check_rows', 'in_chans', 'own_size',
+    'pixels',
+]
 
 
 def check_model_name(argument: str, name: str) -> None:
@@ -49,32 +53,55 @@ def check_rows(argument: str, name: str, rows: Collection[str]) -> None:
             f' {name!r}, whose branches can only be masked ({masked[0]}): it has --rows {others}.')
 
 
-def check_network_size(argument: str, img_size: Optional[int], name: str) -> Tuple[int, Dict[str, Any]]:
-    """The size of the images that a network is given, and the arguments that it is made with for that size.
+def own_size(model: nn.Module) -> Tuple[int, int]:
+    """Height and width of the images that a network is for, as its configuration says."""
+    cfg: Any = model.pretrained_cfg
+    _, height, width = cfg['input_size']
+    return height, width
+
+
+def check_network_size(argument: str, size: Tuple[int, int], create: Callable[..., nn.Module]) -> Dict[str, Any]:
+    """The arguments by which a network takes images of a size: `img_size`, or none where it takes them as it is.
 
     Args:
-        argument: What img_size is called where the user gave it.
-        img_size: The size, in pixels; None for one that every network takes.
-        name: The network.
+        argument: What the size is called where the user gives it.
+        size: Height and width, in pixels.
+        create: Makes the network without memory for its weights, its own arguments replaced by those that it is given.
 
     Raises:
         UsageError: The network does not take images of that size.
     """
-    with torch.device('meta'):
-        model = timm.create_model(name)
+    model = create()
     cfg: Any = model.pretrained_cfg
-    own_size = int(cfg['input_size'][-1])
-    is_fixed = cfg.get('fixed_input_size', False)
-    size = img_size or (own_size if is_fixed else 96)
-    model_args: Dict[str, Any] = dict(img_size=size) if is_fixed and size != own_size else {}
-    check_img_size(argument, size, model)
-    try:
-        with torch.device('meta'):
-            timm.create_model(name, **model_args).eval()(torch.empty(1, 3, size, size))
-    except (TypeError, ValueError, AssertionError, RuntimeError) as e:
-        raise UsageError(
-            f'{argument} must be a size that {name} takes, as {own_size}, but got {size}: {e}') from e
-    return size, model_args
+    channels = in_chans(model)
+    check_img_size(argument, min(size), model)
+    ways: List[Dict[str, Any]] = [{}]
+    if cfg.get('fixed_input_size', False):  # timm builds it for one size, its own if its weights do not say another
+        told = dict(img_size=size[0] if size[0] == size[1] else size)
+        ways = [{}, told] if size == own_size(model) else [told]
+    refusals = []
+    for model_args in ways:
+        try:
+            create(**model_args).eval()(torch.empty(1, channels, *size, device='meta'))
+            return model_args
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+            reason = one_line(e.__cause__ or e)
+            refusals.append(f': {reason}' if reason else '.')
+    example = f', as {pixels(own_size(model))}' if size != own_size(model) else ''
+    raise UsageError(
+        f'{argument} must be a size that {cfg["architecture"]} takes{example}, but got {pixels(size)}{refusals[0]}')
+
+
+def in_chans(model: nn.Module) -> int:
+    """Number of channels of the images that a network takes."""
+    cfg: Any = model.pretrained_cfg
+    return getattr(model, 'in_chans', cfg['input_size'][0])
+
+
+def pixels(size: Tuple[int, int]) -> str:
+    """A size as users write it: one number if it is a square."""
+    height, width = size
+    return str(height) if height == width else f'{height} x {width}'
 
 
 def check_img_size(argument: str, img_size: int, model: nn.Module) -> None:

@@ -18,10 +18,16 @@ def run(args: argparse.Namespace) -> None:
     from ..models.pretrained import is_stochastic_architecture
     from ..places import drop_paths
 
-    names = [n for n in timm.list_models(args.filter) if is_stochastic_architecture(n)]
+    found = timm.list_models(args.filter)
+    names = [name for name in found if is_stochastic_architecture(name)]
     if not names:
-        raise UsageError(f'filter must match one of {", ".join(timm.list_models(module="resnet_sd"))},'
-                         f' but got {args.filter!r}.')
+        others = (
+            f', of which timm has {len(found):,}. Any network of timm with drop paths is given stochastic depth by'
+            ' apply_stochastic_depth in Python, and under train.py by `timm-stochdepth run --skip-dropped train.py'
+            ' --model NAME --drop-path RATE`') if found else ''
+        raise UsageError(
+            f'filter must match one of {", ".join(timm.list_models(module="resnet_sd"))}, but got'
+            f' {args.filter!r}{others}.')
     for name in names:
         with torch.device('meta'):
             settings = next(drop_path.settings for _, drop_path in drop_paths(timm.create_model(name)))

@@ -1,6 +1,6 @@
 """Show the blocks of a model: rate, expected depth and share of the operations, or what their forward does."""
 import argparse
-from typing import TYPE_CHECKING, Any, Dict, List
+from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
 from ..files import check_output_file
 from ..plots import PICTURES
@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--drop-distribution', type=Choice(DISTRIBUTIONS), metavar='NAME', help="'linear' or 'uniform'.")
     parser.add_argument(
-        '--img-size', type=WholeNumber(1), metavar='N', help='Size of the image, in pixels, 224 by default.')
+        '--img-size', type=WholeNumber(1), metavar='N',
+        help="Size of the image that operations are counted for, in pixels, by default the network's own.")
     parser.add_argument(
         '--plot', type=OutputFile(PICTURES), metavar='FILE',
         help=f'Also draw the rates into this picture, a new file: {", ".join(PICTURES)}.')
@@ -33,52 +34,14 @@ def run(args: argparse.Namespace) -> None:
     if args.plot:
         import matplotlib  # noqa: F401  missed now, and not after the table
 
-    from ..operations import block_drop_limit, branch_shares
-    from ..places import drop_rates
-    from ..plots import plot_rates
-    from ..surgery import apply_stochastic_depth
-    from .checks import check_img_size
-
-    if args.plot:
         try:
             check_output_file(args.plot, PICTURES, sources=args.source.paths, name='--plot')
         except ValueError as e:
             raise UsageError(e) from e
-    model = show_network(args, {})
-    is_plain = not drop_rates(model)
-    if is_plain and args.drop_path is None and not args.code:
-        raise UsageError(
-            f'model must have stochastic depth, but got {str(args.source)!r}: see `timm-stochdepth list`, or give'
-            ' --drop-path.')
-    img_size = args.img_size or 224
-    check_img_size('--img-size', img_size, model)
-    if not is_plain:
-        settings = dict(drop_path_rate=args.drop_path, drop_distribution=args.drop_distribution)
-        model = show_network(args, {name: value for name, value in settings.items() if value is not None})
-    else:
-        model = show_network(args, {} if args.drop_path is None else dict(drop_path_rate=args.drop_path))
-        apply_stochastic_depth(
-            model, 'sample', 'DropPath', args.drop_path or 0., args.drop_distribution or 'linear', scale_by_keep=True)
     if args.code:
-        _print_code(model)
-        return
-    rates = drop_rates(model)
-    cfg: Any = model.pretrained_cfg
-    in_chans: Any = getattr(model, 'in_chans', cfg['input_size'][0])
-    shares = branch_shares(model, (in_chans, img_size, img_size))
-
-    if args.plot:
-        plot_rates(str(args.source), rates, args.plot, args.force, name='--plot')
-    print(f'{"block":<12}{"rate":>8}{"expected depth":>17}{"operations":>13}')
-    depth = 0.
-    for name, rate in rates.items():
-        depth += 1. - rate
-        print(f'{name:<12}{rate:>8.4f}{depth:>17.2f}{shares[name]:>13.2%}')
-    limit = block_drop_limit(rates, shares)
-    print(f'Expected depth: {depth:.2f} of {len(rates)} blocks.')
-    print(f'Operations left when dropped blocks are skipped: {limit:.3f} of the plain network.')
-    if args.plot:
-        print(f'Picture: {args.plot}')
+        _print_code(_create(args)[0])
+    else:
+        _print_table(args)
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -89,6 +52,81 @@ def _check_options(args: argparse.Namespace) -> None:
     given = [f'--{name.replace("_", "-")}' for name, value in without.items() if value is not None]
     if args.code and given:
         raise UsageError(f'--code must be without {" and ".join(given)}, which would have no effect.')
+    for name, option in (('img_size', '--img-size'), ('drop_path_rate', '--drop-path')):
+        if name in dict(args.model_kwargs) and getattr(args, option[2:].replace('-', '_')) is not None:
+            raise UsageError(f'{option} must be left out with --model-kwargs {name}=..., which says the same.')
+
+
+def _create(args: argparse.Namespace) -> 'Tuple[nn.Module, Tuple[int, int]]':
+    """The network, with stochastic depth, and the size of its images."""
+    from ..hub.named_models import is_stochastic
+    from ..places import drop_rates
+    from .checks import check_network_size, own_size
+
+    settings = dict(drop_path_rate=args.drop_path, drop_distribution=args.drop_distribution)
+    given = {name: value for name, value in settings.items() if value is not None}
+    model = show_network(args, {})
+    is_named = is_stochastic(model)
+    if not is_named:
+        _check_has_drop_paths(args, model)
+
+    def create(**model_args: Any) -> 'nn.Module':
+        return show_network(args, {**given, **model_args} if is_named else model_args)
+
+    size = (args.img_size, args.img_size) if args.img_size else own_size(model)
+    model = create() if args.code else create(**check_network_size('--img-size', size, create))
+    if not is_named and (given or not drop_rates(model)):
+        _apply(args, model)
+    return model, size
+
+
+def _check_has_drop_paths(args: argparse.Namespace, model: 'nn.Module') -> None:
+    from ..targets import find_targets
+
+    if not find_targets(model, 'DropPath'):
+        raise UsageError(f'model must have blocks with drop paths, but got {str(args.source)!r}, which has none.')
+
+
+def _apply(args: argparse.Namespace, model: 'nn.Module') -> None:
+    """Stochastic depth for a network that has none by its name, at the rates of its drop paths if none is given."""
+    from ..surgery import apply_stochastic_depth
+    from ..targets import find_targets
+
+    own_rate = max(rate for target in find_targets(model, 'DropPath') for rate in target.rates())
+    drop_rate, distribution = args.drop_path, args.drop_distribution
+    if args.code:
+        drop_rate = 0.1  # any does: it is not in the code
+    elif drop_rate is None and not own_rate:
+        raise UsageError(
+            f'model must have stochastic depth, but got {str(args.source)!r}: see `timm-stochdepth list`, or give'
+            ' --drop-path.')
+    elif drop_rate is None and distribution:
+        drop_rate = own_rate
+    apply_stochastic_depth(model, 'sample', 'DropPath', drop_rate, distribution or 'linear', scale_by_keep=True)
+
+
+def _print_table(args: argparse.Namespace) -> None:
+    from ..operations import block_drop_limit, branch_shares
+    from ..places import drop_rates
+    from ..plots import plot_rates
+    from .checks import in_chans, pixels
+
+    model, size = _create(args)
+    rates = drop_rates(model)
+    shares = branch_shares(model, (in_chans(model), *size))
+    if args.plot:
+        plot_rates(str(args.source), rates, args.plot, args.force, name='--plot')
+    width = max(12, *(len(name) + 2 for name in rates))
+    print(f'{"block":<{width}}{"rate":>8}{"expected depth":>17}{"operations":>13}')
+    depth = 0.
+    for name, rate in rates.items():
+        depth += 1. - rate
+        print(f'{name:<{width}}{rate:>8.4f}{depth:>17.2f}{shares[name]:>13.2%}')
+    print(f'Expected depth: {depth:.2f} of {len(rates)} blocks.')
+    left = f'{block_drop_limit(rates, shares):.3f} of the plain network, at {pixels(size)} pixels'
+    print(f'Operations left when dropped blocks are skipped: {left}.')
+    if args.plot:
+        print(f'Picture: {args.plot}')
 
 
 def _print_code(model: 'nn.Module') -> None:

@@ -1,6 +1,8 @@
 """The networks that a demo compares, and what they are called."""
+import re
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, List, Optional
+from os.path import commonprefix
+from typing import Any, Dict, List, Optional, Sequence
 
 import timm
 import torch
@@ -12,12 +14,19 @@ from ..surgery import apply_stochastic_depth
 from .images import NUM_CLASSES, Format
 from .methods import METHODS
 
-__all__ = ['Network', 'check_method', 'fitted', 'has_own_depth', 'network_label']
+__all__ = ['Network', 'check_method', 'fitted', 'has_own_depth', 'network_label', 'short_labels']
 
 
 def network_label(model_name: str, method: Optional[str]) -> str:
     """What a network is called."""
     return f'{model_name}, {method}' if method else model_name
+
+
+def short_labels(labels: Sequence[str]) -> List[str]:
+    """What tells networks apart where there is little room: their labels without the words that all begin with."""
+    words = [re.split('_|, ', label) for label in labels]
+    num_common = len(commonprefix(words))
+    return ['_'.join(own[num_common:]) or label for own, label in zip(words, labels)] if num_common else list(labels)
 
 
 @dataclass(frozen=True)

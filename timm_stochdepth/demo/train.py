@@ -16,11 +16,14 @@ from tqdm import tqdm
 
 from .drops import DropCounter
 from .images import Images
-from .network import Network, network_label
+from .network import Network, network_label, short_labels
 from .randomness import RandomStream
 from .recipe import Recipe
 
 __all__ = ['Result', 'evaluate', 'train_in_turn']
+
+# short, so that 80 columns hold the losses of three networks
+_BAR_FORMAT = '{desc}: {percentage:3.0f}%|{bar}| {remaining} left{postfix}'
 
 
 @dataclass
@@ -155,7 +158,9 @@ def train_in_turn(
         trainee.result.beside = [network.label for network in networks]
     with ExitStack() as stack:
         counters = [stack.enter_context(DropCounter(trainee.model)) for trainee in trainees]
-        progress = stack.enter_context(tqdm(total=recipe.epochs * len(loader), desc=f'seed {seed}', unit='step'))
+        progress = stack.enter_context(
+            tqdm(total=recipe.epochs * len(loader), desc=f'seed {seed}', bar_format=_BAR_FORMAT))
+        names = short_labels([network.label for network in networks])
         for epoch in range(1, recipe.epochs + 1):
             for trainee in trainees:
                 trainee.task.train()
@@ -164,7 +169,8 @@ def train_in_turn(
                 for trainee in trainees[turn:] + trainees[:turn]:
                     trainee.step(x_NCHW, target_N)
                 progress.update()
-                progress.set_postfix(loss=' '.join(f'{t.result.step_losses[-1]:.3f}' for t in trainees))
+                losses = (f'{name} {t.result.step_losses[-1]:.2f}' for name, t in zip(names, trainees))
+                progress.set_postfix_str(f'loss {", ".join(losses)}')
             if recipe.evaluates(epoch):
                 for trainee in trainees:
                     trainee.result.top1s[epoch] = evaluate(trainee.model, images, recipe)

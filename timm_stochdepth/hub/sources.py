@@ -3,6 +3,7 @@ import warnings
 from dataclasses import replace
 from math import isclose
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Dict, Mapping, Optional, Union
 
 import timm
@@ -86,16 +87,34 @@ def load_structure(
     source, model_args = _as_source(source), model_args or {}
     check_goes_with(source, dict(model_name=model_name))
     if source.kind == 'name':
-        return create_model(source.place, on_meta=True, **model_args)
+        return _with_image_size(create_model(source.place, on_meta=True, **model_args), model_args)
     if source.kind == 'file':
         file = read_weights_file(source.path)
         name = model_name or file.architecture or _first_that_fits(file, source.path)
-        return _build(file, name, model_args, on_meta=True)
+        model = _build(file, name, model_args, on_meta=True)
+        return _with_image_size(model, {**file.model_args, **model_args}, file.args)
     folder = source.path
     if source.kind == 'hub':
         with says_how_to_go_on(source.place, _WITHOUT_NETWORK):
             folder = download_network(source.place, with_weights=False)
-    return _create_as_config_says(folder, on_meta=True, **model_args)
+    model_args = {**read_config(folder).get('model_args', {}), **model_args}
+    return _with_image_size(_create_as_config_says(folder, on_meta=True, **model_args), model_args)
+
+
+def _with_image_size(
+        model: nn.Module,
+        model_args: Mapping[str, Any],
+        run_args: Mapping[str, Any] = MappingProxyType({}),
+) -> nn.Module:
+    """The network; its configuration says the size of its images, where its arguments or those of its run say it."""
+    for said in (model_args.get('img_size'), run_args.get('input_size'), run_args.get('img_size')):
+        edges = said[-2:] if isinstance(said, (list, tuple)) else (said, said)
+        if len(edges) == 2 and all(isinstance(edge, int) and edge > 0 for edge in edges):
+            timms: Any = model
+            channels = timms.pretrained_cfg['input_size'][0]
+            timms.pretrained_cfg = {**timms.pretrained_cfg, 'input_size': (channels, *edges)}
+            break
+    return model
 
 
 def _as_source(source: Union[str, Path, NetworkSource]) -> NetworkSource:
