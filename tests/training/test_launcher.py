@@ -1,23 +1,21 @@
 """The launcher with a script of timm's own parts, each run a process: what is applied, said, noted, and refused."""
 
-import argparse
-import csv
 import json
 import logging
 import os
 import re
-import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import pytest
+import small_train
 import timm
 import timm.layers
+import timm.scheduler
 import timm.utils
 import torch
 import yaml
-from limits import HANG
+from launcher_runs import NOTED, SCRIPT, VIT, args_of, rates, run, said_of_network, summary, train
 from networks import randomize
 from safetensors.torch import save_file
 from timm.optim import create_optimizer_v2
@@ -30,35 +28,8 @@ from timm_stochdepth.training.replaced import replaced
 from timm_stochdepth.training.script_run import ScriptRun
 from timm_stochdepth.training.summary import rate_in_summary
 
-SCRIPT = Path(__file__).parent / 'small_train.py'
-VIT = ('--model', 'test_vit', '--model-kwargs', 'img_size=32', '--drop-path', 0.4)
 RESNET = ('--model', 'resnet50_sd_block', '--model-kwargs', 'layers=[1,1,1,1]', 'base_width=8')
 NUM_BATCHES = 2
-
-
-def run(options, *args, script=SCRIPT, ranks=1, env=None, cwd=None):
-    """A script under the launcher, a process of its own: exit status and what it said."""
-    command = [sys.executable, '-m', 'timm_stochdepth.run']
-    if ranks > 1:
-        command[1:1] = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={ranks}']
-    command += [*options, script, *args]
-    env = {**(env or os.environ), 'OMP_NUM_THREADS': '1'}
-    result = subprocess.run(
-        [str(word) for word in command],
-        env=env,
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=HANG,
-    )
-    return result.returncode, result.stdout
-
-
-def train(options, *args, **kwargs):
-    status, text = run(options, *args, **kwargs)
-    assert status == 0, text[-5000:]
-    return text
 
 
 @pytest.fixture
@@ -79,46 +50,6 @@ def in_process(monkeypatch, capfd):
 
     yield run_main
     logging.root.setLevel(level)
-
-
-def args_of(folder):
-    """What a run has noted of its arguments: in args.yaml, and the same in its checkpoint."""
-    noted = yaml.safe_load((folder / 'args.yaml').read_text())
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        checkpoint = torch.load(folder / 'last.pth.tar', weights_only=True)
-    assert vars(checkpoint['args']).get('stochastic_depth') == noted.get('stochastic_depth')
-    return noted
-
-
-def summary(folder):
-    """The rows of a summary, each by the header above it."""
-    rows, header = [], []
-    for row in csv.reader((folder / 'summary.csv').open(newline='')):
-        if row[0] == 'epoch':
-            header = row
-        else:
-            assert len(row) == len(header)
-            rows.append(dict(zip(header, row)))
-    return rows
-
-
-def rates(folder):
-    return [float(row['train_drop_rate']) for row in summary(folder)]
-
-
-def said_of_network(text):
-    return re.findall(r'.* has stochastic depth in .*', text)
-
-
-NOTED = dict(
-    stochastic_method='sample',
-    drop_distribution=None,
-    drop_warmup=0.0,
-    drop_schedule=None,
-    use_same_gpu_seed=True,
-    scale_by_keep=True,
-    skip_dropped=False,
-)
 
 
 @pytest.fixture(scope='module')
@@ -149,9 +80,6 @@ def test_the_rate_in_force_is_a_column_of_the_summary(warm_up):
 
 def reference_weights(drop_path, share, num_epochs):
     """timm's plain network as the script trains it, each DropPath told its rate at each step, by no code of ours."""
-    sys.path.insert(0, str(SCRIPT.parent))
-    import small_train
-
     timm.utils.random_seed(0, 0)
     model = timm.create_model('test_vit', img_size=32, num_classes=4, drop_path_rate=drop_path)
     places = [m for m in model.modules() if isinstance(m, timm.layers.DropPath)]
@@ -258,15 +186,6 @@ def test_a_registered_network_has_its_rate_in_the_summary_too(tmp_path):
     text = train([], *RESNET, 'drop_warmup=1.0', '--drop-path', 0.3, '--output', tmp_path)
     assert rates(tmp_path) == pytest.approx([0.15, 0.3])
     assert said_of_network(text) == [] and 'stochastic_depth' not in args_of(tmp_path)
-
-
-def test_on_several_ranks_one_speaks_and_notes(tmp_path):
-    text = train(['--skip-dropped', '--drop-warmup', 1], *VIT, '--output', tmp_path, '--model-ema', ranks=2)
-    assert len(said_of_network(text)) == text.count('Epoch 0: drop rate') == 1
-    assert rates(tmp_path) == pytest.approx([0.2, 0.4])
-    assert args_of(tmp_path)['stochastic_depth'] == dict(NOTED, skip_dropped=True, drop_warmup=1.0)
-    again = train([], *VIT, '--resume', tmp_path / 'checkpoint-0.pth.tar', ranks=2)
-    assert again.count('was written by a run with --skip-dropped') == 1
 
 
 @pytest.mark.parametrize('options, is_told', [(['--skip-dropped'], True), (['--stochastic-depth', 'sample'], False)])
