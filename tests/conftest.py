@@ -14,6 +14,7 @@ RANKS = {
     'test_compiled_ddp.py',
     'test_distributed.py',
     'test_family_composability.py',
+    'test_launcher_ranks.py',
     'test_ranks.py',
     'test_resume.py',
     'test_script_files.py',

@@ -66,7 +66,8 @@ class SaysScale(nn.Module):
         trained_scale = local_metadata.get('full_inference_scale')
         keeps_function = (
             'timm.create_model(..., pretrained=True, pretrained_cfg_overlay=dict(file=...)) keeps what a network'
-            ' computes.')
+            " computes, and so do train.py's --initial-checkpoint and validate.py's --checkpoint under `timm-stochdepth"
+            ' run`.')
         if trained_scale is not None:
             if trained_scale != self.inference_scale(full=True):
                 warnings.warn(

@@ -1,16 +1,24 @@
 """What the ranks of a distributed run agree on without waiting: the process group's store, where the first writes."""
+import os
 from typing import Any, Optional
 from weakref import ref
 
 import torch
 import torch.distributed as dist
 
-__all__ = ['Run', 'current_run', 'has_ranks']
+__all__ = ['Run', 'current_run', 'has_ranks', 'is_first_rank']
 
 
 def has_ranks() -> bool:
     """Whether this process is one of several of a distributed run."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the one of a distributed run that speaks for all; before it begins, as torchrun says."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank() == 0
+    return os.environ.get('RANK', '0') == '0'
 
 
 class Run:

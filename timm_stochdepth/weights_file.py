@@ -84,15 +84,18 @@ class WeightsFile:
     def trained_scales(self, full: bool = False) -> Optional[Dict[str, float]]:
         """What each branch was multiplied with at inference where the weights come from, None if nothing says.
 
-        The first that is there: the metadata of the state_dict, which a stochastic network gave at that very moment;
-        the network's name and arguments. A plain network has no entries, its scales are 1.
+        The first that is there: the scales in the metadata of the state_dict, which a stochastic network gave at that
+        very moment; the network's name and arguments; metadata without scales, which a plain network gave. A plain
+        network has no entries, its scales are 1.
 
         Args:
             full: At the rates of the end of the warm-up, instead of those in force at that moment.
         """
         scales = scales_in_metadata(self.state_dict, full)
-        if scales is not None or self.architecture is None:
+        if scales is not None:
             return scales
+        if self.architecture is None:
+            return {} if getattr(self.state_dict, '_metadata', None) else None
         source, name = parse_model_name(self.architecture)
         if source is None and not is_stochastic_architecture(name):
             return {}

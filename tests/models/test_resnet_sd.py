@@ -48,7 +48,7 @@ def plain_checkpoint(tmp_path):
     def create(name):
         plain = randomize(timm.create_model(name)).eval()
         path = tmp_path / f'{name}.pth'
-        torch.save(plain.state_dict(), path)
+        torch.save(dict(plain.state_dict()), path)  # without metadata: nothing says what network it is
         return plain, str(path)
 
     return create
@@ -69,7 +69,7 @@ def test_plain_weights_give_the_plain_logits(name, kwargs, plain_checkpoint):
 
 def test_weights_of_unknown_origin_are_folded_and_the_user_told(plain_checkpoint):
     plain, path = plain_checkpoint('resnet50')
-    with pytest.warns(UserWarning, match='fold_pretrained=False to load them as they are'):
+    with pytest.warns(UserWarning, match='fold_pretrained=False loads them as they are'):
         model = timm.create_model('resnet50_sd_block', pretrained=True, pretrained_cfg_overlay=dict(file=path))
     x = images(2)
     with torch.no_grad():

@@ -17,6 +17,8 @@ import timm_stochdepth as ts
 from timm_stochdepth.hub.folder import save_weights, write_folder
 from timm_stochdepth.hub.sources import load_model
 from timm_stochdepth.training.checkpoints import folded_checkpoints
+from timm_stochdepth.training.drop_options import LauncherError
+from timm_stochdepth.training.script_run import ScriptRun
 
 LAYERS = dict(layers=[1, 2, 1, 1], base_width=8)  # a ResNet-50 of five blocks
 TRAINED = {
@@ -103,16 +105,14 @@ def from_checkpoint(source, target):
 
 
 def from_given_state_dict(source, target):
-    kwargs = dict(fold_pretrained=True) if source.is_plain else {}
     overlay = dict(state_dict=source.model.state_dict())
-    return source.create(pretrained=True, pretrained_cfg_overlay=overlay, **kwargs, **target)
+    return source.create(pretrained=True, pretrained_cfg_overlay=overlay, **target)
 
 
 def from_given_cfg(source, target):
-    kwargs = dict(fold_pretrained=True) if source.is_plain else {}
     cfg = dict(source.model.pretrained_cfg, architecture=source.name, hf_hub_id=None, url=None)
     cfg['state_dict'] = source.model.state_dict()
-    return source.create(pretrained=True, pretrained_cfg=cfg, **kwargs, **target)
+    return source.create(pretrained=True, pretrained_cfg=cfg, **target)
 
 
 def from_checkpoint_as_file(source, target):
@@ -128,13 +128,19 @@ def from_safetensors(source, target):
 def from_state_dict(source, target):
     path = source.path / 'model.pth'
     torch.save(source.model.state_dict(), path)
-    kwargs = dict(fold_pretrained=True) if source.is_plain else {}  # a plain network's says nothing
-    return source.create(pretrained=True, pretrained_cfg_overlay=dict(file=str(path)), **kwargs, **target)
+    return source.create(pretrained=True, pretrained_cfg_overlay=dict(file=str(path)), **target)
 
 
 def from_initial_checkpoint(source, target):
-    with folded_checkpoints():  # as under the launcher
+    with folded_checkpoints(ScriptRun()):  # as under the launcher
         return source.create(checkpoint_path=str(source.write_checkpoint()), **target)
+
+
+def from_initial_state_dict(source, target):
+    path = source.path / 'model.pth'
+    torch.save(source.model.state_dict(), path)
+    with folded_checkpoints(ScriptRun()):
+        return source.create(checkpoint_path=str(path), **target)
 
 
 SOURCES = {
@@ -146,6 +152,7 @@ SOURCES = {
     'safetensors': from_safetensors,
     'state_dict': from_state_dict,
     'initial checkpoint': from_initial_checkpoint,
+    'initial state_dict': from_initial_state_dict,
 }
 
 
@@ -194,19 +201,82 @@ def bare(source):
     return path
 
 
+def load_pretrained_path(source, path, **kwargs):
+    return source.create(pretrained=True, pretrained_cfg_overlay=dict(file=str(path)), **kwargs)
+
+
+def load_initial_checkpoint(source, path, **kwargs):
+    with folded_checkpoints(ScriptRun()):
+        return source.create(checkpoint_path=str(path), **kwargs)
+
+
+def load_checkpoint_of_validation(source, path, **kwargs):
+    with folded_checkpoints(ScriptRun()):
+        model = source.create(**kwargs)
+        timm.models.load_checkpoint(model, str(path), False)
+    return model
+
+
+DOORS = [load_pretrained_path, load_initial_checkpoint, load_checkpoint_of_validation]
+
+
+@pytest.mark.parametrize('load', DOORS)
 @pytest.mark.parametrize('trained', ['plain', 'another rate'])
-def test_weights_that_say_nothing_are_taken_for_plain_ones_with_a_word(trained, tmp_path):
+def test_weights_that_say_nothing_are_taken_for_plain_ones_with_a_word(trained, load, tmp_path):
     source = Source('block', trained, tmp_path)
-    overlay = dict(file=str(bare(source)))
-    with pytest.warns(UserWarning, match='fold_pretrained=False to load them as they are'):
-        model = source.create(pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    path = bare(source)
+    with pytest.warns(UserWarning, match='fold_pretrained=False loads them as they are') as record:
+        model = load(source, path).eval()
+    assert '--model-kwargs' in str(record[0].message)
     x = images(2)
     with torch.no_grad():
         if source.is_plain:
             assert_same_output(model(x), source.model(x))
-        model = source.create(
-            pretrained=True, pretrained_cfg_overlay=overlay, fold_pretrained=source.is_plain, **source.trained
-        ).eval()
+        with warnings.catch_warnings():  # it says so, and is heeded
+            warnings.simplefilter('error')
+            model = load(source, path, fold_pretrained=source.is_plain, **source.trained).eval()
+        assert_same_output(model(x), source.model(x))
+
+
+@pytest.mark.parametrize('load', DOORS)
+def test_what_is_said_of_this_load_counts_more_than_what_the_file_says(load, tmp_path):
+    source = Source('block', 'another rate', tmp_path)
+    path = source.write_checkpoint()
+    for fold_pretrained, factor in ((False, 1), (True, 1 / (1 - 0.2))):  # at the default rate, with no warning
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            model = load(source, path, fold_pretrained=fold_pretrained)
+        key = 'layer4.0.bn3.weight'
+        torch.testing.assert_close(model.state_dict()[key], factor * source.model.state_dict()[key])
+
+
+def test_a_run_that_is_resumed_keeps_its_weights_at_each_door(tmp_path):
+    source = Source('block', 'another rate', tmp_path)
+    path = tmp_path / 'model.pth'
+    torch.save(source.model.state_dict(), path)
+    run = ScriptRun()
+    run.args = argparse.Namespace(model=source.name, resume=str(path))
+    with folded_checkpoints(run):  # as an older train.py of timm's loads the EMA weights
+        model = source.create(**source.trained, drop_warmup=0.5)
+        ts.start_warmup(model)
+        timm.models.load_checkpoint(model, str(path))
+    assert all(torch.equal(v, source.model.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize('trained', TRAINED)
+@pytest.mark.parametrize('load', DOORS)
+def test_a_plain_network_takes_no_weights_that_say_other_scales(load, trained, tmp_path):
+    source = Source('block', trained, tmp_path)
+    path = source.write_checkpoint()
+    source.name = 'resnet50'
+    with folded_checkpoints(ScriptRun()):
+        if trained not in ('plain', 'another convention'):
+            with pytest.raises(LauncherError, match=r'of resnet50_sd_block, .* timm-stochdepth fold .*last.pth.tar'):
+                load(source, path)
+            return
+        model = load(source, path).eval()
+    x = images(2)
+    with torch.no_grad():
         assert_same_output(model(x), source.model(x))
 
 
@@ -215,7 +285,7 @@ def test_a_name_that_says_no_rate_is_told(arch, tmp_path, offline):
     source = Source('block', 'another rate', tmp_path)
     path = tmp_path / 'model.pth'
     torch.save(dict(arch=arch, state_dict=clean_state_dict(source.model.state_dict())), path)
-    with pytest.warns(UserWarning, match='The pretrained weights do not say'):
+    with pytest.warns(UserWarning, match='The weights do not say'):
         source.create(pretrained=True, pretrained_cfg_overlay=dict(file=str(path)))
 
 

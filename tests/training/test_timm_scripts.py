@@ -11,7 +11,10 @@ import pytest
 import timm
 import torch
 import yaml
+from launcher_runs import args_of, rates, summary
+from networks import randomize
 from pages import README, ROOT, command_lines
+from safetensors.torch import save_file
 
 from timm_stochdepth.cli.main import create_parsers, main
 
@@ -159,16 +162,106 @@ def test_any_model_skips_what_it_drops_and_learns_what_timm_teaches(few_digits, 
 
 
 @needs_timm_repo
-@pytest.mark.parametrize('options', [['--skip-dropped'], ['--stochastic-depth', 'block']])
+@pytest.mark.parametrize('options', [['--skip-dropped', '--drop-warmup', '1'], ['--stochastic-depth', 'block']])
 def test_any_model_on_two_processes(few_digits, tmp_path, options):
-    text = train(few_digits, tmp_path, *VIT, model='vit_tiny_patch16_224', ranks=2, options=options)
+    text = train(few_digits, tmp_path, *VIT, model='vit_tiny_patch16_224', ranks=2, options=options, epochs=2)
     assert losses(text) and all(loss < 10 for loss in losses(text))
+    assert text.count('vit_tiny_patch16_224 has stochastic depth in 4 blocks') == 1
+    assert rates(tmp_path / 'run') == ([0.3, 0.6] if '--drop-warmup' in options else [0.6, 0.6])
 
 
 @needs_timm_repo
-def test_a_model_of_this_package_is_told_to_use_its_arguments(few_digits, tmp_path):
-    with pytest.raises(AssertionError, match='--model must be a plain network of timm with --stochastic-depth'):
-        train(few_digits, tmp_path, options=['--skip-dropped'])
+def test_a_run_of_any_model_notes_its_options_is_repeated_and_resumed(few_digits, tmp_path):
+    options = ['--skip-dropped', '--drop-distribution', 'uniform', '--drop-schedule', '0:1,1:0.5']
+    kwargs = dict(model='vit_tiny_patch16_224', epochs=2)
+    text = train(few_digits, tmp_path / 'first', *VIT, '--model-ema', options=options, **kwargs)
+    said = re.findall('vit_tiny_patch16_224 has stochastic depth .*', text)
+    assert len(said) == 1 and 'drop rates from 0.6 to 0.6, what is dropped is not computed' in said[0]
+    assert text.index(said[0]) < text.index('Train: 0 [')
+    assert rates(tmp_path / 'first' / 'run') == [0.45, 0.3]
+    noted = args_of(tmp_path / 'first' / 'run').get('stochastic_depth')
+    assert noted == dict(
+        stochastic_method='sample',
+        drop_distribution='uniform',
+        drop_warmup=0.0,
+        drop_schedule=[[0.0, 1.0], [1.0, 0.5]],
+        use_same_gpu_seed=True,
+        scale_by_keep=True,
+        skip_dropped=True,
+    )
+
+    config = tmp_path / 'first' / 'run' / 'args.yaml'
+    again = run_script('train.py', '--config', config, '--output', tmp_path / 'again')
+    assert re.findall('vit_tiny_patch16_224 has stochastic depth .*', again) == said
+    assert losses(again) == losses(text) and args_of(tmp_path / 'again' / 'run').get('stochastic_depth') == noted
+
+    resume = ('--resume', tmp_path / 'first' / 'run' / 'checkpoint-0.pth.tar')
+    told = train(few_digits, tmp_path / 'resumed', *VIT, *resume, **kwargs)
+    typed = re.search(r'To go on as it was: timm-stochdepth run (.*) \S+train.py \.\.\.', told)[1].split()
+    assert args_of(tmp_path / 'resumed' / 'run').get('stochastic_depth') is None
+    told = train(few_digits, tmp_path / 'resumed', *VIT, *resume, options=typed, **kwargs)
+    assert (
+        'was written by a run with' not in told
+        and summary(tmp_path / 'resumed' / 'run')[-1]['train_drop_rate'] == '0.3'
+    )
+    assert args_of(tmp_path / 'resumed' / 'run').get('stochastic_depth') == noted
+
+
+@needs_timm_repo
+@pytest.mark.parametrize('flags', [['--grad-accum-steps', '2'], ['--torchcompile', 'aot_eager']])
+def test_flags_work_with_a_warmup_of_any_model(few_digits, tmp_path, flags):
+    options = ['--skip-dropped', '--drop-warmup', '0.5']
+    train(few_digits, tmp_path, *VIT, *flags, model='vit_tiny_patch16_224', options=options, epochs=2)
+    assert rates(tmp_path / 'run') == [0.6, 0.6]
+
+
+@needs_timm_repo
+@pytest.mark.parametrize('teacher', ['resnet50_sd_sample.a1_in1k', 'resnet50.a1_in1k'])
+@pytest.mark.parametrize('kind', ['logit', 'feature'])
+def test_a_teacher_of_any_model_is_left_as_it_is(few_digits, tmp_path, teacher, kind, hub_cache):
+    args = [*VIT, '--kd-model-name', teacher, '--kd-distill-type', kind]
+    text = train(few_digits, tmp_path, *args, model='vit_tiny_patch16_224', options=['--skip-dropped'], env=hub_cache)
+    assert f'{teacher} is left as it is beside the network that is trained' in text
+    assert 'vit_tiny_patch16_224 has stochastic depth in 4 blocks' in text
+    assert rates(tmp_path / 'run') == [0.6]
+
+
+@needs_timm_repo
+@pytest.mark.parametrize('model', ['resnet50_sd_block', 'vgg11'])
+def test_a_model_that_cannot_have_it_is_refused_in_a_line(few_digits, tmp_path, model):
+    with pytest.raises(AssertionError) as e:
+        train(few_digits, tmp_path, '--drop-path', 0.2, model=model, options=['--skip-dropped'])
+    message = f"--model must be a network that --skip-dropped can be given to, but got '{model}'"
+    last = [line for line in str(e.value).splitlines() if message in line]
+    assert len(last) == 1 and 'Traceback' not in str(e.value)
+
+
+@needs_timm_repo
+def test_bare_weights_of_a_plain_network_are_validated_as_timm_does(few_digits, tmp_path):
+    torch.manual_seed(0)
+    plain = randomize(timm.create_model('resnet50', num_classes=10))
+    save_file(plain.state_dict(), tmp_path / 'plain.safetensors')
+    args = (
+        '--data-dir',
+        few_digits,
+        '--num-classes',
+        10,
+        '--img-size',
+        32,
+        '--device',
+        'cpu',
+        '-b',
+        16,
+        '--workers',
+        1,
+    )
+    pattern = r'"top1": ([\d.]+),\s*"top1_err": [\d.]+,\s*"top5": ([\d.]+)'
+    scores = []
+    for model in ('resnet50', 'resnet50_sd_block'):
+        text = run_script('validate.py', *args, '--model', model, '--checkpoint', tmp_path / 'plain.safetensors')
+        scores.append((re.search(pattern, text).groups(), re.findall(r'Loss: +([\d.]+)', text)))
+        assert ('--model-kwargs' in text) == ('sd' in model)
+    assert scores[0] == scores[1]
 
 
 FLAGS = {

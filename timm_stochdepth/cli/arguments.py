@@ -13,11 +13,12 @@ from ..files import check_output_file, expand_home
 from ..hub.license import check_license
 from ..hub.network_source import NetworkSource, find_network
 from ..output_folder import OutputFolder, check_folder, entries
+from ..rates import check_schedule
 from ..terminal import closest
 
 __all__ = [
     'Choice', 'Device', 'Fraction', 'InputPath', 'KeyValue', 'License', 'ModelName', 'Network', 'NewFolder',
-    'OutputFile', 'OutputFolderPath', 'Parser', 'RepoId', 'Text', 'UsageError', 'WholeNumber',
+    'OutputFile', 'OutputFolderPath', 'Parser', 'RepoId', 'Schedule', 'Text', 'UsageError', 'WholeNumber',
 ]
 
 T = TypeVar('T')
@@ -106,6 +107,18 @@ class Fraction:
         if not 0. <= number <= 1.:  # NaN is in no range
             _refuse('in [0, 1]', value)
         return number
+
+
+class Schedule:
+    """Points of a schedule, as in 0:1,0.2:0: progress of training and share of the rate."""
+
+    def __call__(self, value: str) -> Tuple[Tuple[float, float], ...]:
+        try:
+            points = [tuple(float(number) for number in point.split(':')) for point in value.split(',')]
+            return check_schedule('', points)
+        except (TypeError, ValueError):
+            _refuse(
+                'points PROGRESS:SHARE of numbers in [0, 1], their progress rising, as 0:1,0.2:0', value)
 
 
 class KeyValue:

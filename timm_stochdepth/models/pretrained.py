@@ -12,11 +12,12 @@ What decides, the first rule that holds:
    is taken for a plain network's, as most weights are. In both cases a warning says so, and how to say otherwise.
 
 `checkpoint_path` and `load_state_dict` load what they are given as it is: they resume what a stochastic model wrote. A
-state_dict whose metadata does not confirm that gets a warning. Under the launcher `checkpoint_path` folds, too.
+state_dict whose metadata does not confirm that gets a warning. Under the launcher rules 1, 4 and 5 hold for
+`checkpoint_path` and timm's `load_checkpoint`, too: train.py's `--initial-checkpoint`, validate.py's `--checkpoint`.
 """
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Union
 
 from timm.models._hub import load_model_config_from_hf
 from torch import Tensor, nn
@@ -25,10 +26,11 @@ from ..scales import as_weights_of, fold_weights
 from ..weights import strip_wrappers
 from ..weights_file import WeightsFile, is_stochastic_architecture, read_weights_file
 
-__all__ = ['checkpoint_filter_fn']
+__all__ = ['checkpoint_filter_fn', 'fold_as_said', 'said_of_this_load']
 
 _HOW_TO_SAY = (
-    'Pass fold_pretrained=False to load them as they are, or fold_pretrained=True for those of a plain network.')
+    'fold_pretrained=False loads them as they are, fold_pretrained=True folds those of a plain network: arguments of'
+    " timm.create_model, and of timm's scripts with --model-kwargs.")
 
 
 def checkpoint_filter_fn(
@@ -51,25 +53,54 @@ def checkpoint_filter_fn(
     cfg: Any = model.pretrained_cfg
     is_given = given_state_dict is not None and cfg.get('source') not in ('hf-hub', 'local-dir')
     weights = strip_wrappers(given_state_dict if is_given else state_dict)  # type: ignore[arg-type]
-    if fold_pretrained is False:
-        return as_weights_of(model, weights)
-    if fold_pretrained is True or _is_timms_repository(model):
-        return fold_weights(weights, model, {})
-    said = _what_is_said(weights, model, cache_dir)
+    if fold_pretrained is None and _is_timms_repository(model):
+        fold_pretrained = True
+    return fold_as_said(weights, model, lambda: _what_is_said(weights, model, cache_dir), fold_pretrained)
+
+
+def fold_as_said(
+        weights: Dict[str, Tensor],
+        model: nn.Module,
+        read: Callable[[], WeightsFile],
+        fold_pretrained: Optional[bool] = None,
+) -> Dict[str, Tensor]:
+    """Fold weights into model, as somebody says or as the weights do; see the module's rules 1, 4 and 5.
+
+    Args:
+        weights: Under the names that the network itself has.
+        model: Network with stochastic depth that they are for.
+        read: Gives what is said of them where they come from.
+        fold_pretrained: The first rule; None: as read.
+    """
+    if fold_pretrained is not None:
+        return fold_weights(weights, model, {}) if fold_pretrained else as_weights_of(model, weights)
+    said = read()
     trained_scales = said.trained_scales()
     if trained_scales is not None:
         return fold_weights(weights, model, trained_scales)
     if said.architecture and is_stochastic_architecture(said.architecture):
         warnings.warn(
-            'The pretrained weights do not say the drop_path_rate that they were trained with (timm alone leaves it out'
-            f' of config.json). It is assumed to be the one of this network. {_HOW_TO_SAY}', stacklevel=2)
+            'The weights do not say the drop_path_rate that they were trained with (timm alone leaves it out of'
+            f' config.json). It is assumed to be the one of this network. {_HOW_TO_SAY}', stacklevel=2)
         return as_weights_of(model, weights)
     folded = fold_weights(weights, model, {})
     if any(folded[key] is not value for key, value in weights.items()):
         warnings.warn(
-            'The pretrained weights do not say whether they were trained with stochastic depth. It is assumed that they'
-            f' were not, and they are folded. {_HOW_TO_SAY}', stacklevel=2)
+            'The weights do not say whether they were trained with stochastic depth. It is assumed that they were not,'
+            f' and they are folded. {_HOW_TO_SAY}', stacklevel=2)
     return folded
+
+
+def said_of_this_load(
+        fold_pretrained: Optional[bool],
+        pretrained_model_args: Optional[Mapping[str, Any]],
+) -> Optional[bool]:
+    """The argument `fold_pretrained`, but None where it is the one that a config.json has recorded.
+
+    timm records every argument there: that one was about an earlier load, and other weights.
+    """
+    recorded = (pretrained_model_args or {}).get('fold_pretrained')
+    return None if fold_pretrained == recorded else fold_pretrained
 
 
 def _is_timms_repository(model: nn.Module) -> bool:
@@ -100,5 +131,5 @@ def _what_is_said(
 
 
 def _without_fold(model_args: Mapping[str, Any]) -> Dict[str, Any]:
-    # timm records every argument in config.json: this one was about an earlier load, of other weights
+    # recorded of an earlier load, of other weights
     return {k: v for k, v in model_args.items() if k != 'fold_pretrained'}

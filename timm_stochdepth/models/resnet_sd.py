@@ -16,7 +16,7 @@ from ..offline import says_how_to_go_on
 from ..rates import check_flag, check_fraction, shown
 from ..settings import METHODS, Settings
 from ..surgery import apply_stochastic_depth
-from .pretrained import checkpoint_filter_fn
+from .pretrained import checkpoint_filter_fn, said_of_this_load
 
 __all__: List[str] = []  # model_registry will add each entrypoint fn to this
 
@@ -65,9 +65,7 @@ def _create_resnet_sd(
             f' The names are {names}.')
     if fold_pretrained is not None:
         check_flag('fold_pretrained', fold_pretrained)
-        if fold_pretrained == (kwargs.get('pretrained_model_args') or {}).get('fold_pretrained'):
-            # timm records every argument in config.json: this one was about an earlier load, and other weights
-            fold_pretrained = None
+        fold_pretrained = said_of_this_load(fold_pretrained, kwargs.get('pretrained_model_args'))
     with says_how_to_go_on(
             name,
             "pretrained_cfg_overlay=dict(file=...), or train.py's --pretrained-path, takes weights that are on this"

@@ -2,20 +2,22 @@
 import logging
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, Dict, Generator, Optional, Tuple
+from typing import Any, Callable, Dict, Generator, Optional, Tuple
 
 import timm.optim
 import timm.scheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from ..places import drop_paths, drop_rates
 from ..rate_changes import set_training_progress, start_warmup
+from .drop_options import LauncherError
+from .replaced import replaced
+from .script_run import ScriptRun, log_line
 
 __all__ = ['follow_scheduler', 'warmup_from_scheduler']
-
-_logger = logging.getLogger(__name__)
 
 
 def follow_scheduler(model: nn.Module, scheduler: Scheduler, num_epochs: int, updates_per_epoch: int) -> None:
@@ -34,7 +36,7 @@ def follow_scheduler(model: nn.Module, scheduler: Scheduler, num_epochs: int, up
     first_epoch: Optional[int] = 0  # None once it has begun
 
     def log_rate(epoch: int) -> None:
-        _logger.info(f'Epoch {epoch}: drop rate {max(drop_rates(model).values()):.4f} at its start')
+        log_line(f'Epoch {epoch}: drop rate {max(drop_rates(model).values()):.4f} at its start')
 
     @wraps(train)
     def begin_first_epoch(mode: bool = True) -> nn.Module:
@@ -68,43 +70,62 @@ def follow_scheduler(model: nn.Module, scheduler: Scheduler, num_epochs: int, up
     scheduler.step, scheduler.step_update = step_and_tell, step_update_and_tell  # type: ignore[method-assign]
 
 
-def _has_warmup(model: Any) -> bool:
-    return isinstance(model, nn.Module) and any(
-        drop_path.settings.schedule for _, drop_path in drop_paths(model))
-
-
 @contextmanager
-def warmup_from_scheduler() -> Generator[None, None, None]:
+def warmup_from_scheduler(run: ScriptRun) -> Generator[None, None, None]:
     """Context in which timm's factories connect the model that an optimizer is made for with its scheduler.
 
     The optimizer is made after weights are loaded and before a checkpoint is resumed and an EMA copy is taken: the
     point where the warm-up has to start.
     """
-    create_optimizer, create_scheduler = timm.optim.create_optimizer_v2, timm.scheduler.create_scheduler_v2
-    models: Dict[Optimizer, nn.Module] = {}
+    followers: Dict[Optimizer, Tuple[nn.Module, RemovableHandle]] = {}
 
-    @wraps(create_optimizer)
-    def create_optimizer_and_start(model_or_params: Any, *args: Any, **kwargs: Any) -> Optimizer:
-        if _has_warmup(model_or_params):
-            start_warmup(model_or_params)
-        optimizer = create_optimizer(model_or_params, *args, **kwargs)
-        if _has_warmup(model_or_params):
-            models[optimizer] = model_or_params
-        return optimizer
+    def wrap_optimizer(create_optimizer: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+        def create_and_start(model_or_params: Any, *args: Any, **kwargs: Any) -> Optimizer:
+            schedule = _schedule_name(model_or_params)
+            if schedule:
+                start_warmup(model_or_params)
+            optimizer = create_optimizer(model_or_params, *args, **kwargs)
+            if isinstance(model_or_params, nn.Module):
+                run.trains(model_or_params)
+            if schedule:
+                followers[optimizer] = model_or_params, _tell_at_first_step(optimizer, schedule)
+            return optimizer
 
-    @wraps(create_scheduler)
-    def create_scheduler_and_follow(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Tuple[Any, int]:
-        scheduler, num_epochs = create_scheduler(optimizer, *args, **kwargs)
-        if optimizer in models:
-            if scheduler is None:
-                raise ValueError("sched must not be 'none' with drop_warmup: the warm-up follows the scheduler.")
-            follow_scheduler(models[optimizer], scheduler, num_epochs, kwargs.get('updates_per_epoch', 0))
-        return scheduler, num_epochs
+        return create_and_start
 
-    timm.optim.create_optimizer_v2 = create_optimizer_and_start
-    timm.scheduler.create_scheduler_v2 = create_scheduler_and_follow
-    try:
+    def wrap_scheduler(create_scheduler: Callable[..., Tuple[Any, int]]) -> Callable[..., Tuple[Any, int]]:
+        def create_and_follow(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Tuple[Any, int]:
+            scheduler, num_epochs = create_scheduler(optimizer, *args, **kwargs)
+            if optimizer in followers:
+                model, handle = followers[optimizer]
+                if scheduler is None:
+                    raise LauncherError(
+                        f"--sched must not be 'none' with {_schedule_name(model)}, which follows the scheduler.")
+                handle.remove()
+                follow_scheduler(model, scheduler, num_epochs, kwargs.get('updates_per_epoch', 0))
+            return scheduler, num_epochs
+
+        return create_and_follow
+
+    with replaced('create_optimizer_v2', wrap_optimizer, timm.optim), \
+            replaced('create_scheduler_v2', wrap_scheduler, timm.scheduler):
         yield
-    finally:
-        timm.optim.create_optimizer_v2 = create_optimizer
-        timm.scheduler.create_scheduler_v2 = create_scheduler
+
+
+def _schedule_name(model: Any) -> Optional[str]:
+    """The setting by which the rates of a model change, if they do."""
+    for _, drop_path in drop_paths(model) if isinstance(model, nn.Module) else ():
+        if drop_path.settings.schedule:
+            return 'drop_warmup' if drop_path.settings.drop_schedule is None else 'drop_schedule'
+    return None
+
+
+def _tell_at_first_step(optimizer: Optimizer, schedule: str) -> RemovableHandle:
+    def tell(*args: Any) -> None:
+        handle.remove()
+        log_line(
+            f'{schedule} follows a scheduler of timm.scheduler.create_scheduler_v2, and the script steps without one:'
+            ' drop rates stay those of the start, unless it calls set_training_progress.', logging.WARNING)
+
+    handle = optimizer.register_step_pre_hook(tell)
+    return handle
