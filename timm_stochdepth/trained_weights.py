@@ -26,8 +26,9 @@ def shows_training(model: nn.Module) -> bool:
 
 def _values_of_channels(module: nn.Module) -> Iterator[Tensor]:
     """The tensors of a module with a value for each channel that are all alike when it is made."""
-    if isinstance(getattr(module, 'running_mean', None), Tensor) and not is_lazy(module.running_mean):
-        tensors: List[Any] = [module.running_mean]
+    running_mean: Any = getattr(module, 'running_mean', None)
+    if isinstance(running_mean, Tensor):
+        tensors: List[Any] = [] if is_lazy(running_mean) else [running_mean]
     else:
         own = module.named_parameters(recurse=False)
         parameters: Dict[str, Any] = {name: p for name, p in own if not is_lazy(p)}

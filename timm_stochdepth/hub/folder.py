@@ -2,7 +2,7 @@
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 from safetensors.torch import save_file
@@ -12,9 +12,9 @@ from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
 from ..output_folder import write_new_folder
-from ..places import stochastic_depth_args
+from ..places import drop_paths, stochastic_depth_args
 from ..plots import can_plot, plot_rates
-from ..scales import inference_scales, weights_at_full_rate
+from ..scales import weights_at_full_rate
 from ..sharding import refuse_sharded
 from ..weights import check_finite, how_to_merge, strip_module_name, strip_wrappers
 from .card import PICTURE, adopt_card, create_card, full_drop_rates
@@ -135,7 +135,7 @@ def _check_rebuilds(config: Dict[str, Any], model: nn.Module) -> None:
         raise ValueError(
             f'model must be what timm builds as {config["architecture"]}, so that others can load it, but'
             f' {", ".join(differing[:3])} {"differs" if len(differing) == 1 else "differ"}.{how_to_merge(differing)}')
-    if _scales(rebuilt) != _scales(model):
+    if _rates(rebuilt) != _rates(model):
         raise ValueError(
             'model must have one drop rate and distribution, which config.json can say, but its blocks were given'
             ' others: set_drop_rate or apply_stochastic_depth on the whole network, or push it with plain=True.')
@@ -159,5 +159,8 @@ def _tensorless_types(model: nn.Module) -> Dict[str, type]:
     }
 
 
-def _scales(model: nn.Module) -> Dict[str, float]:
-    return {strip_module_name(name): scale for name, scale in inference_scales(model, full=True).items()}
+def _rates(model: nn.Module) -> Dict[str, Tuple[float, float]]:
+    """The drop rate of each place, and what its branch is multiplied with at inference, but for rounding."""
+    return {
+        strip_module_name(name): (round(place.full_drop_prob, 6), round(place.inference_scale(full=True), 6))
+        for name, place in drop_paths(model)}
