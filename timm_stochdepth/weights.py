@@ -80,14 +80,12 @@ def scales_in_metadata(state_dict: Mapping[str, Any], full: bool = False) -> Opt
         full: At the rates of the end of the warm-up, instead of those in force at that moment.
 
     Returns:
-        The scales by the names of drop paths, none of a plain network; None if there is no metadata, as after timm's
+        The scales by the names of drop paths; None if the metadata has none, or is lost as after timm's
         `clean_state_dict`.
     """
     key = 'full_inference_scale' if full else 'inference_scale'
-    metadata = getattr(state_dict, '_metadata', None)
-    if not metadata:
-        return None
-    return {name: m[key] for name, m in metadata.items() if isinstance(m.get(key), (int, float))}
+    metadata = getattr(state_dict, '_metadata', {})
+    return {name: m[key] for name, m in metadata.items() if isinstance(m.get(key), (int, float))} or None
 
 
 class RecordedDropPath(NamedTuple):

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from timm.models import is_model_in_modules, parse_model_name, split_model_name_tag
 from torch import Tensor, nn
 
+from .drop_options import DropOptions
 from .file_kinds import holds_kind
 from .scales import inference_scales
-from .settings import Settings
 from .surgery import apply_recorded, apply_settings
 from .terminal import one_line
 from .weights import how_to_merge, scales_in_metadata, settings_in_metadata, strip_wrappers
@@ -79,7 +79,8 @@ class WeightsFile:
         if recorded:
             apply_recorded(model, recorded)
         elif self.args.get('stochastic_depth'):
-            apply_settings(model, 'DropPath', _settings_of_run(self.args))
+            options = DropOptions.from_args(self.args['stochastic_depth'])
+            apply_settings(model, 'DropPath', options.at_rate(self.args.get('drop_path')))
 
     def trained_scales(self, full: bool = False) -> Optional[Dict[str, float]]:
         """What each branch was multiplied with at inference where the weights come from, None if nothing says.
@@ -244,21 +245,6 @@ def _model_args_of_run(args: Dict[str, Any]) -> Dict[str, Any]:
     model_kwargs = args.get('model_kwargs')
     model_args.update(model_kwargs if isinstance(model_kwargs, dict) else {})
     return {k: v for k, v in model_args.items() if v is not None and k != 'fold_pretrained'}
-
-
-def _settings_of_run(args: Dict[str, Any]) -> Settings:
-    """What the launcher gave the drop paths of a network of timm; see `training.launcher`."""
-    said = dict(args['stochastic_depth'])
-    if said.get('drop_distribution') is None:  # the rates are those that timm gave each drop path
-        said.update(drop_rate=None, drop_distribution='linear')
-    else:
-        said.update(drop_rate=args.get('drop_path') or 0.)
-    try:
-        return Settings(**said)
-    except (TypeError, ValueError) as e:
-        raise ValueError(
-            f'stochastic_depth in the arguments of the run must be what `timm-stochdepth run` writes, but is'
-            f' {args["stochastic_depth"]!r}: {e}') from e
 
 
 def _first_model_name(names: Sequence[Any]) -> Tuple[Optional[str], Optional[str]]:

@@ -27,6 +27,7 @@ parser.add_argument('--drop-path', type=float)
 parser.add_argument('--model-kwargs', nargs='*', default={}, action=utils.ParseKwargs)
 parser.add_argument('--kd-model-name')
 parser.add_argument('--model-ema', action='store_true')
+parser.add_argument('--amp', action='store_true')
 parser.add_argument('--sched', default='cosine')
 parser.add_argument('--epochs', type=int, default=2)
 parser.add_argument('--seed', type=int, default=0)
@@ -105,7 +106,8 @@ def main():
     for epoch in range(start_epoch, num_epochs):
         model.train()
         for idx in range(BATCHES):
-            loss = task(*batch(epoch, idx))['loss']
+            with torch.autocast('cpu', torch.bfloat16, enabled=args.amp):
+                loss = task(*batch(epoch, idx))['loss']
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -22,8 +22,8 @@ from timm.optim import create_optimizer_v2
 
 import timm_stochdepth as ts
 from timm_stochdepth.cli.main import create_parsers, main
+from timm_stochdepth.drop_options import DropOptions, LauncherError
 from timm_stochdepth.settings import Settings
-from timm_stochdepth.training.drop_options import DropOptions, LauncherError
 from timm_stochdepth.training.replaced import replaced
 from timm_stochdepth.training.script_run import ScriptRun
 from timm_stochdepth.training.summary import rate_in_summary

@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     _refuse_what_has_no_effect(args)
+    from ..drop_options import DropOptions, LauncherError
     from ..offline import is_out_of_reach
-    from ..training.drop_options import DropOptions, LauncherError
     from ..training.launcher import run_script
 
     options = None

@@ -8,11 +8,11 @@ import timm.models._builder
 import timm.models._factory
 from torch import Tensor, nn
 
+from ..drop_options import LauncherError
 from ..models.pretrained import fold_as_said, said_of_this_load
 from ..places import drop_paths
 from ..weights import strip_wrappers
 from ..weights_file import read_weights_file
-from .drop_options import LauncherError
 from .replaced import replaced
 from .script_run import ScriptRun
 

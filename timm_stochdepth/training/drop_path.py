@@ -8,12 +8,12 @@ import timm.models
 import timm.models._factory
 from torch import nn
 
+from ..drop_options import DropOptions, LauncherError
 from ..norms import looks_at_batch
 from ..places import drop_paths
 from ..rates import check_fraction
 from ..surgery import apply_settings
 from ..targets import find_targets
-from .drop_options import DropOptions, LauncherError
 from .replaced import replaced
 from .script_run import ScriptRun, log_line
 

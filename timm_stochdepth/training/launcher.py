@@ -5,8 +5,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Optional, Sequence
 
+from ..drop_options import DropOptions
 from .checkpoints import folded_checkpoints
-from .drop_options import DropOptions
 from .drop_path import stochastic_drop_path
 from .script_run import ScriptRun, noted_arguments
 from .summary import rate_in_summary

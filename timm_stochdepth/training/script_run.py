@@ -10,10 +10,10 @@ from weakref import ref
 import torch
 from torch import nn
 
+from ..drop_options import DropOptions, LauncherError
 from ..places import drop_paths
 from ..ranks import is_first_rank
 from ..weights_file import read_weights_file
-from .drop_options import DropOptions, LauncherError
 from .replaced import replaced
 
 __all__ = ['ScriptRun', 'log_line', 'noted_arguments']

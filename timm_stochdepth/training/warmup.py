@@ -11,9 +11,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from ..drop_options import LauncherError
 from ..places import drop_paths, drop_rates
 from ..rate_changes import set_training_progress, start_warmup
-from .drop_options import LauncherError
 from .replaced import replaced
 from .script_run import ScriptRun, log_line
 

@@ -3,8 +3,8 @@ import shlex
 from dataclasses import dataclass, fields, replace
 from typing import Any, Dict, Optional
 
-from ..rates import DISTRIBUTIONS, check_choice
-from ..settings import Settings
+from .rates import DISTRIBUTIONS, check_choice
+from .settings import Settings
 
 __all__ = ['DropOptions', 'LauncherError']
 
