@@ -5,15 +5,30 @@ same objects. The class is made from the plain one, once for all blocks of one s
 """
 import inspect
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Callable, ClassVar, Dict, Hashable, List, Sequence, Tuple, Type, Union, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    ClassVar,
+    Dict,
+    FrozenSet,
+    Hashable,
+    List,
+    Sequence,
+    Tuple,
+    Type,
+    Union,
+    cast,
+)
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .class_table import ClassTable
-from .cut import Cut, cut_by_hand, cut_forward
+from .cut import Cut, cut_by_hand
 from .families import BATCH_DIMENSIONS
+from .free_numbers import NumberDecides, cut_with_free_numbers
 from .leaf import as_whole_block, is_traced
 from .metadata import tell_of_weights
 from .norms import looks_at_batch, refuse_split_norms
@@ -21,7 +36,7 @@ from .scripting import scriptable_forward
 from .sharding import sharded_like, unsharded_class
 from .site import StochasticDropPath
 from .structure import names_read, structure_of
-from .trace import NotCuttable, required_arguments, trace_forward
+from .trace import NotCuttable, required_arguments
 from .transforms import refuse_frozen_decisions
 from .waiting import refuse_waiting
 
@@ -184,6 +199,9 @@ class _CutBlock(StochasticBlock):
     # names that its methods read, and what they find there
     _names: ClassVar[Tuple[str, ...]]
     _structure: ClassVar[Tuple[Hashable, ...]]
+    # numbers among them that may change, and those of which is known that they may not
+    _free: ClassVar[FrozenSet[str]] = frozenset()
+    _fixed: ClassVar[FrozenSet[str]] = frozenset()
     _reads_training: ClassVar[bool]
     # the cut, or why there is none, by the names of the arguments that are given, and whether the block is training
     _cuts: ClassVar[Dict[Tuple[Tuple[str, ...], bool], Union[Cut, Refusal]]]
@@ -202,17 +220,23 @@ class _CutBlock(StochasticBlock):
     @torch.jit.unused
     @torch.compiler.disable
     def _cut_anew(self, key: Tuple[Tuple[str, ...], bool]) -> Union[Cut, Refusal]:
-        if not self.__dict__.get('_is_replica') and structure_of(self, self._names) != self._structure:
-            self._renew_class()  # something in a list or a dict was changed
-        return self._cuts.get(key) or self._make_cut(key)
-
-    def _make_cut(self, key: Tuple[Tuple[str, ...], bool]) -> Union[Cut, Refusal]:
+        if not self.__dict__.get('_is_replica') and self._is_changed():
+            self._renew_class()  # something in a list or a dict
         try:
-            graph = trace_forward(self, self._plain_class, self._places, key[0])
-            self._cuts[key] = cut_forward(self, graph, self._places)
-        except NotCuttable as e:
-            self._cuts[key] = type(e), str(e)
-        return self._cuts[key]
+            return self._cut_of(self, key)
+        except NumberDecides:
+            self._take_class(free=frozenset(), fixed=self._free)
+            return self._cut_of(self, key)
+
+    @classmethod
+    def _cut_of(cls, block: nn.Module, key: Tuple[Tuple[str, ...], bool]) -> Union[Cut, Refusal]:
+        """The cut for a block that has this class, or is to have it."""
+        if key not in cls._cuts:
+            try:
+                cls._cuts[key] = cut_with_free_numbers(block, cls._plain_class, cls._places, key[0], cls._free)
+            except NotCuttable as e:
+                cls._cuts[key] = type(e), str(e)
+        return cls._cuts[key]
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -231,19 +255,31 @@ class _CutBlock(StochasticBlock):
         if self.__dict__.get('_is_replica'):  # of nn.DataParallel, put together from what the block is
             return
         # another window, a reparameterized convolution: what was traced is not what the forward does now
-        if name in self._names and structure_of(self, self._names) != self._structure:
-            self._renew_class()
+        if name in self._names and self._is_changed():
+            self._renew_class(name)
 
-    def _renew_class(self) -> None:
-        made = _class_for(self, self._plain_class, self._places)
-        self.__class__ = sharded_like(self, made)
+    def _is_changed(self) -> bool:
+        return structure_of(self, self._names, self._free) != self._structure
+
+    def _renew_class(self, changed: str = '') -> None:
+        """Take the class for what the block is now, in which a number that is changed can change again."""
+        numbers = frozenset(n for n in (*self._free, changed) if type(vars(self).get(n)) is float) - self._fixed
+        for free in (numbers, numbers - {changed}, frozenset()):
+            try:
+                return self._take_class(free, fixed=numbers - free)
+            except NumberDecides:
+                continue
+
+    def _take_class(self, free: FrozenSet[str], fixed: FrozenSet[str]) -> None:
+        made = _class_for(self, self._plain_class, self._places, free)
+        made._fixed |= self._fixed | fixed
         for key in _usual_arguments(made):  # now, and not while the block is compiled
-            if key not in self._cuts:
-                self._make_cut(key)
+            made._cut_of(self, key)
+        self.__class__ = sharded_like(self, made)
 
     def __reduce_ex__(self, protocol: Any) -> Tuple[Any, ...]:
         # a class that was made here is known to no other process
-        return _new_block, (self._plain_class, self._places), self.__dict__
+        return _new_block, (self._plain_class, self._places, self._free), self.__dict__
 
 
 class _Unpickled(_CutBlock):
@@ -254,18 +290,28 @@ class _Unpickled(_CutBlock):
         self._renew_class()
 
 
-def _new_block(plain_class: Type[nn.Module], places: Tuple[str, ...]) -> nn.Module:
-    made: Any = type(plain_class.__name__, (_Unpickled, plain_class), {'_plain_class': plain_class, '_places': places})
+def _new_block(
+        plain_class: Type[nn.Module],
+        places: Tuple[str, ...],
+        free: FrozenSet[str] = frozenset(),
+) -> nn.Module:
+    attributes = {'_plain_class': plain_class, '_places': places, '_free': free}
+    made: Any = type(plain_class.__name__, (_Unpickled, plain_class), attributes)
     return made.__new__(made)
 
 
 _CLASSES: ClassTable[_CutBlock] = ClassTable()
 
 
-def _class_for(block: nn.Module, plain_class: Type[nn.Module], places: Tuple[str, ...]) -> Type[_CutBlock]:
+def _class_for(
+        block: nn.Module,
+        plain_class: Type[nn.Module],
+        places: Tuple[str, ...],
+        free: FrozenSet[str],
+) -> Type[_CutBlock]:
     read = names_read(plain_class)
     names = tuple(sorted(read - {'training', *places}))
-    structure = structure_of(block, names)
+    structure = structure_of(block, names, free)
     # torch.compile has a limit of graphs for a function, which each shape is to have for itself
     shapes = tuple((name, None if is_lazy(p) else p.shape) for name, p in block.named_parameters())
 
@@ -277,6 +323,7 @@ def _class_for(block: nn.Module, plain_class: Type[nn.Module], places: Tuple[str
             '_arguments': tuple(inspect.signature(plain_class.forward).parameters.values())[1:],
             '_names': names,
             '_structure': structure,
+            '_free': free,
             '_reads_training': 'training' in read,
             '_cuts': {},
             'forward': scriptable_forward(plain_class),

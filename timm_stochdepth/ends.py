@@ -8,7 +8,7 @@ from torch.nn.utils import parametrize
 
 from .blocks import StochasticBlock, cuts_of
 from .families import GATE_INPUT_LAYERS, SCALING_LAYERS
-from .graph import is_size
+from .graph import is_number, is_size
 from .reparametrized import ComputedTensor, own_tensor, own_tensors
 from .trace import required_arguments, trace_forward
 
@@ -154,7 +154,7 @@ def _parameter_of(node: Any) -> str:
         if not is_transposed and str(getattr(node.target, '__name__', node.target)) not in (*_RESHAPES, 'unsqueeze'):
             return ''
         node = node.all_input_nodes[0]
-    return str(node.target) if isinstance(node, fx.Node) and node.op == 'get_attr' else ''
+    return str(node.target) if isinstance(node, fx.Node) and node.op == 'get_attr' and not is_number(node) else ''
 
 
 def _no_end(path: str, module: nn.Module) -> ValueError:

@@ -5,7 +5,7 @@ from typing import Any, Dict, Iterator, Optional, Tuple
 
 from torch import Tensor, fx, nn
 
-__all__ = ['describe', 'flat', 'is_dead', 'is_inplace', 'is_size', 'keeps_batch_first', 'source_of']
+__all__ = ['describe', 'flat', 'is_dead', 'is_inplace', 'is_number', 'is_size', 'keeps_batch_first', 'source_of']
 
 _SIZE_ATTRIBUTES = ('device', 'dtype', 'ndim', 'shape')
 _SIZE_METHODS = ('dim', 'size')
@@ -31,10 +31,17 @@ def _name(node: fx.Node) -> str:
     return str(getattr(node.target, '__name__', node.target))
 
 
+def is_number(node: fx.Node) -> bool:
+    """Whether a node reads a number of the block's, see `trace_forward`."""
+    return bool(node.meta.get('is_number'))
+
+
 def is_size(node: Any) -> bool:
-    """Whether a value is a pure computation on the shape, type or device of tensors."""
+    """Whether a value is a pure computation on the shape, type or device of tensors, or on numbers."""
     if not isinstance(node, fx.Node):
         return not isinstance(node, Tensor)
+    if is_number(node):
+        return True
     if node.op == 'call_method':
         return node.target in _SIZE_METHODS
     if node.op != 'call_function':

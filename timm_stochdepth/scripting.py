@@ -61,7 +61,7 @@ if not torch.jit.is_scripting():
     # not all globals: a network is often among them, and would be kept alive
     referred = {'__name__', *_names_in(tree)}
     known = {name: value for name, value in plain_forward.__globals__.items() if name in referred}
-    return compile_source(source, {**known, 'torch': torch})['forward']
+    return compile_source(source, {**known, 'torch': torch}).pop('forward')
 
 
 def _names_in(tree: ast.AST) -> Iterator[str]:

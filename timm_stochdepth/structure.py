@@ -68,7 +68,7 @@ def _value(value: Any, holders: Tuple[int, ...] = ()) -> Hashable:
     return kind, *(_value(list(part) if hasattr(part, '__next__') else part, holders) for part in parts)
 
 
-def structure_of(block: nn.Module, names: Collection[str]) -> Tuple[Hashable, ...]:
+def structure_of(block: nn.Module, names: Collection[str], free: Collection[str] = ()) -> Tuple[Hashable, ...]:
     """A key that is equal for blocks whose forward does the same.
 
     It holds the values of the block's attributes, which of its tensors and children are there, the classes of these and
@@ -77,6 +77,7 @@ def structure_of(block: nn.Module, names: Collection[str]) -> Tuple[Hashable, ..
     Args:
         block: A residual block.
         names: Of the attributes that count, those that its class's methods may read.
+        free: Those of them whose values do not count.
     """
     key: List[Hashable] = []
     for name in names:
@@ -84,7 +85,8 @@ def structure_of(block: nn.Module, names: Collection[str]) -> Tuple[Hashable, ..
         if any(isinstance(owner.get(name), Tensor) for owner in (vars(block), block._parameters, block._buffers)):
             key.append((name, True))
         elif name in vars(block):
-            key.append((name, _value(vars(block)[name])))
+            value = vars(block)[name]
+            key.append((name, type(value) if name in free else _value(value)))
         elif name in block._parameters or name in block._buffers:
             key.append((name, False))
         elif name in block._modules:

@@ -1,8 +1,9 @@
 """A block's forward as a graph, with its children as leaves."""
 import inspect
 import operator
+from functools import partial
 from types import FunctionType
-from typing import Any, Callable, List, Sequence, Type
+from typing import Any, Callable, Collection, List, Sequence, Type
 
 from timm.layers import get_notrace_functions
 from torch import fx, nn
@@ -32,6 +33,11 @@ def _inplace(function: Callable[..., Any]) -> Callable[..., Any]:
     return method
 
 
+class _ProxyOfNumbers(_Proxy):
+    """A value in a trace of numbers that are not known: looking something up by it would find nothing, and not fail."""
+    __hash__ = __str__ = __format__ = None  # type: ignore[assignment]
+
+
 for _name in ('iadd', 'imul', 'isub', 'itruediv'):
     setattr(_Proxy, f'__{_name}__', _inplace(getattr(operator, _name)))
 
@@ -39,13 +45,19 @@ for _name in ('iadd', 'imul', 'isub', 'itruediv'):
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
-
-    def __init__(self, branch_end: str, is_dtype_known: bool) -> None:
+    def __init__(self, branch_end: str, is_dtype_known: bool, numbers: Collection[str]) -> None:
         super().__init__(autowrap_functions=tuple(get_notrace_functions()))
         self.branch_end = branch_end
         self.is_dtype_known = is_dtype_known
+        self.numbers = numbers
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _ProxyOfNumbers(node, self) if self.numbers else _Proxy(node, self)
+
+    def read_number(self, name: str, probe: nn.Module) -> fx.Proxy:
+        proxy: fx.Proxy = self.create_proxy('get_attr', name, (), {})
+        proxy.node.meta['is_number'] = True
+        return proxy
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         operands = obj.node.args
@@ -76,6 +88,7 @@ def trace_forward(
         places: Sequence[str],
         given: Sequence[str],
         is_dtype_known: bool = False,
+        numbers: Collection[str] = (),
 ) -> fx.Graph:
     """Trace what a block computes, as it stands, of the arguments that are given.
 
@@ -85,6 +98,7 @@ def trace_forward(
         places: Names of its drop paths, whatever stands there, if anything.
         given: Names of the arguments that are given, the others keep their defaults.
         is_dtype_known: Take tensors to have the types that the forward compares theirs with.
+        numbers: Names of attributes that are numbers, which the graph reads when it runs.
 
     Raises:
         NotCuttable: Its control flow hangs on a value.
@@ -94,14 +108,19 @@ def trace_forward(
     plain_forward: Any = inspect.unwrap(plain_class.forward)
     # in the globals of the block's own module, where the tracer finds the functions that are not to be looked into
     forward = FunctionType(compile_source(source, {})['forward'].__code__, plain_forward.__globals__)
-    probe_class = type(plain_class.__name__, (plain_class,), {'forward': forward, 'plain_forward': plain_class.forward})
+    tracer = _Tracer(BRANCH_ENDS.get(plain_class, ''), is_dtype_known, numbers)
+    probe_class = type(plain_class.__name__, (plain_class,), {
+        'forward': forward,
+        'plain_forward': plain_class.forward,
+        **{name: property(partial(tracer.read_number, name)) for name in numbers},
+    })
     probe: Any = object.__new__(probe_class)
     probe.__dict__.update(vars(block))
     for name in places:
         probe.__dict__.pop(name, None)
     probe._modules = {**block._modules, **{name: nn.Identity() for name in places}}
     try:
-        graph = _Tracer(BRANCH_ENDS.get(plain_class, ''), is_dtype_known).trace(probe)
+        graph = tracer.trace(probe)
     except Exception as e:  # whatever other people's code raises on values that are none
         message = str(e).strip().partition('\n')[0]
         raise NotCuttable(f'its forward cannot be traced: {message}') from e
