@@ -264,6 +264,13 @@ def test_a_copied_drop_path_is_taken_over(copied, monkeypatch):
     assert_same_as_their_masks(ours, plain, torch.randn(7, 5, 8, dtype=torch.float64), monkeypatch)
 
 
+def test_a_copied_drop_path_is_taken_over_where_tensors_have_no_values(copied):
+    with torch.device('meta'):
+        model = copied.Net([0.0, 0.3, 0.6])
+        assert told(ts.apply_stochastic_depth, model, 'sample', 'DropPath', None) == []
+    assert list(ts.drop_rates(model).values()) == [0.0, 0.3, 0.6]
+
+
 def test_taking_over_moves_no_generator(copied):
     model = copied.Net([0.0, 0.3, 0.6])
     torch.manual_seed(3)

@@ -76,6 +76,7 @@ def applied_again(model, target_layer_name, mode):
     model = shard(model)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
+        warnings.filterwarnings('ignore', 'The network has been trained')  # its weights are random
         apply(model, target_layer_name, mode)
     return model
 
@@ -194,3 +195,30 @@ def shard_parts_of_blocks(rank, mode):
 @pytest.mark.parametrize('mode', MODES)
 def test_a_unit_within_a_branch_is_shared_or_refused_and_does_not_hang(mode):
     run_ranks(shard_parts_of_blocks, mode)
+
+
+def tell_of_trained(rank):
+    """What is told of a fresh network, and of one that made a step, both sharded before."""
+    told = {}
+    for name in ('FSDP2', 'FSDP1', 'FSDP1, flat'):
+        model = timm.create_model('test_vit', num_classes=2)
+        if name == 'FSDP2':
+            fully_shard(model, mesh=init_device_mesh('cpu', (2,)))
+        else:
+            model = FullyShardedDataParallel(model, use_orig_params=name == 'FSDP1', device_id=torch.device('cpu'))
+        told[name] = []
+        for rate in (0.2, 0.3):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter('always')
+                ts.apply_stochastic_depth(model, 'sample', 'DropPath', rate)
+            told[name].append([str(w.message)[:28] for w in caught])
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            model(torch.randn(2, 3, 160, 160)).sum().backward()
+            optimizer.step()
+    return told
+
+
+def test_a_fresh_network_that_is_sharded_is_told_nothing():
+    for told in run_ranks(tell_of_trained):
+        assert [of_fresh for of_fresh, _ in told.values()] == [[], [], []]
+        assert told['FSDP2'][1] == ['The network has been trained']

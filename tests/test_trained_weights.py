@@ -13,6 +13,7 @@ from family_networks import FAMILIES, FIRST
 from timm.layers import DropPath
 from timm.utils import ModelEmaV3
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from torchvision.ops import StochasticDepth as TorchvisionDropPath
 
 import timm_stochdepth as ts
@@ -164,6 +165,9 @@ def test_weights_that_are_nowhere_show_nothing():
     with torch.device('meta'):
         model = vit()
     assert told(ts.apply_stochastic_depth, model, 'sample', 'DropPath', 0.3) == []
+    with FakeTensorMode():
+        fake = nn.Sequential(Block(DropPath(0.1)), nn.BatchNorm1d(4))
+        assert told(ts.apply_stochastic_depth, fake, 'sample', 'DropPath', 0.3, 'uniform') == []
     lazy = nn.Sequential(Block(DropPath(0.1)), nn.LazyBatchNorm1d(), nn.LazyLinear(3))
     assert told(ts.apply_stochastic_depth, lazy, 'sample', 'DropPath', 0.3, 'uniform') == []
 

@@ -19,7 +19,8 @@ def shows_training(model: nn.Module) -> bool:
 
     Matrices are random from the start, and so are the biases beside them. What scales or shifts each channel, in norms,
     LayerScale and gains, starts with one value for all, which the first step of an optimizer ends. A norm of the batch,
-    which may start at random, has statistics that start with one value. What is on the meta device shows nothing.
+    which may start at random, has statistics that start with one value. What is on the meta device, or a fake, shows
+    nothing.
     """
     return any(bool((x != x.flatten()[0]).any()) for module in model.modules() for x in _values_of_channels(module))
 
@@ -41,7 +42,8 @@ def _values_of_channels(module: nn.Module) -> Iterator[Tensor]:
     for tensor in tensors:
         to_local: Any = getattr(tensor, 'to_local', None)  # FSDP2 has a part of it on each rank
         local: Tensor = to_local() if to_local else tensor
-        if not local.is_meta and local.ndim and local.numel() == max(local.shape) > 0:
+        has_values = not local.is_meta and not hasattr(local, 'fake_mode')
+        if has_values and local.ndim and local.numel() == max(local.shape) > 0:
             yield local.detach()
 
 
