@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import small_train
@@ -180,6 +181,23 @@ def test_a_run_that_goes_on_in_its_own_folder_has_its_rates_in_their_column(warm
     assert [row.get('train_drop_rate') for row in rows[3:]] == ['0.3', None, None, '0.3', '0.3']
     assert {row['lr'] for row in rows[3:]} == {'0.1'}
     assert path.read_text().count('epoch') == 3
+
+
+def test_the_rate_is_that_of_the_network_that_an_optimizer_is_made_for(in_process, tmp_path, monkeypatch):
+    logged = []
+    monkeypatch.setattr(timm.utils.summary, 'wandb', SimpleNamespace(log=logged.append), raising=False)
+    own = """
+import timm
+from timm.optim import create_optimizer_v2
+networks = [timm.create_model('test_vit', drop_path_rate=rate) for rate in (0.1, 0.3, 0.2)]
+create_optimizer_v2(networks[1], opt='sgd', lr=0.1)
+timm.utils.update_summary(0, dict(loss=1.0), None, 'summary.csv', log_wandb=True)
+"""
+    monkeypatch.chdir(tmp_path)
+    status, text = in_process(['--skip-dropped'], script=script(tmp_path, own))
+    assert status == 0, text
+    assert rates(tmp_path) == [0.3] and logged == [dict(epoch=0, train_loss=1.0, train_drop_rate=0.3)]
+    assert len(said_of_network(text)) == 3  # whoever can have it is given it
 
 
 def test_a_registered_network_has_its_rate_in_the_summary_too(tmp_path):
