@@ -20,6 +20,7 @@ from timm_stochdepth.cli.arguments import (
     OutputFile,
     OutputFolderPath,
     RepoId,
+    Schedule,
     Text,
     WholeNumber,
 )
@@ -34,6 +35,7 @@ WRONG = {
     Choice: ['', 'LINEAR', 'other'],
     WholeNumber: ['', '-1', '1.5', 'nan', 'inf', '1e3', 'one', str(2**40)],
     Fraction: ['', '-0.1', '1.1', 'nan', 'inf', '-inf', '0,5', 'half'],
+    Schedule: ['', '0', '0:1,', '0:1:2', '0.2:1,0.2:0', '0:2', '0:x', '0:nan', '0;1'],
     KeyValue: ['', 'foo', '=1', '1a=2', 'a b=1'],
     Device: ['', 'foo', 'gpu', 'cuda:x', 'cuda:-1', 'mps', 'meta', 'CPU', 'cuda:999'],
     RepoId: ['', 'a/b/c', 'user/', '/name', 'my user/x', 'a--b', 'a..b', 'x.git', 'user/é', '.x', 'u/' + LONG],
