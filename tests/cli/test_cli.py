@@ -1,6 +1,7 @@
 import fcntl
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -29,8 +30,19 @@ def test_list_filters(capsys):
     assert main(['list', 'resnet101*']) == 0
     out = capsys.readouterr().out
     assert 'resnet101_sd_block' in out and 'resnet50' not in out
+    assert main(['list', 'no_such*']) == 2
+    assert capsys.readouterr().err.endswith("resnet101_sd_sample, but got 'no_such*'.\n")
+
+
+def test_list_says_how_the_other_networks_of_timm_get_stochastic_depth(capsys):
     assert main(['list', 'vit*']) == 2
-    assert 'filter must match one of' in capsys.readouterr().err
+    (err,) = capsys.readouterr().err.splitlines()
+    assert 'filter must match one of resnet50_sd_block, ' in err
+    assert f"but got 'vit*', of which timm has {len(timm.list_models('vit*'))}. Any network of timm with" in err
+    assert 'by apply_stochastic_depth in Python' in err
+    (line,) = re.findall('`timm-stochdepth (run .*?)`', err)
+    args = create_parsers()[1]['run'].parse_args([word.replace('train.py', __file__) for word in line.split()[1:]])
+    assert args.skip_dropped and args.args == ['--model', 'NAME', '--drop-path', 'RATE']
 
 
 def test_show_prints_each_block(capsys, tmp_path):
@@ -86,6 +98,11 @@ def test_show_prints_each_block(capsys, tmp_path):
         (['demo', '--model', 'resnet18', '--images', '1438'], '--images must be 1,437 at the most for the digits'),
         (['demo', '--batch-size', '2000'], '--batch-size must be at most --images, 1437, but got 2000'),
         (['demo', '--model-kwargs', 'no_such=1'], '--model-kwargs must be arguments of resnet50'),
+        (['demo', '--model-kwargs', 'scriptable=1', 'layers=3'], 'of the network alone, but has scriptable.'),
+        (
+            ['demo', '--model-kwargs', 'patch_size=0', '--model', 'test_vit'],
+            '--model-kwargs must be arguments of test_vit',
+        ),
         (['demo', '--model-kwargs', 'foo'], "--model-kwargs must be of the form KEY=VALUE, but got 'foo'"),
         (['verfy', 'x'], "but got 'verfy': did you mean verify?"),
         ([''], "COMMAND must be one of demo, list, show, families, fold, push, pull, verify, bench, run, but got ''"),

@@ -1,6 +1,13 @@
+import fcntl
+import json
+import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 
 import numpy as np
 import pytest
@@ -51,12 +58,53 @@ def test_demo_trains_saves_and_reloads(tmp_path, capsys):
     }
 
 
+SMALL = ['--model-kwargs', 'layers=[1,1,1,1]', 'base_width=8', '--images', '32', '--batch-size', '8']
+TWO_EPOCHS = ['--epochs', '2', '--eval-every', '2']
+
+
+def losses_of_runs(folder):
+    """The loss of each network's last step, as the progress bar writes it."""
+    runs = [json.loads(path.read_text())['result'] for path in folder.glob('*/run.json')]
+    return {f'{run["model_name"]} {run["method"] or ""}'.strip(): f'{run["step_losses"][-1]:.2f}' for run in runs}
+
+
+@pytest.mark.parametrize(
+    'options, names',
+    [
+        (['--model', 'resnet50_sd_sample', 'resnet50_sd_block'], ['sample', 'block']),
+        (['--model', 'resnet50', '--drop-path', '0.2', '--methods', 'timm', 'skip'], ['timm', 'skip']),
+        (['--model', 'resnet50'], ['resnet50']),
+    ],
+)
+def test_the_progress_bar_says_whose_loss_is_which(options, names, tmp_path, capsys):
+    assert main(['demo', *options, *SMALL, *TWO_EPOCHS, '--lr', '0.1', '--out', str(tmp_path / 'out')]) == 0
+    last = re.split('[\r\n]+', capsys.readouterr().err.strip())[-1]
+    losses = losses_of_runs(tmp_path / 'out')
+    assert len(set(losses.values())) == len(losses) == len(names)
+    expected = [f'{name} {loss}' for name in names for label, loss in losses.items() if label.endswith(name)]
+    assert last.partition(' left, loss ')[2].split(', ') == expected
+
+
+def test_80_columns_hold_the_losses_of_the_three_networks(tmp_path):
+    master, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 80, 0, 0))
+    command = [sys.executable, '-m', 'timm_stochdepth', 'demo', *SMALL, *TWO_EPOCHS, '--out', tmp_path / 'out']
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=terminal, check=True)
+    bars = re.split('[\r\n]+', os.read(master, 100_000).decode().strip())
+    os.close(terminal)
+    os.close(master)
+    losses = losses_of_runs(tmp_path / 'out')
+    names = dict(resnet50='resnet50', sd_sample='resnet50_sd_sample', sd_block='resnet50_sd_block')
+    assert bars[-1].endswith(', '.join(f'{name} {losses[label]}' for name, label in names.items()))
+    assert max(map(len, bars)) <= 80
+
+
 def test_an_interrupt_leaves_nothing(tmp_path):
     out = tmp_path / 'new' / 'out'
     command = [sys.executable, '-m', 'timm_stochdepth', 'demo', '--models', 'resnet50_sd_sample', '--out', out]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
     seen = ''
-    while 'loss=' not in seen:  # the progress bar's first step
+    while 'loss ' not in seen:  # the progress bar's first step
         assert process.poll() is None, seen
         seen += process.stderr.read(1)
     process.send_signal(signal.SIGINT)

@@ -1,5 +1,6 @@
 """Train plain and stochastic networks on real images, and compare them."""
 import argparse
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Dict, List
 
 from ..demo.methods import METHODS
@@ -139,15 +140,22 @@ def run(args: argparse.Namespace) -> None:
 
 def _networks(args: argparse.Namespace, image_format: 'Format') -> 'List[Network]':
     """The networks to compare, all of them checked."""
+    import timm
+
     from ..demo.network import Network, check_method, fitted, has_own_depth
+    from ..hub.config import RESERVED_ARGS
     from .checks import check_model_name
 
     networks: List[Network] = []
+    model_args = {name: value for name, value in args.model_kwargs if value is not None}  # as timm leaves them out
+    of_timm = [name for name in model_args if name in (*RESERVED_ARGS, *signature(timm.create_model).parameters)]
+    if of_timm:
+        raise UsageError(f'--model-kwargs must be arguments of the network alone, but has {", ".join(of_timm)}.')
     for model_name in args.models:
         check_model_name('--models/--model', model_name)
         has_method = args.drop_path and not has_own_depth(model_name)
         for method in (args.methods or DEFAULT_METHODS) if has_method else (None,):
-            networks.append(Network(model_name, dict(args.model_kwargs), args.drop_path, method))
+            networks.append(Network(model_name, model_args, args.drop_path, method))
     if args.methods and not any(n.method for n in networks):
         raise UsageError(
             f'--methods must be for networks whose names have no stochastic depth, but got {" ".join(args.models)}.')

@@ -119,7 +119,7 @@ def fitted(network: Network, image_format: Format) -> Network:
                 _check_patches(model, size)
                 model.eval()(torch.empty(1, *image_format.input_size))
                 return candidate
-            except (TypeError, ValueError) as e:
+            except (ArithmeticError, LookupError, TypeError, ValueError) as e:
                 unmade = ValueError(
                     f'--model-kwargs must be arguments of {network.model_name}, but got {network.model_args}: {e}')
             except (AssertionError, AttributeError, RuntimeError) as e:

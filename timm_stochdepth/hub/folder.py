@@ -125,8 +125,8 @@ def create_config(model: nn.Module, record: TrainingRecord) -> Dict[str, Any]:
 
 def _check_rebuilds(config: Dict[str, Any], model: nn.Module) -> None:
     """Refuse a network that others could not build from its config.json: one with layers of one's own, for instance."""
-    rebuilt = create_model(
-        config['architecture'], on_meta=True, num_classes=config['num_classes'], **config.get('model_args', {}))
+    model_args = {**config.get('model_args', {}), 'num_classes': config['num_classes']}
+    rebuilt = create_model(config['architecture'], model_args, on_meta=True)
     differing = sorted({
         *_differing(_shapes(rebuilt), _shapes(model)),
         *_differing(_tensorless_types(rebuilt), _tensorless_types(model)),

@@ -1,6 +1,6 @@
 """Networks by the names and arguments that somebody or some file gives."""
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Mapping, Optional
 
 import timm
 from timm.models import parse_model_name
@@ -16,23 +16,24 @@ __all__ = ['build_model', 'check_model_name', 'create_model', 'is_stochastic']
 
 def create_model(
         name: str,
+        model_args: Optional[Mapping[str, Any]] = None,
         on_meta: bool = False,
         pretrained: bool = False,
         place: Optional[str] = None,
-        **kwargs: Any,
 ) -> nn.Module:
     """`timm.create_model`, for names and arguments from a file.
 
     Args:
         name: A name of timm's registry, or of a network with `hf-hub:` or `local-dir:`.
+        model_args: Arguments of the network.
         on_meta: Without memory for the weights.
         pretrained: With the weights of the name.
         place: What `timm.create_model` is given instead of the name: the folder whose config.json says it, and more.
-        **kwargs: Arguments of the network.
 
     Raises:
         ValueError: The architecture is unknown, its source is not there, or it does not take the arguments.
     """
+    kwargs = dict(model_args or {})
     reserved = [key for key in kwargs if key in RESERVED_ARGS]
     if reserved:
         raise ValueError(f'model_args must be arguments of the network alone, but has {", ".join(reserved)}.')
@@ -69,7 +70,7 @@ def build_model(
     weight = state_dict.get(f'{first_conv}.weight')
     if weight is not None and weight.ndim == 4:
         model_args = {**model_args, 'in_chans': weight.shape[1]}
-    return create_model(name, on_meta, **model_args)
+    return create_model(name, model_args, on_meta)
 
 
 def check_model_name(argument: str, name: str) -> None:

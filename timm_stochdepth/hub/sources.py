@@ -87,18 +87,30 @@ def load_structure(
     source, model_args = _as_source(source), model_args or {}
     check_goes_with(source, dict(model_name=model_name))
     if source.kind == 'name':
-        return _with_image_size(create_model(source.place, on_meta=True, **model_args), model_args)
+        return _with_image_size(create_model(source.place, model_args, on_meta=True), model_args)
     if source.kind == 'file':
         file = read_weights_file(source.path)
         name = model_name or file.architecture or _first_that_fits(file, source.path)
         model = _build(file, name, model_args, on_meta=True)
+        if model_name:
+            _check_is_of(model, file, source.path, model_name)
         return _with_image_size(model, {**file.model_args, **model_args}, file.args)
     folder = source.path
     if source.kind == 'hub':
         with says_how_to_go_on(source.place, _WITHOUT_NETWORK):
             folder = download_network(source.place, with_weights=False)
     model_args = {**read_config(folder).get('model_args', {}), **model_args}
-    return _with_image_size(_create_as_config_says(folder, on_meta=True, **model_args), model_args)
+    return _with_image_size(_create_as_config_says(folder, model_args, on_meta=True), model_args)
+
+
+def _check_is_of(model: nn.Module, file: WeightsFile, path: Path, model_name: str) -> None:
+    """Refuse a network whose tensors have other names than the weights that it is said to be of."""
+    others = sorted(
+        key for key in set(model.state_dict()) ^ set(file.state_dict) if not key.endswith('.num_batches_tracked'))
+    if others:
+        raise ValueError(
+            f'--model and --model-kwargs must be of the network that {path} holds the weights of, but got'
+            f' {model_name!r}: not both have {", ".join(others[:3])}{", ..." if len(others) > 3 else ""}.')
 
 
 def _with_image_size(
@@ -158,14 +170,14 @@ def _load_name(name: str, model_args: Dict[str, Any]) -> 'tuple[nn.Module, Train
         raise ValueError(f'source must be a network with weights, but timm has none for {name!r}.')
     tagged = f'{get_arch_name(name)}.{cfg.tag}' if cfg.tag else name  # the default tag spelled out
     with says_how_to_go_on(tagged, _WITHOUT_NETWORK):
-        model = create_model(tagged, pretrained=True, **model_args)
+        model = create_model(tagged, model_args, pretrained=True)
     return model, TrainingRecord(args=dict(pretrained=True, model=tagged))
 
 
-def _create_as_config_says(folder: Path, on_meta: bool = False, **model_args: Any) -> nn.Module:
+def _create_as_config_says(folder: Path, model_args: Dict[str, Any], on_meta: bool = False) -> nn.Module:
     config = read_config(folder)
-    return create_model(
-        config['architecture'], on_meta, place=f'local-dir:{folder}', **{**config.get('model_args', {}), **model_args})
+    model_args = {**config.get('model_args', {}), **model_args}
+    return create_model(config['architecture'], model_args, on_meta, place=f'local-dir:{folder}')
 
 
 def _load_file(
@@ -259,7 +271,7 @@ def load_state_dict(model: nn.Module, state_dict: Dict[str, Tensor], path: Path)
 
 def _load_folder(folder: Path) -> 'tuple[nn.Module, TrainingRecord]':
     config = read_config(folder)
-    model = _create_as_config_says(folder)
+    model = _create_as_config_says(folder, {})
     if any(folder.glob('*.index.json')):
         raise ValueError(f'{folder} must hold its weights in one file, but holds an index of several.')
     try:

@@ -117,7 +117,7 @@ def _check_weights(folder: Path) -> str:
     if not (folder / 'model.safetensors').is_file():
         return f'in a file of torch.save: {_check_file(NetworkSource("folder", str(folder)), False, None, None)}'
     model_args = {**config.get('model_args', {}), 'num_classes': config['num_classes']}
-    expected = create_model(config['architecture'], on_meta=True, **model_args).state_dict()
+    expected = create_model(config['architecture'], model_args, on_meta=True).state_dict()
     with safe_open(str(folder / 'model.safetensors'), framework='pt') as file:
         found = set(file.keys())
         if found != set(expected):

@@ -1,0 +1,247 @@
+"""No command line that can be typed ends in 'internal error': it works, or is refused in one sentence.
+
+The options are those that the parsers have; what each kind of argument is given stands in a table below.
+"""
+
+import argparse
+import random
+import re
+import socket
+import sys
+
+import huggingface_hub.constants
+import pytest
+import timm
+import torch
+from fashion import write_fashion
+from safetensors.torch import save_file
+from timm.models._hub import save_for_hf
+
+from timm_stochdepth.cli.arguments import (
+    Choice,
+    Device,
+    Fraction,
+    InputPath,
+    KeyValue,
+    License,
+    ModelName,
+    Network,
+    NewFolder,
+    OutputFile,
+    OutputFolderPath,
+    RepoId,
+    Text,
+    WholeNumber,
+)
+from timm_stochdepth.cli.main import create_parsers, main
+
+# small ones of four families, and one of this package; by timm's names, with what makes them small
+NETWORKS = {
+    'test_resnet': {},
+    'test_vit': dict(img_size=32),
+    'test_convnext': {},
+    'swin_tiny_patch4_window7_224': dict(img_size=56, embed_dim=24, depths=(2, 2), num_heads=(1, 2)),
+    'resnet50_sd_block': dict(layers=(1, 1, 1, 1), base_width=8),
+}
+OTHERS = ('vgg11', 'test_efficientnet', 'local-dir:test_vit_folder', 'hf-hub:user/net')
+WHERE = ('{}', '{}.pth.tar', '{}.pth', '{}.safetensors', '{}_folder')  # a name, a checkpoint, weights alone, a folder
+
+# by what is asked for, an argument of a command or a kind of argument
+VALUES = {
+    Choice: lambda kind: kind.choices,
+    Device: lambda kind: ['cpu', 'cuda:999'],
+    Fraction: lambda kind: ['0', '0.3', '1'],
+    InputPath: lambda kind: ['.'] if 'folder' in kind.kind else ['names.txt', 'script.py'],
+    KeyValue: lambda kind: [
+        *('img_size=32', 'img_size=(32,64)', 'img_size=31', 'img_size=text', 'drop_path_rate=0.3', 'drop_path_rate=2'),
+        *('num_classes=0', 'num_classes=3', 'num_classes=-1', 'in_chans=1', 'in_chans=0', 'global_pool=avg'),
+        *('global_pool=', 'depths=(1,1)', 'layers=(1,1,1,1)', 'patch_size=0', 'no_such=1', 'pretrained=True'),
+        *('features_only=True', 'scriptable=True', 'drop_path_rate=None', 'layers=None', 'cache_dir=new_folder'),
+        *('drop_distribution=uniform', 'drop_warmup=0.5', 'scale_by_keep=True', 'skip_dropped=True', 'act_layer=relu'),
+    ],
+    License: lambda kind: ['mit'],
+    ModelName: lambda kind: [*NETWORKS, *OTHERS],
+    Network: lambda kind: [
+        *(where.format('resnet50_sd_block') for where in WHERE * 3),  # which all commands take
+        *(where.format(name) for name in NETWORKS for where in WHERE),
+        'hf-hub:user/net',
+    ],
+    NewFolder: lambda kind: ['new_folder'],
+    OutputFile: lambda kind: [f'new{suffix}' for suffix in kind.suffixes],
+    OutputFolderPath: lambda kind: ['new_folder'],
+    RepoId: lambda kind: ['user/net'],
+    Text: lambda kind: ['main'],
+    WholeNumber: lambda kind: [str(max(kind.minimum, n)) for n in (1, 31, 32, 64)],
+    ('list', 'filter'): lambda kind: ['*', 'resnet101*', 'vit*', 'no_such'],
+    ('families', 'filter'): lambda kind: ['test_vit*', 'vgg11', 'no_such'],
+    ('demo', 'data'): lambda kind: [*['fashion-mnist'] * 9, 'digits'],
+    ('demo', 'data_dir'): lambda kind: ['fashion'],
+    ('demo', 'models'): lambda kind: [*['test_vit', 'test_resnet', 'test_convnext'] * 20, *NETWORKS, *OTHERS],
+    ('demo', 'images'): lambda kind: ['4'],
+    ('demo', 'batch_size'): lambda kind: ['2'],
+    ('demo', 'epochs'): lambda kind: ['1'],
+    ('bench', 'model'): lambda kind: [*['test_vit', 'test_resnet', 'test_convnext'] * 20, *NETWORKS, *OTHERS],
+    ('bench', 'rows'): lambda kind: [*['plain'] * 20, *kind.choices],
+    ('bench', 'img_size'): lambda kind: [*['32'] * 9, '64', '31', '1'],
+    ('bench', 'batch_size'): lambda kind: ['1', '2'],
+    ('bench', 'max_rounds'): lambda kind: ['1'],
+    ('bench', 'max_seconds'): lambda kind: ['1'],
+    ('run', 'script'): lambda kind: ['script.py'],
+    ('run', 'args'): lambda kind: list(NETWORKS),
+}
+# how often an option is there while another one has its turn; those with 0 are refused for most networks
+OFTEN = {
+    **{('demo', dest): 1 for dest in ('data', 'data_dir', 'models', 'images', 'batch_size', 'epochs')},
+    **{('bench', dest): 1 for dest in ('model', 'rows', 'img_size', 'batch_size', 'max_rounds', 'max_seconds')},
+    ('families', 'filter'): 1,
+    ('push', 'dry_run'): 0.9,
+    ('show', 'drop_path'): 0.5,
+    **{(command, dest): 0 for command in ('show', 'fold', 'push', 'verify') for dest in ('model', 'ema', 'revision')},
+}
+SELDOM = 0.1
+NEVER = {  # takes minutes, or processes of its own: tests/bench
+    ('bench', 'compile'),
+    ('bench', 'ddp'),
+}
+# how many values of an argument have their turn: the others are drawn beside them
+NUM_VALUES = {
+    Network: 10,
+    KeyValue: 6,
+    Text: 4,
+    ('bench', 'model'): 4,
+    ('demo', 'models'): 4,
+}
+
+SCRIPT = """
+import sys
+import timm
+import torch
+model = timm.create_model(sys.argv[1], drop_path_rate=0.3)
+model(torch.randn(2, *model.pretrained_cfg['input_size'])).sum().backward()
+"""
+
+
+@pytest.fixture(scope='module')
+def networks(tmp_path_factory):
+    """Each network in each form, and weights of timm's in a cache of the Hub."""
+    place = tmp_path_factory.mktemp('networks')
+    for name, model_args in NETWORKS.items():
+        model = timm.create_model(name, num_classes=4, drop_path_rate=0.2, **model_args)
+        args = argparse.Namespace(
+            model=name, drop_path=0.2, img_size=model_args.get('img_size'), model_kwargs=model_args
+        )
+        checkpoint = dict(epoch=0, arch=name, state_dict=model.state_dict(), args=args)
+        torch.save(checkpoint, place / f'{name}.pth.tar')
+        torch.save(model.state_dict(), place / f'{name}.pth')
+        save_file(model.state_dict(), place / f'{name}.safetensors')
+        save_for_hf(model, str(place / f'{name}_folder'), model_args=model_args, safe_serialization=True)
+        if name.startswith('test_'):
+            tag = timm.models.get_pretrained_cfg(name).tag
+            snapshot = place / 'hub' / f'models--timm--{name}.{tag}' / 'snapshots' / ('0' * 40)
+            snapshot.mkdir(parents=True)
+            (snapshot.parent.parent / 'refs').mkdir()
+            (snapshot.parent.parent / 'refs' / 'main').write_text('0' * 40)
+            save_file(timm.create_model(name).state_dict(), snapshot / 'model.safetensors')
+    write_fashion(place / 'fashion')
+    (place / 'names.txt').write_text('a\nb\nc\nd\n')
+    (place / 'script.py').write_text(SCRIPT)
+    return place
+
+
+@pytest.fixture
+def here(networks, tmp_path, monkeypatch):
+    """A folder with these networks, from which no network can be reached."""
+
+    def refuse(*_):
+        raise ConnectionRefusedError('there is no network in this test')
+
+    monkeypatch.setattr(socket.socket, 'connect', refuse)
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(networks / 'hub'))
+    monkeypatch.setattr(sys, 'argv', sys.argv.copy())
+    monkeypatch.setattr(sys, 'path', sys.path.copy())
+    for path in networks.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def values_of(command, action):
+    if action.nargs == 0:
+        return ['']
+    values = VALUES.get((command, action.dest)) or VALUES[type(action.type)]
+    return list(values(action.type))
+
+
+def given(generator, command, action, value=None):
+    """An argument with a value, or with a random one."""
+    values = values_of(command, action)
+    chosen = [value or generator.choice(values)]
+    if action.nargs in ('+', '*') and generator.random() < 0.3:
+        chosen += [v for v in generator.sample(values, 1) if v not in chosen]
+    return [*action.option_strings[-1:], *([] if action.nargs == 0 else chosen)]
+
+
+def told_their_network(generator, line):
+    """The line, most of the time with the network of weights that do not say it, if it does not yet."""
+    alone = re.fullmatch(r'(\w+)\.(?:pth|safetensors)', line[1]) if len(line) > 1 else None
+    if not alone or '--model' in line or generator.random() < 0.2:
+        return line
+    kwargs = [f'{key}={value}' for key, value in NETWORKS[alone[1]].items() if '--model-kwargs' not in line]
+    return [*line, '--model', alone[1], *(['--model-kwargs', *kwargs] if kwargs else [])]
+
+
+def turns(generator, command, action):
+    """The values of an argument that have their turn."""
+    values = list(dict.fromkeys(values_of(command, action)))
+    number = NUM_VALUES.get((command, action.dest)) or NUM_VALUES.get(type(action.type), 2)
+    return generator.sample(values, min(len(values), number))
+
+
+def command_lines(command):
+    """Values of each argument in turn, among others that are drawn from a fixed seed; networks by themselves."""
+    generator = random.Random(command)
+    actions = [a for a in create_parsers()[1][command]._actions if a.dest != 'help' and (command, a.dest) not in NEVER]
+    for action in actions:
+        chance = 0 if isinstance(action.type, Network) else SELDOM
+        for value in turns(generator, command, action):
+            positional, options = [], []
+            for other in actions:
+                is_needed = not other.option_strings and other.nargs != '?'
+                if other is action or is_needed or generator.random() < OFTEN.get((command, other.dest), chance):
+                    words = given(generator, command, other, value if other is action else None)
+                    (options if other.option_strings else positional).extend(words)
+            line = [command, *options, *positional] if command == 'run' else [command, *positional, *options]
+            yield told_their_network(generator, line)
+
+
+def what_is_wrong(command, status, out, err):
+    """Why a command did not end well, or None."""
+    said = [
+        text for text in re.split(r'[\r\n]+', err) if text.startswith('timm-stochdepth') and ': warning: ' not in text
+    ]
+    if 'internal error' in out + err:
+        return re.findall('.*internal error.*', out + err)
+    if command == 'run':  # a script's own words are its own
+        return None if status in (0, 1, 2) else status
+    if 'Traceback (most recent call last):' in err:
+        return err
+    return None if (status, len(said)) in ((0, 0), (1, 1), (2, 1)) else (status, said)
+
+
+@pytest.mark.parametrize('command', create_parsers()[1])
+def test_no_command_line_ends_in_an_internal_error(command, here, capsys):
+    endings, wrong = set(), []
+    for line in command_lines(command):
+        before = set(here.iterdir())
+        try:
+            status = main(line)
+        except SystemExit as e:  # of a script that failed
+            status = e.code
+        fault = what_is_wrong(command, status, *capsys.readouterr())
+        wrong += [f'{" ".join(line)}: {fault}'] if fault else []
+        endings.add(status)
+        for path in set(here.iterdir()) - before:
+            path.rename(here.parent / f'{here.name}_{len(list(here.parent.iterdir()))}')
+    assert not wrong, '\n'.join(wrong)
+    assert 0 in endings or command == 'pull'  # it was not refused all along
