@@ -6,7 +6,7 @@ import torch
 from networks import randomize
 from safetensors.torch import save_file
 
-from timm_stochdepth.metadata import _tell_of_no_metadata
+from timm_stochdepth.layers.metadata import _tell_of_no_metadata
 
 # whose tests start processes that work together
 RANKS = {

@@ -17,7 +17,7 @@ from timm_stochdepth.bench.settings import BenchSettings
 from timm_stochdepth.demo.pictures import draw_losses, draw_networks
 from timm_stochdepth.demo.recipe import Recipe
 from timm_stochdepth.demo.run_folder import result_of
-from timm_stochdepth.plots import save_figure
+from timm_stochdepth.output.plots import save_figure
 
 DEMOS = {'demo': draw_networks, 'fashion_mnist': draw_losses}
 

@@ -12,9 +12,9 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.profiler import ProfilerActivity, profile
 
 import timm_stochdepth as ts
-from timm_stochdepth.compiled_skipping import add_drawn, draw_to_run, select_drawn
-from timm_stochdepth.functional import draw_keep_samples
-from timm_stochdepth.known_layout import known_layout
+from timm_stochdepth.draws.bernoulli import draw_keep_samples
+from timm_stochdepth.residual.conv_layout import known_layout
+from timm_stochdepth.residual.skip_compiled import add_drawn, draw_to_run, select_drawn
 
 VIT, CONVNEXT = 'vision_transformer.Block', 'convnext.ConvNeXtBlock'
 

@@ -10,8 +10,8 @@ from timm.layers import DropPath
 from torch import nn
 
 import timm_stochdepth as ts
-from timm_stochdepth.blocks import cuts_of
-from timm_stochdepth.places import drop_paths
+from timm_stochdepth.inspection import drop_paths
+from timm_stochdepth.layers.block import cuts_of
 
 DIM = 8
 

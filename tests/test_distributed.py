@@ -146,7 +146,7 @@ def test_the_seed_of_rank_0_decides(tmp_path):
 
 def frequencies(rank, num_draws):
     seed_as_timm(3, rank)
-    draws = ts.shared_draws.SharedDraws('a network')
+    draws = ts.draws.shared.SharedDraws('a network')
     return torch.tensor(
         [[draws.draw_keep_block(place, 0.3) for place in range(3)] for _ in range(num_draws)], dtype=torch.float64
     )

@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 import timm_stochdepth as ts
-from timm_stochdepth.survey import format_survey, survey_families
-from timm_stochdepth.targets import class_name, find_targets
+from timm_stochdepth.analysis.survey import format_survey, survey_families
+from timm_stochdepth.layers.targets import class_name, find_targets
 
 CLASSES = [
     pytest.param(name, marks=[] if name in FIRST else pytest.mark.families, id=name) for name in sorted(FAMILIES)
@@ -184,7 +184,7 @@ def test_what_is_dropped_is_not_computed(family):
     assert in_branches > 0
     for method, settings in (('block', {}), ('sample', dict(skip_dropped=True))):
         ts.apply_stochastic_depth(model, method, 'DropPath', None, scale_by_keep=True, **settings)
-        for place in (p for _, p in ts.places.drop_paths(model)):
+        for place in (p for _, p in ts.inspection.drop_paths(model)):
             place.drop_prob = float(place.drop_prob > 0)
         assert flops(model, x)[0] <= total - in_branches
         y, grads_model = gradients(model, x, 0)
@@ -192,7 +192,7 @@ def test_what_is_dropped_is_not_computed(family):
         for name, grad in grads.items():
             assert_equal(grads_model[name], grad, largest, name)
     ts.apply_stochastic_depth(model, 'sample', 'DropPath', None, scale_by_keep=True, skip_dropped=True)
-    for _, place in ts.places.drop_paths(model):
+    for _, place in ts.inspection.drop_paths(model):
         place.draw_samples = lambda x: torch.zeros(len(x)).index_fill(0, torch.tensor([0]), 2.0)
     assert flops(model, x)[0] < total - in_branches / 2
 

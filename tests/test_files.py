@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
-from timm_stochdepth.files import check_output_file, write_beside, write_file
+from timm_stochdepth.output.files import check_output_file, write_beside, write_file
 
 SAFETENSORS = save({'weight': torch.ones(2)})
 

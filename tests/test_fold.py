@@ -8,7 +8,7 @@ import torchvision
 from networks import ZOO, assert_same_output, images, plain_name, randomize, same_weights
 
 import timm_stochdepth as ts
-from timm_stochdepth.scales import fold_weights
+from timm_stochdepth.folding.rescale import fold_weights
 
 TIMM_MODELS = {
     'resnet18': 'ResNetBasicBlock',

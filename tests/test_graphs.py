@@ -92,7 +92,7 @@ def test_quantization_sees_the_inside(method, settings):
     scale = y.abs().max()
     for network in (folded, quantized):  # 8 bits, through twenty layers
         assert (network(x) - y).abs().max() / scale < 0.3
-    assert [n for n, m in quantized.named_modules() if isinstance(m, ts.site.StochasticDropPath)]
+    assert [n for n, m in quantized.named_modules() if isinstance(m, ts.layers.drop_path.StochasticDropPath)]
 
 
 @pytest.mark.parametrize('method, settings', [('sample', {}), *REFUSED])

@@ -3,7 +3,7 @@ import timm
 import torch
 
 import timm_stochdepth as ts
-from timm_stochdepth.operations import block_drop_limit, branch_shares
+from timm_stochdepth.analysis.flops import block_drop_limit, branch_shares
 
 
 def conv_operations(conv, out_size):

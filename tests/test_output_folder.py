@@ -5,8 +5,8 @@ import os
 import pytest
 from test_files import snapshot
 
-from timm_stochdepth import output_folder
-from timm_stochdepth.output_folder import MARK, OutputFolder, write_new_folder
+from timm_stochdepth.output import folder as output_folder
+from timm_stochdepth.output.folder import MARK, OutputFolder, write_new_folder
 
 
 def write_run(path, text='one'):

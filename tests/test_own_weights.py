@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_mo
 from torch.optim.swa_utils import AveragedModel
 
 import timm_stochdepth as ts
-from timm_stochdepth.metadata import _tell_of_no_metadata
+from timm_stochdepth.layers.metadata import _tell_of_no_metadata
 
 SIZES = dict(num_classes=4, layers=[1, 2, 1, 1], base_width=8)
 

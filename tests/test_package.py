@@ -13,7 +13,7 @@ from networks import ZOO
 
 import timm_stochdepth as ts
 from timm_stochdepth.hub.folder import create_config
-from timm_stochdepth.hub.sources import TrainingRecord
+from timm_stochdepth.hub.record import TrainingRecord
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,7 +27,7 @@ HEAVY = {'torch', 'torchvision', 'timm', 'huggingface_hub', 'matplotlib', 'sklea
 
 def test_import_brings_no_extra():
     loaded = run_python('import sys, timm, timm_stochdepth; print(*sys.modules)').split()
-    assert 'timm_stochdepth.surgery' in loaded
+    assert 'timm_stochdepth.apply' in loaded
     assert not {'matplotlib', 'sklearn', 'timm_stochdepth.cli', 'timm_stochdepth.demo'} & set(loaded)
 
 
@@ -40,7 +40,7 @@ IMPORTS = [
     'import timm, timm_stochdepth',
     'import timm_stochdepth, timm.models.resnet',
     'import timm_stochdepth, importlib.util as u; u.find_spec("timm").loader.get_code("timm")',
-    'import timm_stochdepth.blocks',
+    'import timm_stochdepth.layers.block',
     'import timm_stochdepth.models',
     'from timm_stochdepth.hub import push',
     'from timm_stochdepth import StochasticBlock',
@@ -59,7 +59,7 @@ for imports in sys.argv[1:]:
     if pid == 0:
         exec(imports, {})
         import timm, timm_stochdepth as ts
-        from timm_stochdepth.blocks import StochasticBlock
+        from timm_stochdepth.layers.block import StochasticBlock
         model = timm.create_model('resnet50_sd_block')
         assert ts.StochasticBlock is StochasticBlock and isinstance(model.layer1[0], StochasticBlock)
         assert not any(type(f).__module__.startswith('timm_stochdepth') for f in sys.meta_path)

@@ -14,7 +14,7 @@ import transformers
 from torch import nn
 
 import timm_stochdepth as ts
-from timm_stochdepth.places import drop_paths
+from timm_stochdepth.inspection import drop_paths
 
 SIZES = dict(
     hidden_size=32,

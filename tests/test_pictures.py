@@ -18,7 +18,7 @@ from timm_stochdepth.demo.pictures import draw_losses, draw_networks
 from timm_stochdepth.demo.recipe import Recipe
 from timm_stochdepth.demo.report import format_agreement, format_results
 from timm_stochdepth.demo.train import Result
-from timm_stochdepth.plots import draw_rates, save_figure
+from timm_stochdepth.output.plots import draw_rates, save_figure
 
 LONG = 'vit_so150m2_patch16_reg1_gap_256, of a long name'
 

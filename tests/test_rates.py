@@ -1,6 +1,6 @@
 import pytest
 
-from timm_stochdepth.rates import check_fraction, depth_scales, schedule_share
+from timm_stochdepth.settings import check_fraction, depth_scales, schedule_share
 
 
 def test_linear_scales_rise_from_zero_to_one():

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import timm_stochdepth as ts
 from timm_stochdepth.hub.folder import write_folder
-from timm_stochdepth.surgery import remove_stochastic_depth
+from timm_stochdepth.layers.install import remove_stochastic_depth
 
 # gloo has no reduce_scatter before, which plain networks lack there as well
 pytestmark = pytest.mark.skipif(

@@ -10,8 +10,8 @@ from torch import nn
 
 import timm_stochdepth as ts
 from timm_stochdepth.bench.counters import kept_storages
-from timm_stochdepth.functional import add_branch, add_masked_branch
-from timm_stochdepth.skipping import Kept, add_kept_branch, on_device, select_kept, skip_branch
+from timm_stochdepth.residual.mask import add_branch, add_masked_branch
+from timm_stochdepth.residual.skip import Kept, add_kept_branch, on_device, select_kept, skip_branch
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -183,11 +183,11 @@ def test_without_batch_statistics_it_equals_masking(name, memory_format):
     # a skipped block draws before its branch runs: the other network is given the very draws
     x = images(6, 64).double()
     draws = []
-    for _, place in ts.places.drop_paths(skipping):
+    for _, place in ts.inspection.drop_paths(skipping):
         place.draw_samples = lambda x, draw=place.draw_samples: draws.append(draw(x)) or draws[-1]
     y = skipping(x)
     remaining = iter(draws)
-    for _, place in ts.places.drop_paths(masking):
+    for _, place in ts.inspection.drop_paths(masking):
         if place.drop_prob > 0:
             place.draw_samples = lambda x: next(remaining).to(x.dtype)
     y_masking = masking(x)
@@ -280,7 +280,7 @@ def test_a_lone_value_is_normalized_by_the_running_statistics(keep):
 @pytest.mark.parametrize('keep', [[1.0, 0.0, 0.0, 0.0], [1.0] * 4])
 def test_a_network_trains_where_a_norm_is_left_with_one_value(keep):
     model = timm.create_model('resnet50_sd_sample', num_classes=10, drop_path_rate=0.5, skip_dropped=True)
-    for _, place in ts.places.drop_paths(model):
+    for _, place in ts.inspection.drop_paths(model):
         place.draw_samples = lambda x: torch.tensor(keep)
     y = model(images(4, 32))
     y.sum().backward()
@@ -352,7 +352,7 @@ def test_masking_keeps_one_number_a_sample_and_block_for_the_backward_pass(name)
     plain = kept_bytes(model, x)
     ts.apply_stochastic_depth(model, 'sample', layer, 0.6, 'uniform')
     drawn = []
-    for _, place in ts.places.drop_paths(model):
+    for _, place in ts.inspection.drop_paths(model):
         place.draw_samples = lambda x, draw=place.draw_samples: drawn.append(draw(x)) or drawn[-1]
     masked = kept_bytes(model, x)
     num_masked = sum(not keep_N.all() for keep_N in drawn)  # a block that keeps all samples is a plain one

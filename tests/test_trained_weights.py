@@ -17,8 +17,8 @@ from torch._subclasses import FakeTensorMode
 from torchvision.ops import StochasticDepth as TorchvisionDropPath
 
 import timm_stochdepth as ts
-from timm_stochdepth.places import drop_paths
-from timm_stochdepth.trained_weights import shows_training
+from timm_stochdepth.folding.trained_weights import shows_training
+from timm_stochdepth.inspection import drop_paths
 
 CLASSES = [
     pytest.param(name, marks=[] if name in FIRST else pytest.mark.families, id=name) for name in sorted(FAMILIES)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
 
 import timm_stochdepth as ts
-from timm_stochdepth.site import StochasticDropPath
+from timm_stochdepth.layers.drop_path import StochasticDropPath
 
 NETWORKS = {
     'resnet': ('resnet18', dict(layers=(2, 1, 1, 1), channels=(32, 32, 32, 32), norm_layer='groupnorm')),

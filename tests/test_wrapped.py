@@ -19,8 +19,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import timm_stochdepth as ts
-from timm_stochdepth.hub.sources import load_model
-from timm_stochdepth.scales import fold_weights
+from timm_stochdepth.folding.rescale import fold_weights
+from timm_stochdepth.hub.load import load_model
 
 VIT = dict(img_size=32, num_classes=4, depth=3, embed_dim=48, num_heads=3)
 

@@ -7,8 +7,8 @@ from timm.models import create_model
 
 import timm_stochdepth as ts
 from timm_stochdepth.hub.folder import write_folder
-from timm_stochdepth.hub.sources import load_model
-from timm_stochdepth.places import drop_paths
+from timm_stochdepth.hub.load import load_model
+from timm_stochdepth.inspection import drop_paths
 
 MODEL = create_model('resnet18')
 ZOO_MODEL = create_model('resnet50_sd_block', num_classes=2, layers=[1, 1, 1, 1])

@@ -34,33 +34,33 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from . import models as models
-    from .blocks import StochasticBlock as StochasticBlock
-    from .folding import fold_stochastic_depth as fold_stochastic_depth
+    from .apply import apply_stochastic_depth as apply_stochastic_depth
+    from .control import no_drop as no_drop
+    from .control import set_drop_rate as set_drop_rate
+    from .control import set_training_progress as set_training_progress
+    from .control import start_warmup as start_warmup
+    from .folding.fold import fold_stochastic_depth as fold_stochastic_depth
     from .hub.push import push_to_hub as push_to_hub
-    from .pause import no_drop as no_drop
-    from .places import drop_rates as drop_rates
-    from .places import stochastic_depth_args as stochastic_depth_args
-    from .rate_changes import set_drop_rate as set_drop_rate
-    from .rate_changes import set_training_progress as set_training_progress
-    from .rate_changes import start_warmup as start_warmup
-    from .surgery import apply_stochastic_depth as apply_stochastic_depth
-    from .targets import STOCHASTIC_LAYER_MAPPING as STOCHASTIC_LAYER_MAPPING
-    from .training.algorithm import StochasticDepth as StochasticDepth
+    from .inspection import drop_rates as drop_rates
+    from .inspection import stochastic_depth_args as stochastic_depth_args
+    from .integrations.composer.algorithm import StochasticDepth as StochasticDepth
+    from .layers.block import StochasticBlock as StochasticBlock
+    from .layers.targets import STOCHASTIC_LAYER_MAPPING as STOCHASTIC_LAYER_MAPPING
 
 # the same once more, for who runs it; imported when used: `timm-stochdepth --help` need not wait for torch and timm
 _MODULES = {
-    'STOCHASTIC_LAYER_MAPPING': 'targets',
-    'StochasticBlock': 'blocks',
-    'fold_stochastic_depth': 'folding',
-    'start_warmup': 'rate_changes',
+    'STOCHASTIC_LAYER_MAPPING': 'layers.targets',
+    'StochasticBlock': 'layers.block',
+    'fold_stochastic_depth': 'folding.fold',
+    'start_warmup': 'control',
     'push_to_hub': 'hub.push',
-    'no_drop': 'pause',
-    'apply_stochastic_depth': 'surgery',
-    'drop_rates': 'places',
-    'set_drop_rate': 'rate_changes',
-    'set_training_progress': 'rate_changes',
-    'stochastic_depth_args': 'places',
-    'StochasticDepth': 'training.algorithm',
+    'no_drop': 'control',
+    'apply_stochastic_depth': 'apply',
+    'drop_rates': 'inspection',
+    'set_drop_rate': 'control',
+    'set_training_progress': 'control',
+    'stochastic_depth_args': 'inspection',
+    'StochasticDepth': 'integrations.composer.algorithm',
 }
 
 __all__ = [*_MODULES, 'models', '__version__']  # noqa: PLE0604

@@ -16,8 +16,8 @@ from timm_stochdepth.bench.report import format_rows
 from timm_stochdepth.bench.settings import ROWS, BenchSettings
 from timm_stochdepth.bench.step import Step
 from timm_stochdepth.cli.main import main
-from timm_stochdepth.output_folder import OutputFolder
-from timm_stochdepth.places import drop_paths
+from timm_stochdepth.inspection import drop_paths
+from timm_stochdepth.output.folder import OutputFolder
 
 COUNTS = ('operations', 'bytes', 'kernels', 'kept')
 

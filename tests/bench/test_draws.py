@@ -8,11 +8,11 @@ import torch
 from networks import images
 
 import timm_stochdepth as ts
+from timm_stochdepth.analysis.flops import place_shares
 from timm_stochdepth.bench.contestants import create_contestants
 from timm_stochdepth.bench.dinov2 import FixedNumberDropPath
 from timm_stochdepth.bench.settings import BenchSettings
-from timm_stochdepth.operations import place_shares
-from timm_stochdepth.places import drop_paths
+from timm_stochdepth.inspection import drop_paths
 
 RESNET = BenchSettings('resnet18', 0.8, batch_size=3, img_size=32)
 VIT = BenchSettings('test_vit', 0.5, 'uniform', batch_size=3, img_size=32, model_args=dict(img_size=32))

@@ -12,9 +12,9 @@ import timm
 
 import timm_stochdepth as ts
 from timm_stochdepth.cli.main import create_parsers, main
-from timm_stochdepth.files import check_output_file
-from timm_stochdepth.plots import plot_rates
-from timm_stochdepth.terminal import complain, progress_bar, say, start_command
+from timm_stochdepth.output.files import check_output_file
+from timm_stochdepth.output.plots import plot_rates
+from timm_stochdepth.output.terminal import complain, progress_bar, say, start_command
 
 
 def test_list_names_rates_methods_and_tags(capsys):
@@ -186,7 +186,7 @@ def test_a_bar_and_a_word_are_there_on_a_terminal():
     master, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 80, 0, 0))
     script = """
-from timm_stochdepth.terminal import complain, progress_bar, say, start_command
+from timm_stochdepth.output.terminal import complain, progress_bar, say, start_command
 start_command('fold')
 say('reading')
 with progress_bar(9, 'hashing', 'B') as progress:

@@ -25,7 +25,7 @@ from timm_stochdepth.cli.arguments import (
     WholeNumber,
 )
 from timm_stochdepth.cli.main import create_parsers, main
-from timm_stochdepth.output_folder import OutputFolder
+from timm_stochdepth.output.folder import OutputFolder
 
 LONG = 'n' * 300
 

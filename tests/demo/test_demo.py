@@ -25,7 +25,7 @@ from timm_stochdepth.demo.drops import DropCounter
 from timm_stochdepth.demo.network import Network
 from timm_stochdepth.demo.recipe import Recipe
 from timm_stochdepth.demo.run_folder import run_name
-from timm_stochdepth.output_folder import MARK, OutputFolder
+from timm_stochdepth.output.folder import MARK, OutputFolder
 
 
 def test_digits_are_scikit_learns():

@@ -11,7 +11,7 @@ from fashion import read_idx, write_fashion, write_idx
 import timm_stochdepth.demo.train
 from timm_stochdepth.cli.main import main
 from timm_stochdepth.demo.fashion_mnist import DEFAULT_FOLDER, read_fashion_mnist
-from timm_stochdepth.output_folder import MARK
+from timm_stochdepth.output.folder import MARK
 
 
 @pytest.fixture(scope='session')

@@ -6,7 +6,7 @@ from timm_stochdepth.demo.digits import FORMAT as DIGITS
 from timm_stochdepth.demo.fashion_mnist import FORMAT as FASHION
 from timm_stochdepth.demo.methods import METHODS
 from timm_stochdepth.demo.network import Network, check_method, fitted
-from timm_stochdepth.places import drop_paths
+from timm_stochdepth.inspection import drop_paths
 
 
 @pytest.mark.parametrize(

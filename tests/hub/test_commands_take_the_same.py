@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save, save_file
 
 import timm_stochdepth as ts
 from timm_stochdepth.cli.main import main
+from timm_stochdepth.hub.load import load_model
 from timm_stochdepth.hub.signed_card import is_edited, sign
-from timm_stochdepth.hub.sources import load_model
 
 hub_server = hub.hub_server
 

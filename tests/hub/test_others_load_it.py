@@ -11,7 +11,7 @@ from timm.models._hub import save_config_for_hf
 
 import timm_stochdepth as ts
 from timm_stochdepth.hub.folder import write_folder
-from timm_stochdepth.hub.sources import TrainingRecord
+from timm_stochdepth.hub.record import TrainingRecord
 
 NAMES = ['ant', 'bee', 'cat', 'dog']
 NETWORKS = {

@@ -69,7 +69,7 @@ def command(hub_server, tmp_path):
 
 
 def own_logits(checkpoint, plain=False):
-    from timm_stochdepth.hub.sources import load_model
+    from timm_stochdepth.hub.load import load_model
 
     model, _ = load_model(checkpoint)
     model = ts.fold_stochastic_depth(model) if plain else model
@@ -147,7 +147,7 @@ PUSHES = """
     from pathlib import Path
     import timm_stochdepth as ts
     from timm_stochdepth.hub.errors import explain
-    from timm_stochdepth.hub.sources import load_model
+    from timm_stochdepth.hub.load import load_model
     model, record = load_model(Path(sys.argv[1]))
     for _ in range(int(sys.argv[3])):
         try:
@@ -273,7 +273,7 @@ def test_pretrained_tags_come_from_timms_repository(hub_server, tmp_path, logits
 
 def test_a_pushed_model_trains_on_with_other_classes_and_channels(checkpoint, tmp_path):
     from timm_stochdepth.hub.folder import write_folder
-    from timm_stochdepth.hub.sources import load_model
+    from timm_stochdepth.hub.load import load_model
 
     model, record = load_model(checkpoint)
     write_folder(model, tmp_path, REPO_ID, record)

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import timm_stochdepth as ts
 from timm_stochdepth.cli.main import main
-from timm_stochdepth.hub.sources import load_model
+from timm_stochdepth.hub.load import load_model
 
 LAYERS = dict(layers=[1, 2, 1, 1], base_width=8)
 WHOLE = dict(layers=[3, 4, 6, 3], base_width=64)

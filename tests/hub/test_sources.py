@@ -20,8 +20,9 @@ import timm_stochdepth as ts
 from timm_stochdepth.cli.main import main
 from timm_stochdepth.hub.card import code_blocks
 from timm_stochdepth.hub.folder import save_weights, write_folder
+from timm_stochdepth.hub.load import load_model
 from timm_stochdepth.hub.pull import check_inside
-from timm_stochdepth.hub.sources import TrainingRecord, load_model
+from timm_stochdepth.hub.record import TrainingRecord
 
 
 def run_args(**kwargs):

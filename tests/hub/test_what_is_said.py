@@ -15,7 +15,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_ac
 
 import timm_stochdepth as ts
 from timm_stochdepth.cli.main import main
-from timm_stochdepth.hub.sources import load_model
+from timm_stochdepth.hub.load import load_model
 
 LAYERS = dict(layers=[1, 1, 1, 2], base_width=8)
 

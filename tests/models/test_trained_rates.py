@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from timm.models import clean_state_dict
 
 import timm_stochdepth as ts
-from timm_stochdepth.drop_options import LauncherError
+from timm_stochdepth.checkpoints.drop_options import LauncherError
 from timm_stochdepth.hub.folder import save_weights, write_folder
-from timm_stochdepth.hub.sources import load_model
-from timm_stochdepth.training.checkpoints import folded_checkpoints
-from timm_stochdepth.training.script_run import ScriptRun
+from timm_stochdepth.hub.load import load_model
+from timm_stochdepth.integrations.timm_scripts.checkpoints import folded_checkpoints
+from timm_stochdepth.integrations.timm_scripts.script_run import ScriptRun
 
 LAYERS = dict(layers=[1, 2, 1, 1], base_width=8)  # a ResNet-50 of five blocks
 TRAINED = {

@@ -22,12 +22,12 @@ from safetensors.torch import save_file
 from timm.optim import create_optimizer_v2
 
 import timm_stochdepth as ts
+from timm_stochdepth.checkpoints.drop_options import DropOptions, LauncherError
 from timm_stochdepth.cli.main import create_parsers, main
-from timm_stochdepth.drop_options import DropOptions, LauncherError
+from timm_stochdepth.integrations.timm_scripts.replaced import replaced
+from timm_stochdepth.integrations.timm_scripts.script_run import ScriptRun
+from timm_stochdepth.integrations.timm_scripts.summary import rate_in_summary
 from timm_stochdepth.settings import Settings
-from timm_stochdepth.training.replaced import replaced
-from timm_stochdepth.training.script_run import ScriptRun
-from timm_stochdepth.training.summary import rate_in_summary
 
 RESNET = ('--model', 'resnet50_sd_block', '--model-kwargs', 'layers=[1,1,1,1]', 'base_width=8')
 NUM_BATCHES = 2

@@ -12,9 +12,9 @@ from timm.task._helpers import load_task_ema_checkpoint, resume_task_checkpoint
 from timm.utils import CheckpointSaver, ModelEmaV3
 
 import timm_stochdepth as ts
-from timm_stochdepth.scales import fold_weights
-from timm_stochdepth.training.script_run import ScriptRun
-from timm_stochdepth.training.warmup import warmup_from_scheduler
+from timm_stochdepth.folding.rescale import fold_weights
+from timm_stochdepth.integrations.timm_scripts.script_run import ScriptRun
+from timm_stochdepth.integrations.timm_scripts.warmup import warmup_from_scheduler
 
 NUM_EPOCHS, UPDATES_PER_EPOCH = 4, 3
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..branch import Branch
-from ..site import StochasticDropPath
+from ..fx.branch import Branch
+from ..layers.drop_path import StochasticDropPath
 
 __all__ = ['FixedNumberDropPath']
 

@@ -8,8 +8,8 @@ from typing import Dict, List, Tuple
 import torch
 from torch import nn
 
-from ..operations import block_drop_limit, place_shares
-from ..places import drop_paths
+from ..analysis.flops import block_drop_limit, place_shares
+from ..inspection import drop_paths
 
 __all__ = ['Draws', 'ExpectedDraws', 'NoDraws']
 

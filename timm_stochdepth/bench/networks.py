@@ -8,9 +8,10 @@ import torch
 import torchvision.ops
 from torch import nn
 
-from ..norms import looks_at_batch
-from ..places import drop_paths
-from ..surgery import apply_stochastic_depth, remove_stochastic_depth
+from ..apply import apply_stochastic_depth
+from ..inspection import drop_paths
+from ..layers.guards import looks_at_batch
+from ..layers.install import remove_stochastic_depth
 from .dinov2 import FixedNumberDropPath
 from .settings import BenchSettings
 

@@ -9,8 +9,8 @@ import timm
 import torch
 import torchvision
 
-from ..files import write_file
-from ..plots import legend_below
+from ..output.files import write_file
+from ..output.plots import legend_below
 from .counters import OpCounts
 from .measure import PRECISION, Row
 from .settings import BenchSettings

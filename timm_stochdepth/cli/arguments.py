@@ -9,12 +9,12 @@ import re
 from pathlib import Path
 from typing import Any, Callable, Collection, NoReturn, Sequence, Tuple, TypeVar
 
-from ..files import check_output_file, expand_home
 from ..hub.license import check_license
-from ..hub.network_source import NetworkSource, find_network
-from ..output_folder import OutputFolder, check_folder, entries
-from ..rates import check_schedule
-from ..terminal import closest
+from ..hub.location import NetworkSource, find_network
+from ..output.files import check_output_file, expand_home
+from ..output.folder import OutputFolder, check_folder, entries
+from ..output.terminal import closest
+from ..settings import check_schedule
 
 __all__ = [
     'Choice', 'Device', 'Fraction', 'InputPath', 'KeyValue', 'License', 'ModelName', 'Network', 'NewFolder',

@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..bench.settings import ROWS, BenchSettings
-from ..rates import DISTRIBUTIONS
+from ..settings import DISTRIBUTIONS
 from .arguments import Choice, Device, Fraction, ModelName, OutputFolderPath, UsageError, WholeNumber
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ def run(args: argparse.Namespace) -> None:
     from ..bench.ranks import measure_ddp
     from ..bench.report import device_name, draw_rows, format_profile, format_rows, write_rows
     from ..bench.step import Step
-    from ..plots import save_figure
-    from ..weights_file import create_on_meta
+    from ..checkpoints.file import create_on_meta
+    from ..output.plots import save_figure
     from .checks import check_device, check_network_size, check_rows
 
     device = check_device('--device', args.device)

@@ -7,9 +7,9 @@ from torch import nn
 
 from ..bench.settings import ROWS, SKIPPING_ROWS
 from ..hub import named_models
-from ..places import drop_paths
-from ..targets import class_name, find_targets
-from ..terminal import one_line
+from ..inspection import drop_paths
+from ..layers.targets import class_name, find_targets
+from ..output.terminal import one_line
 from .arguments import UsageError
 
 __all__ = [

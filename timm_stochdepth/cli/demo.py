@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
     from ..demo.report import format_agreement, format_means, format_results
     from ..demo.run_folder import read_result, run_name, write_run
     from ..demo.train import train_in_turn
-    from ..plots import save_figure
+    from ..output.plots import save_figure
     from .checks import check_device
 
     check_device('--device', args.device)

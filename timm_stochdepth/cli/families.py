@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import timm
 
-    from ..survey import format_survey, survey_families
+    from ..analysis.survey import format_survey, survey_families
 
     names = timm.list_models(args.filter)
     if not names:

@@ -1,9 +1,9 @@
 """Fold a checkpoint into a plain timm network's, or with --unfold back."""
 import argparse
 
-from ..file_kinds import WEIGHTS
-from ..files import check_output_file
-from ..terminal import say
+from ..output.file_kinds import WEIGHTS
+from ..output.files import check_output_file
+from ..output.terminal import say
 from .arguments import ModelName, OutputFile, UsageError
 from .network import add_network, add_network_arguments, check_network, network_args
 

@@ -15,8 +15,8 @@ def run(args: argparse.Namespace) -> None:
     import timm
     import torch
 
+    from ..inspection import drop_paths
     from ..models.pretrained import is_stochastic_architecture
-    from ..places import drop_paths
 
     found = timm.list_models(args.filter)
     names = [name for name in found if is_stochastic_architecture(name)]

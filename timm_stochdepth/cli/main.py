@@ -6,7 +6,7 @@ import sys
 import warnings
 from typing import Any, Dict, List, Optional, Tuple, Type
 
-from ..terminal import closest, complain, one_line, say, start_command
+from ..output.terminal import closest, complain, one_line, say, start_command
 from ..version import __version__
 from . import bench, demo, families, fold, list_models, pull, push, run, show, verify
 from .arguments import Parser, UsageError

@@ -39,7 +39,7 @@ def add_network_arguments(parser: argparse.ArgumentParser, has_rate: bool = True
 
 def load_network(args: argparse.Namespace) -> 'Tuple[nn.Module, TrainingRecord]':
     """The network of a command with `add_network` and `add_network_arguments`, and `--ema` if it has that."""
-    from ..hub.sources import load_model
+    from ..hub.load import load_model
 
     ema = getattr(args, 'ema', False)
     check_network(args, {'--ema': ema, '--drop-path': args.drop_path})
@@ -48,7 +48,7 @@ def load_network(args: argparse.Namespace) -> 'Tuple[nn.Module, TrainingRecord]'
 
 def show_network(args: argparse.Namespace, model_args: Dict[str, Any]) -> 'nn.Module':
     """The same without its weights, and with other arguments than it has."""
-    from ..hub.sources import load_structure
+    from ..hub.load import load_structure
 
     check_network(args, {})
     return load_structure(args.source, args.model, {**dict(args.model_kwargs), **model_args})
@@ -60,7 +60,7 @@ def check_network(args: argparse.Namespace, given: Dict[str, Any]) -> None:
     Raises:
         UsageError: It names the argument.
     """
-    from ..hub.sources import check_goes_with
+    from ..hub.load import check_goes_with
     from .checks import check_model_name
 
     if args.source.kind == 'name':

@@ -1,7 +1,7 @@
 """Pull a repository from the Hub into a folder; a download that was broken off goes on."""
 import argparse
 
-from ..terminal import say
+from ..output.terminal import say
 from .arguments import OutputFolderPath, RepoId, Text
 
 

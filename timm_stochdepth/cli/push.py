@@ -4,8 +4,8 @@ import sys
 import warnings
 from typing import Any
 
-from ..file_kinds import REPOSITORY_FILES
-from ..terminal import say
+from ..output.file_kinds import REPOSITORY_FILES
+from ..output.terminal import say
 from .arguments import InputPath, License, NewFolder, RepoId, Text, UsageError, WholeNumber
 from .network import add_network, add_network_arguments, load_network
 

@@ -3,9 +3,8 @@ import argparse
 import sys
 import traceback
 
-from ..rates import DISTRIBUTIONS
-from ..settings import METHODS, Settings
-from ..terminal import complain
+from ..output.terminal import complain
+from ..settings import DISTRIBUTIONS, METHODS, Settings
 from .arguments import Choice, Fraction, InputPath, Schedule, UsageError
 
 _EXAMPLE = """\
@@ -48,9 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     _refuse_what_has_no_effect(args)
-    from ..drop_options import DropOptions, LauncherError
-    from ..offline import is_out_of_reach
-    from ..training.launcher import run_script
+    from ..checkpoints.drop_options import DropOptions, LauncherError
+    from ..checkpoints.offline import is_out_of_reach
+    from ..integrations.timm_scripts.launcher import run_script
 
     options = None
     asked = (args.stochastic_depth, args.drop_distribution, args.drop_warmup, args.drop_schedule)

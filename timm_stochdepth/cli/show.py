@@ -2,9 +2,9 @@
 import argparse
 from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
-from ..files import check_output_file
-from ..plots import PICTURES
-from ..rates import DISTRIBUTIONS
+from ..output.files import check_output_file
+from ..output.plots import PICTURES
+from ..settings import DISTRIBUTIONS
 from .arguments import Choice, Fraction, OutputFile, UsageError, WholeNumber
 from .network import add_network, add_network_arguments, show_network
 
@@ -60,7 +60,7 @@ def _check_options(args: argparse.Namespace) -> None:
 def _create(args: argparse.Namespace) -> 'Tuple[nn.Module, Tuple[int, int]]':
     """The network, with stochastic depth, and the size of its images."""
     from ..hub.named_models import is_stochastic
-    from ..places import drop_rates
+    from ..inspection import drop_rates
     from .checks import check_network_size, own_size
 
     settings = dict(drop_path_rate=args.drop_path, drop_distribution=args.drop_distribution)
@@ -81,7 +81,7 @@ def _create(args: argparse.Namespace) -> 'Tuple[nn.Module, Tuple[int, int]]':
 
 
 def _check_has_drop_paths(args: argparse.Namespace, model: 'nn.Module') -> None:
-    from ..targets import find_targets
+    from ..layers.targets import find_targets
 
     if not find_targets(model, 'DropPath'):
         raise UsageError(f'model must have blocks with drop paths, but got {str(args.source)!r}, which has none.')
@@ -89,8 +89,8 @@ def _check_has_drop_paths(args: argparse.Namespace, model: 'nn.Module') -> None:
 
 def _apply(args: argparse.Namespace, model: 'nn.Module') -> None:
     """Stochastic depth for a network that has none by its name, at the rates of its drop paths if none is given."""
-    from ..surgery import apply_stochastic_depth
-    from ..targets import find_targets
+    from ..apply import apply_stochastic_depth
+    from ..layers.targets import find_targets
 
     own_rate = max(rate for target in find_targets(model, 'DropPath') for rate in target.rates())
     drop_rate, distribution = args.drop_path, args.drop_distribution
@@ -106,9 +106,9 @@ def _apply(args: argparse.Namespace, model: 'nn.Module') -> None:
 
 
 def _print_table(args: argparse.Namespace) -> None:
-    from ..operations import block_drop_limit, branch_shares
-    from ..places import drop_rates
-    from ..plots import plot_rates
+    from ..analysis.flops import block_drop_limit, branch_shares
+    from ..inspection import drop_rates
+    from ..output.plots import plot_rates
     from .checks import in_chans, pixels
 
     model, size = _create(args)
@@ -130,8 +130,8 @@ def _print_table(args: argparse.Namespace) -> None:
 
 
 def _print_code(model: 'nn.Module') -> None:
-    from ..blocks import StochasticBlock, cuts_of
-    from ..targets import class_name, find_targets
+    from ..layers.block import StochasticBlock, cuts_of
+    from ..layers.targets import class_name, find_targets
 
     names: Dict[str, List[str]] = {}
     for name, block in model.named_modules():

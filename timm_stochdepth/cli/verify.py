@@ -1,7 +1,7 @@
 """Verify a network: tensors and config, and of a repository of the Hub hash and card as well."""
 import argparse
 
-from ..terminal import say
+from ..output.terminal import say
 from .arguments import Text, UsageError
 from .network import add_network, add_network_arguments, check_network, network_args
 

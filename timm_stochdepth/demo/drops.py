@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, Optional, Type, Union
 import torch
 from torch import Tensor, nn
 
-from ..places import drop_paths, drop_rates
+from ..inspection import drop_paths, drop_rates
 
 __all__ = ['DropCounter']
 

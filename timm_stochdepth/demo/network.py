@@ -9,8 +9,8 @@ import torch
 from timm.layers import DropPath, PatchEmbed
 from torch import nn
 
-from ..places import drop_paths
-from ..surgery import apply_stochastic_depth
+from ..apply import apply_stochastic_depth
+from ..inspection import drop_paths
 from .images import NUM_CLASSES, Format
 from .methods import METHODS
 

@@ -2,7 +2,7 @@
 from statistics import fmean
 from typing import Any, List, Sequence
 
-from ..plots import legend_below, name_blocks
+from ..output.plots import legend_below, name_blocks
 from .recipe import Recipe
 from .train import Result
 

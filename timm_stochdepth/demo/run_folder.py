@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from ..bench.report import device_name
-from ..files import write_beside
-from ..folding import fold_stochastic_depth
+from ..folding.fold import fold_stochastic_depth
+from ..output.files import write_beside
 from ..version import __version__
 from .images import Images
 from .methods import METHODS

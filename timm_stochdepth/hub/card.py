@@ -6,10 +6,9 @@ from typing import Any, Dict, List, Optional
 from huggingface_hub import EvalResult, ModelCardData
 from torch import nn
 
-from ..places import blocks_by_name, drop_paths
-from ..rates import DISTRIBUTIONS, depth_scales
-from ..settings import Settings
-from ..weights import strip_module_name
+from ..checkpoints.names import strip_module_name
+from ..inspection import blocks_by_name, drop_paths
+from ..settings import DISTRIBUTIONS, Settings, depth_scales
 from .named_models import is_stochastic
 from .record import TrainingRecord
 from .signed_card import for_repository, sign

@@ -5,7 +5,7 @@ from typing import Sequence
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
-from ..offline import is_out_of_reach
+from ..checkpoints.offline import is_out_of_reach
 
 __all__ = ['download_network']
 

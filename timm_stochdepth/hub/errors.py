@@ -13,8 +13,8 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
-from ..offline import is_out_of_reach
-from ..terminal import one_line
+from ..checkpoints.offline import is_out_of_reach
+from ..output.terminal import one_line
 
 __all__ = ['explain']
 

@@ -6,16 +6,16 @@ from typing import Any, Dict, Optional
 import torch
 from torch import nn
 
-from ..file_kinds import WEIGHTS
-from ..files import write_file
-from ..folding import fold_stochastic_depth
-from ..places import drop_paths
-from ..scales import fold_weights
-from ..terminal import progress_bar
+from ..folding.fold import fold_stochastic_depth
+from ..folding.rescale import fold_weights
+from ..inspection import drop_paths
+from ..output.file_kinds import WEIGHTS
+from ..output.files import write_file
+from ..output.terminal import progress_bar
 from .folder import save_weights
+from .load import load_model
+from .location import NetworkSource
 from .named_models import build_model, create_model, is_stochastic
-from .network_source import NetworkSource
-from .sources import load_model
 
 __all__ = ['fold_file', 'unfold_file']
 

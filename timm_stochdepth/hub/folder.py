@@ -11,12 +11,12 @@ from timm.layers import DropPath
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
-from ..output_folder import write_new_folder
-from ..places import drop_paths, stochastic_depth_args
-from ..plots import can_plot, plot_rates
-from ..scales import weights_at_full_rate
-from ..sharding import refuse_sharded
-from ..weights import check_finite, how_to_merge, strip_module_name, strip_wrappers
+from ..checkpoints.names import check_finite, how_to_merge, strip_module_name, strip_wrappers
+from ..folding.rescale import weights_at_full_rate
+from ..inspection import drop_paths, stochastic_depth_args
+from ..layers.sharding import refuse_sharded
+from ..output.folder import write_new_folder
+from ..output.plots import can_plot, plot_rates
 from .card import PICTURE, adopt_card, create_card, full_drop_rates
 from .named_models import create_model, is_stochastic
 from .record import TrainingRecord

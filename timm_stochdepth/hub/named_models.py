@@ -7,8 +7,8 @@ from timm.models import parse_model_name
 from timm.models._hub import load_model_config_from_hf
 from torch import Tensor, nn
 
-from ..terminal import closest, one_line
-from ..weights_file import create_on_meta, is_stochastic_architecture
+from ..checkpoints.file import create_on_meta, is_stochastic_architecture
+from ..output.terminal import closest, one_line
 from .config import RESERVED_ARGS, read_config
 
 __all__ = ['build_model', 'check_model_name', 'create_model', 'is_stochastic']

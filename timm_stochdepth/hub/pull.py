@@ -8,9 +8,9 @@ from typing import Any, Dict, Optional
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.utils import tqdm
 
-from ..files import WORKSPACE_PREFIX, file_sha256
-from ..output_folder import MARK, OutputFolder
-from ..terminal import progress_bar
+from ..output.files import WORKSPACE_PREFIX, file_sha256
+from ..output.folder import MARK, OutputFolder
+from ..output.terminal import progress_bar
 from .repo_id import check_repo_id
 
 __all__ = ['TerminalBar', 'check_inside', 'file_sha256', 'hub_hashes', 'pull']

@@ -11,11 +11,11 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from timm.utils import unwrap_model
 from torch import nn
 
-from ..folding import fold_stochastic_depth
-from ..output_folder import check_folder, write_new_folder
-from ..places import drop_paths
-from ..rates import check_flag
-from ..reparametrized import copy_plain, is_reparametrized
+from ..folding.computed_tensors import copy_plain, is_reparametrized
+from ..folding.fold import fold_stochastic_depth
+from ..inspection import drop_paths
+from ..output.folder import check_folder, write_new_folder
+from ..settings import check_flag
 from ..version import __version__
 from .folder import write_files
 from .labels import check_label_names

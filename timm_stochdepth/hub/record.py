@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional
 import timm
 from timm.models import PretrainedCfg, parse_model_name
 
-from ..weights_file import WeightsFile
+from ..checkpoints.file import WeightsFile
 
 __all__ = ['TrainingRecord', 'record_of_run']
 

@@ -10,16 +10,16 @@ from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from torch import nn
 
-from ..files import file_sha256
-from ..terminal import progress_bar
-from ..weights import check_finite
+from ..checkpoints.names import check_finite
+from ..output.files import file_sha256
+from ..output.terminal import progress_bar
 from .card import code_blocks, example_code, repo_id_of
 from .config import read_config
 from .errors import explain
+from .load import load_model
+from .location import NetworkSource
 from .named_models import create_model, is_stochastic
-from .network_source import NetworkSource
 from .pull import TerminalBar, hub_hashes
-from .sources import load_model
 
 __all__ = ['verify']
 

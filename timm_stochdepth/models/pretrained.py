@@ -22,9 +22,9 @@ from typing import Any, Callable, Dict, Mapping, Optional, Union
 from timm.models._hub import load_model_config_from_hf
 from torch import Tensor, nn
 
-from ..scales import as_weights_of, fold_weights
-from ..weights import strip_wrappers
-from ..weights_file import WeightsFile, is_stochastic_architecture, read_weights_file
+from ..checkpoints.file import WeightsFile, is_stochastic_architecture, read_weights_file
+from ..checkpoints.names import strip_wrappers
+from ..folding.rescale import as_weights_of, fold_weights
 
 __all__ = ['checkpoint_filter_fn', 'fold_as_said', 'said_of_this_load']
 

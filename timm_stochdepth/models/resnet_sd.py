@@ -12,10 +12,9 @@ from timm.models import DefaultCfg, build_model_with_cfg, register_model
 from timm.models.resnet import Bottleneck, ResNet
 from timm.models.resnet import default_cfgs as _timm_default_cfgs
 
-from ..offline import says_how_to_go_on
-from ..rates import check_flag, check_fraction, shown
-from ..settings import METHODS, Settings
-from ..surgery import apply_stochastic_depth
+from ..apply import apply_stochastic_depth
+from ..checkpoints.offline import says_how_to_go_on
+from ..settings import METHODS, Settings, check_flag, check_fraction, shown
 from .pretrained import checkpoint_filter_fn, said_of_this_load
 
 __all__: List[str] = []  # model_registry will add each entrypoint fn to this

@@ -5,7 +5,7 @@ from typing import Any, Callable, Dict, List, Optional
 from timm.models import _hub
 from torch import nn
 
-from ..places import drop_paths, stochastic_depth_args
+from ..inspection import drop_paths, stochastic_depth_args
 
 __all__: List[str] = []  # what it says to timm is all that it does
 

@@ -1,0 +1,103 @@
+"""Which networks of timm have drop paths, and what can be done with each block of theirs."""
+from dataclasses import dataclass, field
+from typing import Dict, List, Sequence, Set
+
+import timm
+import torch
+from torch import nn
+
+from ..layers.guards import looks_at_batch
+from ..layers.targets import Target, class_name, find_targets
+from ..output.terminal import progress_bar
+
+__all__ = ['Family', 'Survey', 'format_survey', 'survey_families']
+
+
+@dataclass
+class Family:
+    """The blocks of one class.
+
+    Attributes:
+        models: Names of the networks that hold them.
+        places: Names of their drop paths.
+        looks_at_batch: Whether a norm in them takes the statistics of the batch: skipping is then not masking.
+        can_skip: Whether the branches of these blocks can be left out, in some of them at least.
+        reasons: Why their branches can only be masked, and the networks where that is so.
+    """
+    models: List[str] = field(default_factory=list)
+    places: Set[str] = field(default_factory=set)
+    looks_at_batch: bool = False
+    can_skip: bool = False
+    reasons: Dict[str, List[str]] = field(default_factory=dict)
+
+    def add(self, model_name: str, target: Target) -> None:
+        if model_name not in self.models:
+            self.models.append(model_name)
+        self.places.update(target.places)
+        self.looks_at_batch |= looks_at_batch(target.block)
+        self.can_skip |= target.stochastic_class is not None
+        if target.stochastic_class is None:
+            names = self.reasons.setdefault(target.reason, [])
+            names.extend([] if model_name in names else [model_name])
+
+
+@dataclass
+class Survey:
+    """What was found.
+
+    Attributes:
+        families: By the blocks' class, as in `'vision_transformer.Block'`.
+        whole: Names of the networks all of whose branches can be left out.
+        masked: Names of those with branches that can only be masked.
+    """
+    families: Dict[str, Family] = field(default_factory=dict)
+    whole: List[str] = field(default_factory=list)
+    masked: List[str] = field(default_factory=list)
+
+
+def survey_families(model_names: Sequence[str]) -> Survey:
+    """Look at the blocks of networks, without memory for their weights.
+
+    Args:
+        model_names: Names of timm's; networks that know no `drop_path_rate` are passed over.
+    """
+    survey = Survey()
+    with progress_bar(len(model_names), 'networks', 'network') as progress:
+        for model_name in model_names:
+            targets = find_targets(_create(model_name), 'DropPath')
+            for target in targets:
+                survey.families.setdefault(class_name(target.block), Family()).add(model_name, target)
+            if targets:
+                is_whole = all(target.stochastic_class is not None for target in targets)
+                (survey.whole if is_whole else survey.masked).append(model_name)
+            progress.update()
+    survey.families = dict(sorted(survey.families.items()))
+    return survey
+
+
+def format_survey(survey: Survey) -> str:
+    """A sentence and a table of what was found, as Markdown."""
+    num_classes = sum(family.can_skip for family in survey.families.values())
+    num_names = len(survey.whole) + len(survey.masked)
+    lines = [
+        f'timm {timm.__version__}: {num_classes} of {len(survey.families)} classes of blocks with drop paths can leave'
+        f' out what they drop, and so can {len(survey.whole)} of {num_names} networks in every block. All can mask it.',
+        '',
+        '| class | names | drop paths | norms | dropped branches |',
+        '| --- | --- | --- | --- | --- |',
+    ]
+    for name, family in survey.families.items():
+        norms = 'of the batch' if family.looks_at_batch else 'of each sample'
+        reasons = '; '.join(f'{reason} ({len(models)} names)' for reason, models in family.reasons.items())
+        what = 'skipped' if family.can_skip else 'masked'
+        what += f'; masked where {reasons}' if family.can_skip and reasons else f': {reasons}' if reasons else ''
+        lines.append(f'| {name} | {len(family.models)} | {", ".join(sorted(family.places))} | {norms} | {what} |')
+    return '\n'.join(lines)
+
+
+def _create(model_name: str) -> nn.Module:
+    with torch.device('meta'):
+        try:
+            return timm.create_model(model_name, drop_path_rate=0.1)
+        except TypeError:  # no such argument
+            return nn.Identity()

@@ -1,0 +1,208 @@
+"""Change how a model drops while it trains: rates, progress, warm-up, and no drops at all."""
+import warnings
+from contextlib import contextmanager, nullcontext
+from typing import Callable, Generator, List, Sequence
+
+from torch import nn
+
+from .folding.rescale import scale_own_branches
+from .folding.trained_weights import former_scales, tell_of_kept_function, tell_of_other_function
+from .inspection import drop_paths, inference_scales
+from .layers.drop_path import StochasticDropPath
+from .settings import check_flag, check_fraction
+
+__all__ = ['no_drop', 'set_drop_rate', 'set_training_progress', 'start_warmup']
+
+
+def _places(model: nn.Module, caller: str) -> List[StochasticDropPath]:
+    """The drop paths of a model, with a warning if there are none."""
+    found = [drop_path for _, drop_path in drop_paths(model)]
+    if not found:
+        warnings.warn(
+            f'{caller} has no effect: {type(model).__name__} has no stochastic depth, which'
+            ' apply_stochastic_depth gives it.', stacklevel=3)
+    return found
+
+
+def _tell_of_no_schedule(model: nn.Module, places: Sequence[StochasticDropPath], caller: str) -> None:
+    """Once a network: loops call it for each step."""
+    if places and not any(place.settings.schedule or place.progress.is_told for place in places):
+        warnings.warn(
+            f'{caller} has no effect: the drop rates of {type(model).__name__} do not move, as it was given neither'
+            ' drop_warmup nor drop_schedule.', stacklevel=3)
+
+
+@contextmanager
+def _function_kept(model: nn.Module, undo: Callable[[], None]) -> Generator[None, None, None]:
+    """Context in which rates change; the weights keep the function then, or it is undone where no weights do."""
+    scales, trained_scales = inference_scales(model), former_scales(model)
+    yield
+    try:
+        scale_own_branches(model, scales, inference_scales(model))
+    except ValueError:
+        undo()
+        raise
+    tell_of_kept_function(trained_scales, stacklevel=4)
+    for _, drop_path in drop_paths(model):
+        drop_path.former_scale = None
+
+
+def set_drop_rate(model: nn.Module, drop_rate: float, keep_function: bool = False) -> None:
+    """Set the drop rate of a network: spread over the depth, and warmed up, as before.
+
+    It takes effect with the next forward pass. Copies made by deepcopy, an EMA's for instance, follow. So does what the
+    network computes at inference, unless it was made with `scale_by_keep=True`: branches are scaled by the new rate
+    there, for which the weights were not trained. That is right for a rate that changes in the course of training. To
+    train on from finished weights at another rate, `keep_function=True` scales the weights with it. To evaluate, no
+    rate has to be changed: `model.eval()` drops nothing.
+
+    Args:
+        model: Model with stochastic depth; others stay as they are, with a warning. Or a part of one: its blocks keep
+            their shares of the rate, and a single block gets the rate itself, until a rate is set for the whole again.
+        drop_rate: Drop rate of the network, in [0, 1].
+        keep_function: Scale the weights that the model has, at the end of each branch, so that it computes at inference
+            what it computed before. Those of copies are not scaled: make copies afterwards.
+
+    Raises:
+        TypeError: model is no module, drop_rate not a number, or keep_function not a bool.
+        ValueError: drop_rate is outside [0, 1]. Or no weights keep the function, as a block is always dropped (rate 1);
+            the rate is then the old one.
+
+    Example:
+        >>> import timm
+        >>> model = timm.create_model('resnet50_sd_block', num_classes=10, drop_path_rate=0.2)
+        >>> set_drop_rate(model, 0.1, keep_function=True)
+        >>> set_drop_rate(model.layer1[0], 0.3)
+    """
+    drop_rate = check_fraction('drop_rate', drop_rate)
+    check_flag('keep_function', keep_function)
+    places = _places(model, 'set_drop_rate')
+    before = [(p.progress, p.place_idx, p.settings.drop_rate or 0., p.own_rate) for p in places]
+    scales, trained_scales = inference_scales(model), former_scales(model)
+
+    def undo() -> None:
+        for progress, place_idx, rate, own_rate in before:
+            progress.tell_rate(place_idx, rate, own_rate)
+
+    with _function_kept(model, undo) if keep_function else nullcontext():
+        is_alone = _is_single_block(model)
+        for place, (progress, place_idx, rate_before, _) in zip(places, before):
+            if is_alone and (place.depth_scale < 1. or progress.num_places() > len(places)):
+                progress.tell_rate(place_idx, rate_before, own_rate=drop_rate)
+            else:
+                progress.tell_rate(place_idx, drop_rate)
+    if places and drop_rate > 0. and not any(place.unscheduled_rate() for place in places):
+        warnings.warn(
+            f'drop_rate={drop_rate} has no effect: the share of the rate that each of these blocks has is 0, as'
+            ' apply_stochastic_depth gave it. Set the rate of a single block, or apply stochastic depth anew.',
+            stacklevel=2)
+    # in the course of training the rate may move
+    if not keep_function and not any(place.progress.has_run or place.progress.is_told for place in places):
+        rates = {rate if own_rate is None else own_rate for _, _, rate, own_rate in before}
+        call = f'set_drop_rate(model, {min(rates)})' if len(rates) == 1 and not trained_scales else ''
+        tell_of_other_function(model, scales, trained_scales, stacklevel=2, undo=call)
+
+
+def _is_single_block(model: nn.Module) -> bool:
+    return len({name.rpartition('.')[0] for name, _ in drop_paths(model)}) == 1
+
+
+def set_training_progress(model: nn.Module, fraction: float) -> None:
+    """Say how far training is: this drives `drop_warmup` and `drop_schedule`.
+
+    A model that nobody tells stands at 1, where a warm-up is over. Copies made by deepcopy, an EMA's for instance,
+    follow. Weights stay as they are: `start_warmup` begins a training run that is given weights.
+
+    Args:
+        model: Model with stochastic depth and a warm-up or schedule; others stay as they are, with a warning.
+        fraction: Share of training that is done, from 0 at its start to 1 at its end.
+
+    Raises:
+        TypeError: model is no module, or fraction not a number.
+        ValueError: fraction is outside [0, 1].
+
+    Example:
+        >>> import timm
+        >>> from timm_stochdepth import apply_stochastic_depth, drop_rates
+        >>> model = timm.create_model('resnet18')
+        >>> apply_stochastic_depth(model, 'block', 'ResNetBasicBlock', drop_rate=0.2, drop_warmup=0.5)
+        >>> set_training_progress(model, 0.25)
+        >>> drop_rates(model)['layer4.1']
+        0.1
+    """
+    fraction = check_fraction('fraction', fraction)
+    places = _places(model, 'set_training_progress')
+    _tell_of_no_schedule(model, places, 'set_training_progress')
+    for progress in {place.progress for place in places}:
+        progress.tell(fraction)
+
+
+def start_warmup(model: nn.Module) -> None:
+    """Set the progress of training to 0, and the weights so that the model computes at inference what it computed.
+
+    To be called once, after weights are loaded and before a training run with `drop_warmup`. Without it, weights that
+    were right at the full rate would be scaled by the rate at the start, which is 0. Drop rates without a warm-up and
+    their weights stay as they are. Weights that were there before `apply_stochastic_depth` are right at the full rate
+    if that was called with `keep_function=True`.
+
+    Args:
+        model: Model with stochastic depth and a warm-up or schedule; its weights are changed in place. Others stay as
+            they are, with a warning.
+
+    Raises:
+        TypeError: model is no module.
+        ValueError: The rate at the start of the schedule is 1, and that at its end is not: no weights make a branch
+            count that is always dropped. The progress is then what it was.
+
+    Example:
+        >>> import timm
+        >>> model = timm.create_model('resnet50_sd_block', drop_warmup=0.1)
+        >>> from timm_stochdepth import drop_rates
+        >>> start_warmup(model)
+        >>> max(drop_rates(model).values())
+        0.0
+    """
+    places = _places(model, 'start_warmup')
+    _tell_of_no_schedule(model, places, 'start_warmup')
+    fractions = {place.progress: place.progress.fraction for place in places}
+
+    def undo() -> None:
+        for progress, fraction in fractions.items():
+            progress.tell(fraction)
+
+    with _function_kept(model, undo):
+        for progress in fractions:
+            progress.tell(0.)
+
+
+@contextmanager
+def no_drop(model: nn.Module) -> Generator[None, None, None]:
+    """Context in which a model drops nothing, and scales its branches as at inference, whatever mode it is in.
+
+    In training mode its norms learn their statistics of each batch, those of blocks that would be dropped, too: to
+    re-estimate them (`torch.optim.swa_utils.update_bn`), to calibrate, or to debug.
+
+    Args:
+        model: Model with stochastic depth, which may be wrapped (DistributedDataParallel, torch.compile, an
+            `AveragedModel`). Copies of it are not meant.
+
+    Raises:
+        TypeError: model is no module.
+
+    Example:
+        >>> import timm
+        >>> import timm_stochdepth
+        >>> import torch
+        >>> model = timm.create_model('resnet50_sd_block', num_classes=10)
+        >>> averaged = torch.optim.swa_utils.AveragedModel(model)
+        >>> with timm_stochdepth.no_drop(averaged):
+        ...     torch.optim.swa_utils.update_bn([torch.randn(8, 3, 64, 64)], averaged)
+    """
+    before = [(drop_path, drop_path.is_paused) for _, drop_path in drop_paths(model)]
+    for drop_path, _ in before:
+        drop_path.is_paused = True
+    try:
+        yield
+    finally:
+        for drop_path, was_paused in before:
+            drop_path.is_paused = was_paused

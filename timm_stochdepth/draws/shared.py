@@ -1,0 +1,137 @@
+"""Draws that every rank of a distributed run takes alike, whatever the ranks' own seeds, and none waits for another."""
+import gc
+from collections import Counter, defaultdict, deque
+from functools import cached_property
+from itertools import count
+from random import Random
+from typing import Any, Deque, Dict, List, Optional, Tuple
+from weakref import WeakSet
+
+import torch
+
+from .process_group import current_run
+from .step_count import StepCount, short_hash
+
+__all__ = ['SharedDraws']
+
+# forward passes whose backward pass may still be to come, and with it a recomputation
+MAX_PENDING = 1024
+
+# a place, and whether gradients are on: a look at the network without them leaves the draws of training alone
+Kind = Tuple[int, bool]
+
+
+_networks: 'WeakSet[SharedDraws]' = WeakSet()
+_serial_numbers = count()
+
+
+class SharedDraws:
+    """The draws that one network shares with its like on the other ranks.
+
+    A draw is a function of the run's seed, the network, the optimizer's steps in its training, the place, and the
+    number of draws there since the last step. So ranks that parted agree again after the next step, if one ran alone,
+    and in the next epoch, if one had more batches (`StepCount`). A run that goes on with the weights of another, whose
+    state_dict says the number of steps, takes the draws that come next.
+
+    A recomputation under gradient checkpointing repeats the draw of the first pass. It is known by the backward pass
+    that it runs in, and by a token from the CPU's default generator, which checkpointing restores.
+
+    Args:
+        structure: What tells this network from others; among equal ones the order in which they were made does.
+        num_copies: How many times it was copied on the way from the first one. Copies come after others: often rank 0
+            alone has them, for an EMA.
+        num_steps: Number of steps that it goes on from, if any.
+    """
+
+    def __init__(self, structure: str, num_copies: int = 0, num_steps: Optional[int] = None) -> None:
+        self.structure = structure
+        self.made = num_copies, next(_serial_numbers)
+        self.number: Optional[int] = None
+        _networks.add(self)
+        self._count = StepCount(structure, num_steps)
+        self._num_draws: Counter[Kind] = Counter()
+        self._drawn_at: Tuple[int, int] = -1, 0
+        self._drawn: Dict[int, Deque[Tuple[int, float]]] = defaultdict(lambda: deque(maxlen=MAX_PENDING))
+        self._repeated: Counter[Tuple[int, int]] = Counter()
+        self._backward_pass = -1
+        self.start_epoch()
+
+    @cached_property
+    def name(self) -> str:
+        """The same for this network on all ranks, and another for each that draws in this process."""
+        if any(self._equals()):
+            gc.collect()  # not to count a network that is gone already on another rank
+        taken = {network.number for network in self._equals()}
+        earlier = sum(network.made < self.made for network in self._equals())
+        self.number = next(n for n in count(earlier) if n not in taken)
+        return short_hash(f'{self.structure}.{self.number}')
+
+    def _equals(self) -> List['SharedDraws']:
+        return [other for other in _networks if other is not self and other.structure == self.structure]
+
+    @property
+    def num_steps(self) -> Optional[int]:
+        """Number of the optimizer's steps in the training of this network, None if it has not trained on several ranks.
+
+        To be kept where a state_dict's metadata is not, and set before a run goes on. Amid an epoch it is taken over
+        when the next one starts.
+        """
+        return self._count.known_value
+
+    @num_steps.setter
+    def num_steps(self, num_steps: int) -> None:
+        if self._count.go_on_from(num_steps):
+            self._num_draws.clear()
+
+    def start_epoch(self) -> None:
+        """Draw anew, if this epoch has trained anything."""
+        if self._count.start_epoch():
+            self._num_draws.clear()
+
+    def draw_keep_block(self, place_idx: int, drop_prob: float) -> bool:
+        """Draw whether a place keeps its branch for the whole batch, alike on all ranks.
+
+        Args:
+            place_idx: Number of the place in its network.
+            drop_prob: Probability that the branch is dropped, in [0, 1].
+
+        Raises:
+            RuntimeError: A recomputation does not restore the generator, or comes over 1,024 forward passes late.
+        """
+        token = int(torch.randint(2 ** 62, (1,), device='cpu'))
+        backward_pass = torch._C._current_graph_task_id()  # as torch.utils.checkpoint asks, too
+        if backward_pass != -1:
+            return self._repeat(place_idx, token, backward_pass) >= drop_prob
+        uniform = self._draw((place_idx, torch.is_grad_enabled()))
+        self._drawn[place_idx].append((token, uniform))
+        return uniform >= drop_prob
+
+    def _draw(self, kind: Kind) -> float:
+        _, is_grad_enabled = kind
+        drawn_at = self._count.enter(self.name, is_grad_enabled), self._count.num_idle_epochs
+        if drawn_at != self._drawn_at:
+            self._drawn_at = drawn_at
+            self._num_draws.clear()
+        name = f'{current_run().seed()}.{self.name}.{drawn_at}.{kind}.{self._num_draws[kind]}'
+        self._num_draws[kind] += 1
+        return Random(name).random()
+
+    def _repeat(self, place_idx: int, token: int, backward_pass: int) -> float:
+        draws = [uniform for drawn, uniform in self._drawn[place_idx] if drawn == token]
+        if not draws:
+            raise RuntimeError(
+                'A block recomputes its forward pass and has no record of the first one: checkpointing must have'
+                f' preserve_rng_state=True, and at most {MAX_PENDING} forward passes before their backward pass.')
+        if backward_pass != self._backward_pass:
+            self._backward_pass = backward_pass
+            self._repeated.clear()
+        # a generator that was seeded again gives its tokens again: what ran last is recomputed first
+        self._repeated[place_idx, token] += 1
+        return draws[-min(self._repeated[place_idx, token], len(draws))]
+
+    def __deepcopy__(self, memo: Dict[int, Any]) -> 'SharedDraws':
+        # a network of its own, with no backward pass to come
+        return SharedDraws(self.structure, self.made[0] + 1, self.num_steps)
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return SharedDraws, (self.structure, 0, self.num_steps)

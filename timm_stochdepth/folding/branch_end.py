@@ -1,0 +1,163 @@
+"""Where a factor on a residual branch goes: the tensors at its end that it can be multiplied into."""
+from typing import Any, Dict, Optional
+
+import timm.layers
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
+
+from ..fx.families import GATE_INPUT_LAYERS, SCALING_LAYERS
+from ..fx.nodes import is_number, is_size
+from ..fx.trace import required_arguments, trace_forward
+from ..layers.block import StochasticBlock, cuts_of
+from .computed_tensors import ComputedTensor, own_tensor, own_tensors
+
+__all__ = ['branch_exponents']
+
+_NORMS = (
+    _BatchNorm, nn.GroupNorm, nn.LayerNorm, timm.layers.LayerNorm2d, timm.layers.RmsNorm, timm.layers.RmsNorm2d,
+    timm.layers.SimpleNorm, timm.layers.SimpleNorm2d)
+_LINEAR_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, timm.layers.Conv2dSame)  # themselves: a subclass may compute more
+_IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)
+# what moves values and does not change them, timm's functions among them
+_RESHAPES = (
+    'contiguous', 'deblockify', 'flatten', 'getitem', 'grid_reverse', 'grid_reverse_nchw', 'permute', 'reshape', 'roll',
+    't', 'to', 'transpose', 'view', 'window_reverse', 'window_reverse_nchw', 'window_unpartition')
+_PRODUCTS = ('imul', 'mul', 'mul_')
+_SUMS = ('add', 'add_', 'iadd')
+_LINEAR_FUNCTIONS = ('conv1d', 'conv2d', 'linear')
+
+# by tensor, which hashes by its identity: a name has wrappers in it, and a tensor may have several
+Exponents = Dict[Tensor, int]
+
+
+def branch_exponents(name: str, block: nn.Module, place: str) -> Exponents:
+    """Tensors of a block that a factor on a branch goes into, and the factor's exponent in each.
+
+    Args:
+        name: The block's name in its model.
+        block: A block with stochastic depth.
+        place: Name of its drop path.
+
+    Raises:
+        ValueError: The branch ends in something else than a scale, a norm, a linear layer or a convolution, its end
+            cannot be found, or its tensors are computed from others (parametrized).
+    """
+    if not isinstance(block, StochasticBlock):
+        raise ValueError(
+            f'{name} must be a block whose branches can be left out to be folded, but is a {type(block).__name__}.')
+    cut = cuts_of(block)[0]
+    if not cut.ends:
+        return _exponents_by_hand(name, block)
+    exponents: Exponents = {}
+    for (branch_place, branch), end in zip(cut.branches, cut.ends):
+        if branch_place == place:
+            found = _walk(block, end, name)
+            of_block = {own_tensor(block, n, name) for n in branch.owned if isinstance(getattr(block, n, 0), Tensor)}
+            if not found.keys() <= {*branch.parameters(block), *of_block}:
+                raise _no_end(name, block)  # what else uses it would be scaled, too
+            exponents.update(found)
+    return exponents
+
+
+def _exponents_by_hand(name: str, block: StochasticBlock) -> Exponents:
+    names = block.last_norm, getattr(block, 'attention', '')
+    exponents: Exponents = {}
+    for child_name in names[::-1]:
+        child = getattr(block, child_name) if child_name else None
+        if child is not None:
+            exponents.update(_exponents_of(child, f'{name}.{child_name}') or {})
+    return exponents
+
+
+def _walk(root: nn.Module, node: Any, path: str, in_sum: bool = False) -> Exponents:
+    """Follow a result back to what it was multiplied with last."""
+    exponents: Exponents = {}
+    while isinstance(node, fx.Node) and node.op not in ('placeholder', 'get_attr'):
+        if in_sum and sum(not is_size(user) for user in node.users) > 1:
+            break  # what feeds the other operand, too, would be scaled twice there
+        name = str(getattr(node.target, '__name__', node.target))
+        if node.op == 'call_module':
+            child = root.get_submodule(name)
+            found = _exponents_of(child, f'{path}.{name}')
+            exponents.update(found or {})
+            if found is not None and type(child) not in GATE_INPUT_LAYERS:
+                return exponents
+        elif name in _PRODUCTS:
+            parameters = [p for p in map(_parameter_of, node.args) if p]
+            if parameters:
+                return {**exponents, own_tensor(root, parameters[0], path): 1}
+            factors = [n for n in node.args if not is_size(n)]
+            if len(factors) > 1:
+                break
+            node = factors[0]
+            continue
+        elif name in _SUMS and len(node.args) == 2:  # a low-rank update beside its layer: each of them
+            for operand in node.args:
+                exponents.update(_walk(root, operand, path, in_sum=True))
+            return exponents
+        elif name in _LINEAR_FUNCTIONS:
+            weights = [n for n in (*node.args[1:], *node.kwargs.values()) if isinstance(n, fx.Node)]
+            parameters = [_parameter_of(n) for n in weights]
+            if not all(parameters):
+                break  # one of them is computed
+            return {**exponents, **{own_tensor(root, p, path): 1 for p in parameters}}
+        elif name == 'matmul' and _parameter_of(node.args[1]):
+            return {**exponents, own_tensor(root, _parameter_of(node.args[1]), path): 1}
+        elif name not in _RESHAPES:
+            break
+        node = node.all_input_nodes[0]
+    raise _no_end(path, root)
+
+
+def _exponents_of(module: nn.Module, path: str) -> Optional[Exponents]:
+    """The tensors of a module that a factor on its result goes into, None if it is to be looked for before it."""
+    if isinstance(module, _IDENTITIES) or getattr(module, 'drop_prob', None) is not None:
+        return None
+    if type(module) in GATE_INPUT_LAYERS:
+        layer = GATE_INPUT_LAYERS[type(module)]
+        return {own_tensor(module.get_submodule(layer), 'weight', f'{path}.{layer}'): -1}
+    plain_class = parametrize.type_before_parametrizations(module)
+    if isinstance(module, (*SCALING_LAYERS, *_NORMS)) or plain_class in _LINEAR_LAYERS:
+        tensors = list(own_tensors(module, path))
+        has_activation = not isinstance(getattr(module, 'act', nn.Identity()), nn.Identity)
+        if not tensors or has_activation:
+            raise ValueError(f'{path} must have a weight and no activation to be folded, but is {module}.')
+        if isinstance(module, timm.layers.SplitBatchNorm2d):
+            tensors += [tensor for norm in module.aux_bn for tensor in own_tensors(norm, path)]
+        return dict.fromkeys(tensors, 1)
+    try:
+        if isinstance(module, nn.Sequential):
+            return _last_of(module, path)
+        graph = trace_forward(module, type(module), (), required_arguments(type(module)), is_dtype_known=True)
+        return _walk(module, next(n for n in graph.nodes if n.op == 'output').args[0], path)
+    except ComputedTensor:
+        raise
+    except ValueError as e:
+        raise _no_end(path, module) from e
+
+
+def _last_of(module: nn.Sequential, path: str) -> Optional[Exponents]:
+    exponents: Exponents = {}
+    for child_name, child in reversed(module._modules.items()):
+        assert child is not None
+        found = _exponents_of(child, f'{path}.{child_name}')
+        exponents.update(found or {})
+        if found is not None and type(child) not in GATE_INPUT_LAYERS:
+            return exponents
+    return None
+
+
+def _parameter_of(node: Any) -> str:
+    while isinstance(node, fx.Node) and node.op in ('call_method', 'call_function') and node.all_input_nodes:
+        is_transposed = node.target is getattr and node.args[1] in ('T', 'mT')
+        if not is_transposed and str(getattr(node.target, '__name__', node.target)) not in (*_RESHAPES, 'unsqueeze'):
+            return ''
+        node = node.all_input_nodes[0]
+    return str(node.target) if isinstance(node, fx.Node) and node.op == 'get_attr' and not is_number(node) else ''
+
+
+def _no_end(path: str, module: nn.Module) -> ValueError:
+    return ValueError(
+        f'{path} must be one of {", ".join(c.__name__ for c in GATE_INPUT_LAYERS)}, or end in a scale, a norm, a linear'
+        f' layer or a convolution to be folded, but is a {type(module).__name__}.')

@@ -1,0 +1,80 @@
+"""Put drop paths into blocks, and take them out again."""
+from contextlib import contextmanager
+from typing import Generator, Sequence
+
+from torch import nn
+
+from ..draws.shared import SharedDraws
+from ..settings import Settings
+from .block import StochasticBlock, plain_class_of
+from .drop_path import StochasticDropPath
+from .progress import TrainingProgress
+from .sharding import sharded_like
+from .targets import Target
+
+__all__ = ['install_all', 'remove_stochastic_depth', 'undone_after_an_error']
+
+
+def install_all(
+        targets: Sequence[Target],
+        settings: Settings,
+        scales: Sequence[Sequence[float]],
+        progress: TrainingProgress,
+) -> None:
+    shared_draws = None
+    if settings.stochastic_method == 'block' and settings.use_same_gpu_seed:
+        shared_draws = SharedDraws(' '.join(f'{target.name}.{place}' for target in targets for place in target.places))
+    place_idx = 0
+    for target, scales_of_block in zip(targets, scales):
+        for place, scale in zip(target.places, scales_of_block):
+            _install(target.block, place).configure(settings, scale, place_idx, progress, shared_draws)
+            place_idx += 1
+        if target.stochastic_class is not None:
+            target.block.__class__ = sharded_like(target.block, target.stochastic_class)
+
+
+@contextmanager
+def undone_after_an_error(targets: Sequence[Target]) -> Generator[None, None, None]:
+    """Context after which blocks and their drop paths are what they were before, if it ends in an error."""
+    changed = [t.block for t in targets]
+    changed += [m for t in targets for m in t.block.children() if isinstance(m, StochasticDropPath)]
+    states = [(m, m.__class__, {**vars(m), '_modules': m._modules.copy()}) for m in changed]
+    try:
+        yield
+    except Exception:
+        for module, its_class, state in states:
+            if isinstance(module, StochasticDropPath):
+                module.progress.remove(module)
+                state['progress'].add(module)
+            module.__class__ = its_class
+            vars(module).clear()
+            vars(module).update(state)
+        raise
+
+
+def _install(block: nn.Module, place: str) -> StochasticDropPath:
+    stood = getattr(block, place, 'nothing')
+    if isinstance(stood, StochasticDropPath):
+        return stood
+    drop_path = StochasticDropPath()
+    drop_path.stands_for = 'nothing' if stood == 'nothing' else 'None' if stood is None else 'Identity'
+    drop_path.training = block.training
+    setattr(block, place, drop_path)
+    return drop_path
+
+
+def remove_stochastic_depth(model: nn.Module) -> None:
+    """Make a model's blocks plain again, in place: settings forgotten, weights as they are, nothing is dropped."""
+    blocks = list(dict(model.named_modules()).values())
+    for block in blocks:
+        for place, drop_path in list(block._modules.items()):
+            if isinstance(drop_path, StochasticDropPath):
+                drop_path.progress.remove(drop_path)
+                if isinstance(block, StochasticBlock):
+                    block.__class__ = sharded_like(block, plain_class_of(block))
+                if drop_path.stands_for == 'Identity':
+                    setattr(block, place, nn.Identity())
+                else:
+                    delattr(block, place)
+                    if drop_path.stands_for == 'None':
+                        setattr(block, place, None)

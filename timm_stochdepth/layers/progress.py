@@ -1,0 +1,84 @@
+"""How far training is, and at what rate, told once and heard by a model and all its copies."""
+from typing import Any, Dict, Optional, Protocol, Tuple
+from weakref import WeakSet
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+__all__ = ['TrainingProgress']
+
+
+class Follower(Protocol):
+    place_idx: int
+
+    def update_drop_prob(self) -> None: ...
+
+    def set_drop_rate(self, drop_rate: float, own_rate: Optional[float] = None) -> None: ...
+
+
+class TrainingProgress:
+    """The progress of one training run, shared by the blocks of a model.
+
+    A deepcopy of a model shares it too, so that an EMA copy evaluates at the rate of the model that it follows.
+
+    Attributes:
+        fraction: 0 at the start of training, 1 at its end. A model that nobody tells stands at 1.
+        is_told: Whether somebody has told it how far training is.
+        has_run: Whether the model has run in training mode, with gradients.
+        has_stepped: Whether an optimizer has made a step since.
+    """
+
+    def __init__(self, fraction: float = 1.) -> None:
+        self.fraction = fraction
+        self.is_told = False
+        self.has_run = False
+        self.has_stepped = False
+        self._followers: WeakSet[Follower] = WeakSet()
+
+    def tell(self, fraction: float) -> None:
+        self.fraction = fraction
+        self.is_told = True
+        for follower in self._followers:
+            follower.update_drop_prob()
+
+    def tell_rate(self, place_idx: int, drop_rate: float, own_rate: Optional[float] = None) -> None:
+        for follower in self._followers:
+            if follower.place_idx == place_idx:
+                follower.set_drop_rate(drop_rate, own_rate)
+
+    def num_places(self) -> int:
+        return len({follower.place_idx for follower in self._followers})
+
+    # a compiler calls it once, when it compiles, and keeps what it returned
+    @torch.compiler.assume_constant_result
+    def note_run(self) -> bool:
+        """Note that the model runs in training mode."""
+        if not self.has_run and torch.is_grad_enabled():
+            self.has_run = True
+            _awaits_step.add(self)
+        return True
+
+    def add(self, follower: Follower) -> None:
+        self._followers.add(follower)
+
+    def remove(self, follower: Follower) -> None:
+        self._followers.discard(follower)
+
+    def __deepcopy__(self, memo: Dict[int, Any]) -> 'TrainingProgress':
+        return self
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return TrainingProgress, (self.fraction,), dict(is_told=self.is_told)
+
+
+_awaits_step: WeakSet[TrainingProgress] = WeakSet()
+
+
+def _after_optimizer_step(*args: Any) -> None:
+    if _awaits_step:
+        for progress in _awaits_step:
+            progress.has_stepped = True
+        _awaits_step.clear()
+
+
+register_optimizer_step_post_hook(_after_optimizer_step)
