@@ -31,12 +31,12 @@ test-lowest: .venv-lowest/installed
 	@echo 'Installing the lowest versions of torch, timm and the others into .venv-lowest: gigabytes, some minutes.'
 	$(PYTHON) -m venv .venv-lowest
 	$(BIN)/python tests/lowest_versions.py > .venv-lowest/constraints.txt
-	.venv-lowest/bin/pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[test,composer]'
+	.venv-lowest/bin/pip install --constraint .venv-lowest/constraints.txt --editable '.[test,composer]'
 	touch $@
 
 # made once, and again when the dependencies change
 .venv/installed: pyproject.toml
 	@echo 'Installing torch, timm and what demo and tests need into .venv: gigabytes, some minutes, only this once.'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --editable '.[test]'
 	touch $@

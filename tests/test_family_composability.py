@@ -121,7 +121,7 @@ def test_a_traced_graph_draws_as_the_network(family, method, settings):
 
 
 @pytest.mark.parametrize('family', CLASSES)
-@pytest.mark.filterwarnings('error')
+@pytest.mark.filterwarnings('error', 'ignore:The network has been trained')  # its weights are random
 def test_a_graph_that_was_traced_for_inference_may_train(family):
     """Its drop paths are leaves: they scale at inference, and mask in training, with the draws of the network."""
     network = OneBlock(family).eval()

@@ -11,7 +11,7 @@ from command_reference import PAGE as COMMANDS
 from command_reference import with_reference
 from figures import DEMO_PAGE, SKIPPED, read, time_of, with_figures
 from figures import PAGE as BENCHMARKS
-from pages import PAGES, README, ROOT, TRAINERS, anchors, code_blocks, inline_commands, links
+from pages import PAGES, README, ROOT, TRAINERS, anchors, code_blocks, command_lines, inline_commands, links
 
 from timm_stochdepth.cli.main import create_parsers, main
 from timm_stochdepth.version import __version__
@@ -59,6 +59,20 @@ def test_the_readme_is_short():
     assert [line for line in lines if len(line) > 120] == []
 
 
+def test_the_readmes_first_command_is_a_demo_that_shows_what_pip_does():
+    assert command_lines(README)[0] == 'make demo'
+    line = ['make', '--dry-run', '--what-if', 'pyproject.toml', 'demo']
+    steps = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    (pip,) = [step for step in steps if ' install ' in step and not step.startswith('echo')]
+    assert not re.search('--quiet| -q', pip) and steps[-1].endswith('timm-stochdepth demo')
+
+
+@pytest.mark.parametrize('name', ['weights', 'training'])
+def test_pages_that_not_everybody_needs_say_first_who_does(name):
+    title, _, head, *_ = (ROOT / 'docs' / f'{name}.md').read_text().splitlines()
+    assert title.startswith('# ') and head == '| who | needs |'
+
+
 @pytest.mark.parametrize('page', PAGES, ids=lambda p: p.stem)
 def test_links_lead_somewhere(page):
     for target, anchor in links(page):
@@ -98,9 +112,13 @@ def test_inline_commands_run(command, capsys):
     assert main(arguments(command)) == 0
 
 
+LINES = [' '.join(line.split()) for page in PAGES for line in command_lines(page)]
 # minutes each: tests/bench and tests/demo run others
-@pytest.mark.parametrize('command', [c for c in INLINE if re.match(r'timm-stochdepth (bench|demo) (?!--help)', c)])
-def test_inline_commands_that_take_long_are_understood(command, tmp_path, monkeypatch):
+LONG = sorted(c for c in {*INLINE, *LINES} if re.match(r'timm-stochdepth (bench|demo)(?! --help)', c))
+
+
+@pytest.mark.parametrize('command', LONG)
+def test_commands_that_take_long_are_understood(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name, *options = arguments(command)
     create_parsers()[1][name].parse_args(options)
