@@ -105,9 +105,12 @@ NEVER = {  # takes minutes, or processes of its own: tests/bench
 }
 # how many values of an argument have their turn: the others are drawn beside them
 NUM_VALUES = {
-    Network: 10,
+    Network: 8,
     KeyValue: 6,
     Text: 4,
+    WholeNumber: 4,
+    **{('demo', dest): 1 for dest in ('eval_every', 'seed')},
+    ('bench', 'img_size'): 2,
     ('bench', 'model'): 4,
     ('demo', 'models'): 4,
 }
@@ -198,21 +201,29 @@ def turns(generator, command, action):
     return generator.sample(values, min(len(values), number))
 
 
+def command_line(generator, command, actions, turn, value, network=None):
+    """A line with the argument whose turn it is, with what is needed, and with others by chance."""
+    positional, options = [], []
+    chance = 0 if isinstance(turn.type, Network) else SELDOM
+    for action in actions:
+        is_needed = not action.option_strings and action.nargs != '?'
+        if action is turn or is_needed or generator.random() < OFTEN.get((command, action.dest), chance):
+            said = value if action is turn else network if isinstance(action.type, Network) else None
+            (options if action.option_strings else positional).extend(given(generator, command, action, said))
+    line = [command, *options, *positional] if command == 'run' else [command, *positional, *options]
+    return told_their_network(generator, line)
+
+
 def command_lines(command):
-    """Values of each argument in turn, among others that are drawn from a fixed seed; networks by themselves."""
+    """Values of each argument in turn, among others that are drawn from a fixed seed; sizes for each network."""
     generator = random.Random(command)
     actions = [a for a in create_parsers()[1][command]._actions if a.dest != 'help' and (command, a.dest) not in NEVER]
-    for action in actions:
-        chance = 0 if isinstance(action.type, Network) else SELDOM
-        for value in turns(generator, command, action):
-            positional, options = [], []
-            for other in actions:
-                is_needed = not other.option_strings and other.nargs != '?'
-                if other is action or is_needed or generator.random() < OFTEN.get((command, other.dest), chance):
-                    words = given(generator, command, other, value if other is action else None)
-                    (options if other.option_strings else positional).extend(words)
-            line = [command, *options, *positional] if command == 'run' else [command, *positional, *options]
-            yield told_their_network(generator, line)
+    for turn in actions:
+        for value in turns(generator, command, turn):
+            is_size = turn.dest == 'img_size' and any(isinstance(action.type, Network) for action in actions)
+            for name in NETWORKS if is_size else [None]:
+                network = name and generator.choice(WHERE[:2]).format(name)
+                yield command_line(generator, command, actions, turn, value, network)
 
 
 def what_is_wrong(command, status, out, err):
