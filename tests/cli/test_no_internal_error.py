@@ -30,6 +30,7 @@ from timm_stochdepth.cli.arguments import (
     OutputFile,
     OutputFolderPath,
     RepoId,
+    Schedule,
     Text,
     WholeNumber,
 )
@@ -70,6 +71,7 @@ VALUES = {
     OutputFile: lambda kind: [f'new{suffix}' for suffix in kind.suffixes],
     OutputFolderPath: lambda kind: ['new_folder'],
     RepoId: lambda kind: ['user/net'],
+    Schedule: lambda kind: ['0:1,0.2:0', '0:0,1:1'],
     Text: lambda kind: ['main'],
     WholeNumber: lambda kind: [str(max(kind.minimum, n)) for n in (1, 31, 32, 64)],
     ('list', 'filter'): lambda kind: ['*', 'resnet101*', 'vit*', 'no_such'],

@@ -194,7 +194,7 @@ def edit_config(folder, **changes):
             "architecture must be a name that timm knows, but got 'resn",
         ),
         (lambda p: edit_config(p, model_args={'drop_paths': 0.1}), 'model_args must be arguments of resnet50_sd_block'),
-        (lambda p: edit_config(p, model_args={'drop_path_rate': 7}), 'drop_rate must be in [0, 1], but got 7'),
+        (lambda p: edit_config(p, model_args={'drop_path_rate': 7}), 'drop_path_rate must be in [0, 1], but got 7'),
         (lambda p: (p / 'config.json').write_text('{'), 'is no JSON'),
         (lambda p: (p / 'config.json').unlink(), 'must hold a file config.json'),
         (lambda p: (p / 'model.safetensors').write_bytes(b'x' * 99), 'truncated or altered'),

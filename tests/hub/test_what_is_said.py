@@ -237,7 +237,10 @@ FILES = {
         lambda p: save_as(p, create(), args=run_args(model_kwargs=[1])),
         'does not fit the model',  # a ResNet-50 of the usual depth, since they say nothing
     ),
-    'a rate out of range': (lambda p: save_as(p, create(), args=run_args(drop_path=7)), 'drop_rate must be in [0, 1]'),
+    'a rate out of range': (
+        lambda p: save_as(p, create(), args=run_args(drop_path=7)),
+        'drop_path_rate must be in [0, 1]',
+    ),
     'a rate that is a word': (lambda p: save_as(p, create(), args=run_args(drop_path='high')), "but got 'high'"),
     'an argument unknown to timm': (
         lambda p: save_as(p, create(), args=run_args(model_kwargs=dict(act_layer='foo'))),

@@ -8,6 +8,6 @@ METHODS: Dict[str, Dict[str, Any]] = {
     'plain': {},
     'timm': {},
     'skip': dict(stochastic_method='sample', scale_by_keep=True, skip_dropped=True),
-    'sample': dict(stochastic_method='sample'),
-    'block': dict(stochastic_method='block'),
+    'sample': dict(stochastic_method='sample', scale_by_keep=False),
+    'block': dict(stochastic_method='block', scale_by_keep=False),
 }
