@@ -204,8 +204,8 @@ def test_gradients_are_the_same_with_checkpointing(name):
 @pytest.mark.parametrize(
     'kwargs, error, message',
     [
-        (dict(drop_path_rate='high'), TypeError, "drop_rate must be a real number.*'high'"),
-        (dict(drop_path_rate=2.0), ValueError, 'drop_rate must be in'),
+        (dict(drop_path_rate='high'), TypeError, "drop_path_rate must be a real number.*'high'"),
+        (dict(drop_path_rate=2.0), ValueError, 'drop_path_rate must be in'),
         (dict(drop_distribution='cubic'), ValueError, 'drop_distribution must be one of'),
         (dict(drop_warmup='0.1ep'), TypeError, 'drop_warmup must be a real number'),
         (dict(fold_pretrained='no'), TypeError, "fold_pretrained must be True or False, but got 'no'"),
