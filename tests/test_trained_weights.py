@@ -219,7 +219,6 @@ def test_what_the_warning_says_undoes_the_change_exactly(plain):
     'function, args',
     [
         (ts.apply_stochastic_depth, ('sample', 'DropPath', 0.5)),
-        (ts.apply_stochastic_depth, ('sample', 'DropPath', 0.3)),
         (ts.set_drop_rate, (0.1,)),
     ],
 )
@@ -229,9 +228,24 @@ def test_a_second_call_that_keeps_the_changed_function_is_told(plain, function, 
     changed = model(x)
     (text,) = told(function, model, *args, keep_function=True)
     assert text.startswith('What is kept is what the network computes now, and not what it computed when it was')
-    assert 'set_drop_rate(model, 0.)' in text
+    assert 'set_drop_rate(model, 0.)' in text and 'loaded again' in text
     torch.testing.assert_close(model(x), changed, rtol=1e-4, atol=1e-5)  # as it says
     assert told(function, model, *args, keep_function=True) == []  # once
+
+
+@pytest.mark.parametrize(
+    'function, args',
+    [(ts.apply_stochastic_depth, ('sample', 'DropPath', 0.3)), (ts.set_drop_rate, (0.3,))],
+)
+def test_a_second_call_that_scales_no_weights_can_still_be_undone_as_it_says(plain, function, args):
+    model, x = copy.deepcopy(plain), x_NCHW()
+    told(ts.apply_stochastic_depth, model, 'sample', 'DropPath', 0.3)
+    (text,) = told(function, model, *args, keep_function=True)
+    assert text.endswith('Call again with it after set_drop_rate(model, 0.) has undone that.')
+    assert told(ts.set_drop_rate, model, 0.0) == []
+    assert torch.equal(model(x), plain(x))
+    assert told(ts.apply_stochastic_depth, model, 'sample', 'DropPath', 0.3, keep_function=True) == []
+    torch.testing.assert_close(model(x), plain(x), rtol=1e-4, atol=1e-5)
 
 
 def test_a_warmup_that_starts_from_the_changed_function_is_told(plain):

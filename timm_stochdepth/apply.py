@@ -126,8 +126,10 @@ def apply_settings(
         if keep_function:
             scale_own_branches(model, scales, inference_scales(model))
     if keep_function:
-        tell_of_kept_function(trained_scales, stacklevel=3)
-        trained_scales = scales = inference_scales(model)
+        has_scaled = any(scale != scales.get(name, 1.) for name, scale in inference_scales(model).items())
+        tell_of_kept_function(trained_scales, has_scaled, stacklevel=3)
+        if has_scaled:
+            trained_scales = scales = inference_scales(model)
     tell_of_other_function(
         model, scales, trained_scales, stacklevel=3, advice=', scale_by_keep=True scales in training instead')
 

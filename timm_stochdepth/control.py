@@ -42,9 +42,11 @@ def _function_kept(model: nn.Module, undo: Callable[[], None]) -> Generator[None
     except ValueError:
         undo()
         raise
-    tell_of_kept_function(trained_scales, stacklevel=4)
-    for _, drop_path in drop_paths(model):
-        drop_path.former_scale = None
+    has_scaled = inference_scales(model) != scales
+    tell_of_kept_function(trained_scales, has_scaled, stacklevel=4)
+    if has_scaled:
+        for _, drop_path in drop_paths(model):
+            drop_path.former_scale = None
 
 
 def set_drop_rate(model: nn.Module, drop_rate: float, keep_function: bool = False) -> None:

@@ -42,6 +42,15 @@ def test_a_model_of_ones_own_is_shared_folded(name, folded_first, tmp_path):
     assert 'It was trained with stochastic depth' in card and 'Method `sample`, rate 0.5 with linear' in card
 
 
+def test_the_card_says_the_largest_rate_where_a_block_has_one_of_its_own(tmp_path):
+    model = timm.create_model('test_vit', num_classes=4)
+    ts.apply_stochastic_depth(model, 'sample', 'DropPath', 0.3, scale_by_keep=True)
+    ts.set_drop_rate(model.blocks[2], 0.5)
+    ts.push_to_hub(model, 'user/net', dry_run=True, out=tmp_path / 'net')
+    card = (tmp_path / 'net' / 'README.md').read_text()
+    assert 'rate 0.5 at the most over 6 blocks' in card and '| blocks.2 | 0.5 |' in card
+
+
 def test_a_network_that_never_had_stochastic_depth_is_pushed_without_a_word_of_it(tmp_path):
     model = randomize(timm.create_model('resnet18', num_classes=4, drop_path_rate=0.2)).eval()
     ts.push_to_hub(model, 'user/net', dry_run=True, out=tmp_path / 'net')

@@ -278,7 +278,7 @@ REFUSED = {
     ),
     'a network of this package': (
         ['--skip-dropped', '--drop-distribution', 'uniform', '--drop-schedule', '0:1,0.2:0'],
-        RESNET,
+        ('--model', 'resnet50_sd_sample', *RESNET[2:]),
         re.escape(
             'which has stochastic depth of its own: leave these options out, and write --model-kwargs skip_dropped=True'
             " drop_distribution=uniform 'drop_schedule=((0.0,1.0),(0.2,0.0))' after the script."
@@ -286,6 +286,11 @@ REFUSED = {
     ),
     'a network of this package, and the method alone': (
         ['--stochastic-depth', 'block'],
+        RESNET,
+        'which has stochastic depth of its own: leave this option out.',
+    ),
+    'a network of this package that skips anyway': (
+        ['--skip-dropped'],
         RESNET,
         'which has stochastic depth of its own: leave this option out.',
     ),

@@ -74,9 +74,12 @@ class DropOptions:
                 words.append(str(value))
         return shlex.join(words)
 
-    def as_model_kwargs(self) -> str:
+    def as_model_kwargs(self, stochastic_method: str) -> str:
         """What is typed after the script for a network of this package, whose name is its method."""
-        words = [f'{name}={value}'.replace(' ', '') for name, value in self._given().items()]
+        given = self._given()
+        if stochastic_method == 'block':  # skips what it drops anyway
+            given.pop('skip_dropped', None)
+        words = [f'{name}={value}'.replace(' ', '') for name, value in given.items()]
         return shlex.join(['--model-kwargs', *words]) if words else ''
 
     def _given(self) -> Dict[str, Any]:

@@ -84,18 +84,23 @@ def tell_of_other_function(
             f' {undo or _undo(trained_scales)} has undone this.', stacklevel=stacklevel + 1)
 
 
-def tell_of_kept_function(trained_scales: Mapping[str, float], stacklevel: int) -> None:
+def tell_of_kept_function(trained_scales: Mapping[str, float], has_scaled: bool, stacklevel: int) -> None:
     """Warn if the function that is kept is not that of the weights.
 
     Args:
-        trained_scales: As of `former_scales`, before the weights are scaled.
+        trained_scales: As of `former_scales`, before the call.
+        has_scaled: Whether weights were scaled to keep it, and not only settings changed.
         stacklevel: As of `warnings.warn`, seen from the caller.
     """
-    if trained_scales:
-        warnings.warn(
-            'What is kept is what the network computes now, and not what it computed when it was trained, as a call'
-            f' without keep_function=True has changed that. {_undo(trained_scales)} before this call would have undone'
-            ' it; now the weights have to be loaded again.', stacklevel=stacklevel + 1)
+    if not trained_scales:
+        return
+    undo = _undo(trained_scales)
+    remedy = (
+        f'Before this one, {undo} would have undone that; now the weights have to be loaded again.' if has_scaled else
+        f'Call again with it after {undo} has undone that.')
+    warnings.warn(
+        'What is kept is what the network computes now, and not what it computed when it was trained, as a call'
+        f' without keep_function=True has changed that. {remedy}', stacklevel=stacklevel + 1)
 
 
 def _undo(trained_scales: Mapping[str, float]) -> str:

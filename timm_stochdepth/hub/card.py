@@ -169,6 +169,8 @@ def _method(settings: Settings, rates: Dict[str, float]) -> str:
                for rate, scale in zip(rates.values(), depth_scales(len(rates), name)))]
     spread = f'with {fitting[0]} distribution' if fitting else 'at the most'
     rate = settings.drop_rate or 0.
+    if not fitting:
+        rate = max(rate, *rates.values())  # a block may have been given a rate of its own
     text = f'Method `{settings.stochastic_method}`, rate {rate:.4g} {spread} over {len(rates)} blocks'
     text += ', the branch divided by its keep probability in training' if settings.scale_by_keep else (
         ', the branch scaled at inference')

@@ -90,8 +90,9 @@ def _give(model: nn.Module, name: str, drop_path_rate: Optional[float], options:
         _Unfit: It cannot have what is asked for.
         LauncherError: Its rate is none.
     """
-    if any(drop_paths(model)):
-        kwargs = options.as_model_kwargs()
+    own = next((place for _, place in drop_paths(model)), None)
+    if own is not None:
+        kwargs = options.as_model_kwargs(own.settings.stochastic_method)
         raise _Unfit(
             'has stochastic depth of its own',
             f'leave these options out, and write {kwargs} after the script' if kwargs else 'leave this option out')
