@@ -75,7 +75,7 @@ def test_no_activation_is_kept():
     for _ in range(5):
         block(torch.randn(2, 3, 8), torch.randn(2, 1, 8)).sum().backward()
         block.zero_grad()
-    assert alive(torch.Tensor) == before
+    assert alive(torch.Tensor) <= before  # what earlier tests have left may go
 
 
 def test_the_reason_is_told_anew_at_each_pass():

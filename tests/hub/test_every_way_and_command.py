@@ -153,3 +153,12 @@ def test_what_is_said_of_a_file_must_agree_with_it(way, place, tmp_path, capsys)
     assert main(['fold', *source, '--drop-path', '0.2']) == 1
     assert f'drop_path_rate must be {RATE}' in capsys.readouterr().err and not (tmp_path / 'x.pth').exists()
     assert main(['fold', *source, '--drop-path', str(RATE)]) == 0
+
+
+def test_a_rate_that_only_its_owner_knows_is_on_the_card(place, tmp_path):
+    """timm's clean_checkpoint.py drops what a checkpoint says; by timm's convention no rate is needed to load it."""
+    state_dict = torch.load(place / 'skip' / 'test_vit' / 'last.pth.tar', weights_only=False)['state_dict']
+    torch.save(dict(state_dict), tmp_path / 'cleaned.pth')
+    line = ['push', str(tmp_path / 'cleaned.pth'), 'user/net', '--dry-run', '--out', str(tmp_path / 'net')]
+    assert main([*line, '--model', 'test_vit', '--drop-path', str(RATE)]) == 0
+    assert f'| drop_path | {RATE} |' in (tmp_path / 'net' / 'README.md').read_text()

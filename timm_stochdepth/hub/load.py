@@ -198,6 +198,8 @@ def _load_file(
     trained_scales = file.trained_scales()
     weights = file.state_dict if trained_scales is None else fold_weights(file.state_dict, model, trained_scales)
     load_state_dict(model, weights, path)
+    if 'drop_path_rate' in model_args and not any(drop_paths(model)):
+        record.args.setdefault('drop_path', model_args['drop_path_rate'])  # for the card, as the run would have said it
     says_all = file.architecture and (trained_scales is not None or file.says_rate() or says_rate(model_args))
     if is_stochastic(model) and not says_all and not model_name:
         record.assumed = (
