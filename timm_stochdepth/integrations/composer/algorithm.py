@@ -148,7 +148,10 @@ class StochasticDepth:
         self._shared_draws = next((drop_path.shared_draws for _, drop_path in drop_paths(state.model)), None)
         self._loaded_weights = LoadedWeights(state.model)
         logger.log_metrics({'stochastic_depth/num_stochastic_layers': len(drop_rates(state.model))})
-        logger.log_hyperparameters({f'stochastic_depth/{k}': v for k, v in self._arguments().items()})
+        arguments = self._arguments()
+        for _, drop_path in drop_paths(state.model):
+            arguments['scale_by_keep'] = drop_path.scale_by_keep  # where it was left to the drop paths that were there
+        logger.log_hyperparameters({f'stochastic_depth/{k}': v for k, v in arguments.items()})
 
     def _take_loaded(self, state: State) -> None:
         assert self._loaded_weights is not None, 'INIT comes first'
