@@ -1,13 +1,13 @@
 """A network that was trained computes what it computed, whatever becomes of its rates, or its user is told."""
 
 import copy
-import warnings
 
 import pytest
 import timm
 import torch
 import torchvision
 from networks import ZOO, assert_same_output, images, randomize
+from told import told
 from torch import nn
 
 import timm_stochdepth as ts
@@ -21,13 +21,6 @@ def plain():
     with torch.no_grad():
         model(images(2))
     return model.eval()
-
-
-def told(function, *args, **kwargs):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter('always')
-        function(*args, **kwargs)
-    return [str(w.message) for w in caught]
 
 
 @pytest.mark.parametrize('distribution', ['linear', 'uniform'])

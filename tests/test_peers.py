@@ -4,13 +4,13 @@ import copy
 import importlib
 import random
 import textwrap
-import warnings
 
 import numpy as np
 import pytest
 import timm
 import torch
 import transformers
+from told import told
 from torch import nn
 
 import timm_stochdepth as ts
@@ -69,13 +69,6 @@ RATES = {
     'beit': ('layers.{}', [0, 0.2, 0.4]),
     'dinov2': ('encoder.layer.{}', [0.4, 0.4, 0.4]),
 }
-
-
-def told(function, *args, **kwargs):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter('always')
-        function(*args, **kwargs)
-    return [str(w.message) for w in caught]
 
 
 def theirs(model):

@@ -9,6 +9,7 @@ import timm
 import torch
 from timm.layers import DropPath
 from timm.utils import ModelEmaV3
+from told import told
 from torch import nn
 
 import timm_stochdepth as ts
@@ -25,13 +26,6 @@ def vit(drop_rate=0.2, distribution='linear', plain_rate=0.0, **settings):
         warnings.filterwarnings('ignore', 'drop_rate is 0')
         ts.apply_stochastic_depth(model, 'sample', 'DropPath', drop_rate, distribution, **settings)
     return model
-
-
-def told(function, *args, **kwargs):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter('always')
-        function(*args, **kwargs)
-    return [str(w.message) for w in caught]
 
 
 def rates(model):

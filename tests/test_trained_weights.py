@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +11,7 @@ import torchvision
 from family_networks import FAMILIES, FIRST
 from timm.layers import DropPath
 from timm.utils import ModelEmaV3
+from told import told
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torchvision.ops import StochasticDepth as TorchvisionDropPath
@@ -24,13 +24,6 @@ CLASSES = [
     pytest.param(name, marks=[] if name in FIRST else pytest.mark.families, id=name) for name in sorted(FAMILIES)
 ]
 VIT = dict(img_size=32, depth=4, embed_dim=48, num_heads=3, num_classes=10)
-
-
-def told(function, *args, **kwargs):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter('always')
-        function(*args, **kwargs)
-    return [str(w.message) for w in caught]
 
 
 def train(model, num_steps=2, size=32):

@@ -8,7 +8,7 @@ from torch import nn
 from .checkpoints.names import RecordedDropPath
 from .folding.rescale import scale_own_branches
 from .folding.trained_weights import former_scales, tell_of_kept_function, tell_of_other_function
-from .inspection import inference_scales
+from .inspection import drop_paths, inference_scales
 from .layers.guards import refuse_split_norms
 from .layers.install import install_all, undone_after_an_error
 from .layers.progress import TrainingProgress
@@ -196,11 +196,9 @@ def apply_recorded(model: nn.Module, recorded: Mapping[str, RecordedDropPath]) -
             groups.setdefault(settings, []).append((target, [0. if s is None else s.depth_scale for s in said]))
     for settings, group in groups.items():
         install_all([target for target, _ in group], settings, [shares for _, shares in group], TrainingProgress())
-    for target in targets.values():
-        for place, drop_path in target.drop_paths().items():
-            own_rate = recorded[target.full_name(place)].own_rate if target.full_name(place) in recorded else None
-            if own_rate is not None:
-                drop_path.set_drop_rate(drop_path.settings.drop_rate or 0., own_rate)
+    for name, drop_path in drop_paths(model):
+        if name in recorded and recorded[name].own_rate is not None:
+            drop_path.set_drop_rate(drop_path.settings.drop_rate or 0., recorded[name].own_rate)
 
 
 def tell_of_replaced(targets: Sequence[Target], stacklevel: int) -> None:
