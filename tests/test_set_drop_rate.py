@@ -14,6 +14,7 @@ from torch import nn
 
 import timm_stochdepth as ts
 from timm_stochdepth.hub.folder import write_folder
+from timm_stochdepth.hub.load import load_model
 
 VIT = dict(img_size=32, depth=5, embed_dim=32, num_heads=2, num_classes=4)
 SD = dict(num_classes=4, layers=[1, 2, 1, 1], base_width=8)
@@ -210,3 +211,15 @@ def test_a_network_without_a_schedule_is_told_once(function, args):
         model = vit(0.2, **settings)
         assert told(function, model, *args) == [] == told(ts.set_training_progress, model, 0.5)
         assert told(function, nn.ModuleList([vit(0.2), model]), *args) == []  # of a trainer that holds several
+
+
+def test_a_file_of_weights_says_the_rate_of_a_single_block(tmp_path):
+    model = timm.create_model('test_vit', num_classes=4)
+    ts.apply_stochastic_depth(model, 'sample', 'DropPath', 0.4)
+    ts.set_drop_rate(model.blocks[2], 0.5)
+    torch.save(model.state_dict(), tmp_path / 'weights.pth')
+    loaded, _ = load_model(tmp_path / 'weights.pth', model_name='test_vit')
+    assert ts.drop_rates(loaded) == ts.drop_rates(model) and ts.drop_rates(loaded)['blocks.2'] == 0.5
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.eval()(x), model.eval()(x))
