@@ -200,7 +200,8 @@ def test_a_hundred_networks_leave_no_more_than_a_few():
         if number == 1:
             before = sizes()
     after = sizes()
-    assert {name: size - before.get(name, 0) for name, size in after.items() if size != before.get(name)} == {}
+    # what earlier tests have left may go
+    assert {name: size - before.get(name, 0) for name, size in after.items() if size > before.get(name, 0)} == {}
     assert len(references) == 4 * 108
     assert not any(reference() for reference in references)
 

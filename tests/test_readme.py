@@ -61,7 +61,7 @@ def test_the_readme_is_short():
 
 def test_the_readmes_first_command_is_a_demo_that_shows_what_pip_does():
     assert command_lines(README)[0] == 'make demo'
-    line = ['make', '--dry-run', '--what-if', 'pyproject.toml', 'demo']
+    line = ['make', '--no-print-directory', '--dry-run', '--what-if', 'pyproject.toml', 'demo']
     steps = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     (pip,) = [step for step in steps if ' install ' in step and not step.startswith('echo')]
     assert not re.search('--quiet| -q', pip) and steps[-1].endswith('timm-stochdepth demo')
