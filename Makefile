@@ -22,7 +22,7 @@ types: .venv/installed
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
 
-# of the lowest versions in pyproject.toml, with Composer; TESTS="tests/composer ..." runs a part of it
+# of the lowest versions in pyproject.toml, with Composer; TESTS="tests/integrations/composer ..." runs a part of it
 test-lowest: .venv-lowest/installed
 	OMP_NUM_THREADS=1 .venv-lowest/bin/pytest -n 2 --dist loadgroup \
 		-m "not families and not install and not trainers" $(TESTS)
@@ -30,7 +30,7 @@ test-lowest: .venv-lowest/installed
 .venv-lowest/installed: pyproject.toml .venv/installed
 	@echo 'Installing the lowest versions of torch, timm and the others into .venv-lowest: gigabytes, some minutes.'
 	$(PYTHON) -m venv .venv-lowest
-	$(BIN)/python tests/lowest_versions.py > .venv-lowest/constraints.txt
+	$(BIN)/python tools/lowest_versions.py > .venv-lowest/constraints.txt
 	.venv-lowest/bin/pip install --constraint .venv-lowest/constraints.txt --editable '.[test,composer]'
 	touch $@
 

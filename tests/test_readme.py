@@ -86,7 +86,7 @@ def test_the_readme_leads_to_every_page():
 
 def test_every_command_and_option_is_in_the_reference():
     page = COMMANDS.read_text()
-    assert page == with_reference(page), 'python tests/command_reference.py writes it anew'
+    assert page == with_reference(page), 'python tools/command_reference.py writes it anew'
 
 
 def test_tests_that_a_page_names_exist():
@@ -140,7 +140,7 @@ def test_the_version_is_the_newest_of_the_changelog():
 def test_the_tables_are_those_of_the_measured_figures(page):
     text = page.read_text()
     assert re.search(r'<!-- figures: \w+ -->\n\|', text)
-    assert with_figures(text) == text, 'python tests/figures.py writes them anew'
+    assert with_figures(text) == text, 'python tools/figures.py writes them anew'
 
 
 def test_the_first_words_of_the_readme_are_what_was_measured():

@@ -5,7 +5,7 @@ import os
 import shutil
 
 import pytest
-from test_files import KINDS, snapshot
+from folders import KINDS, snapshot
 
 from timm_stochdepth.cli.arguments import (
     Choice,

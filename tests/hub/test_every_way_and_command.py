@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from networks import assert_same_output, plain_name
+from pages import ROOT
 from training_ways import NUM_CLASSES, RATE, REGISTERED, all_ways, by_loop, images, logits
 
 from timm_stochdepth.cli.main import main
@@ -39,7 +40,7 @@ assert not any(name.startswith('timm_stochdepth') for name in sys.modules)
 def place(tmp_path_factory):
     """A folder for each way and network, with what training by it has written."""
     place = tmp_path_factory.mktemp('ways')
-    script = [sys.executable, f'{__file__.rpartition("/")[0]}/training_ways.py', place]
+    script = [sys.executable, ROOT / 'tests' / 'support' / 'training_ways.py', place]
     result = subprocess.run(script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert result.returncode == 0, result.stdout[-5000:]
     return place

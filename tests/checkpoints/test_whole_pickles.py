@@ -12,7 +12,7 @@ import timm_stochdepth as ts
 
 # two of torchvision's BasicBlock(4, 4) for each method, saved by 0.4.0 at 0.4 of a training run after
 # apply_stochastic_depth(model, method, 'ResNetBasicBlock', 0.5, 'uniform', drop_warmup=0.5)
-FILE = Path(__file__).parent / 'data' / 'networks_0.4.pt'
+FILE = Path(__file__).with_name('networks_0.4.pt')
 RATE = 0.5 * 0.4 / 0.5
 
 

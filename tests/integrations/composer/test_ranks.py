@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ pytest.importorskip('composer.trainer')
 
 from composer.models import ComposerClassifier
 from composer_runs import DROP_RATE, logits, network, stochastic_depth, trainer
+from pages import ROOT
 from rank_script import NUM_UPDATES, SAVED_AT, SETTINGS
 
 import timm_stochdepth as ts
@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope='module')
 def results(folder):
     """The weights of each rank after each kind of run, and the blocks that ran in it; two launches."""
-    script = Path(__file__).with_name('rank_script.py')
+    script = ROOT / 'tests' / 'support' / 'rank_script.py'
     path = os.pathsep.join([str(script.parent), *sys.path])
     for task in ('train', 'resume'):
         launcher = [sys.executable, '-m', 'composer.cli.launcher', '-n', '2', str(script), task, str(folder)]

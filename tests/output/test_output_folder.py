@@ -3,7 +3,7 @@ import json
 import os
 
 import pytest
-from test_files import snapshot
+from folders import snapshot
 
 from timm_stochdepth.output import folder as output_folder
 from timm_stochdepth.output.folder import MARK, OutputFolder, write_new_folder

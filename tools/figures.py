@@ -1,6 +1,6 @@
 """The figures of README, docs/benchmarks.md and docs/demo.md, as tables made from the files of benchmarks/.
 
-`python tests/figures.py` writes them into the pages, and the tests compare. With the folder of a demo of several seeds
+`python tools/figures.py` writes them into the pages, and the tests compare. With the folder of a demo of several seeds
 it first notes what its runs showed.
 """
 

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import timm
@@ -49,7 +48,7 @@ def run_script(script, *args, launcher=True, options=(), ranks=1, env=None, cwd=
     command = [sys.executable]
     if ranks > 1:
         command += ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={ranks}']
-        command += [Path(__file__).parent / 'cpu_ddp.py', *options]
+        command += [ROOT / 'tests' / 'support' / 'cpu_ddp.py', *options]
     else:
         command += ['-m', 'timm_stochdepth.run', *options] if launcher else []
     command += [f'{TIMM_REPO}/{script}', *map(str, args)]

@@ -1,4 +1,4 @@
-"""Every command and option, as Markdown. `python tests/command_reference.py` writes them into docs/commands.md."""
+"""Every command and option, as Markdown. `python tools/command_reference.py` writes them into docs/commands.md."""
 
 import argparse
 from pathlib import Path

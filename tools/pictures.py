@@ -1,6 +1,6 @@
 """The pictures of README, docs/ and benchmarks/, drawn from the figures in benchmarks/.
 
-`python tests/pictures.py` draws them. `python tests/pictures.py demo=DIR fashion_mnist=DIR` first notes the runs of a
+`python tools/pictures.py` draws them. `python tools/pictures.py demo=DIR fashion_mnist=DIR` first notes the runs of a
 demo, those in its `--out`.
 """
 

@@ -128,7 +128,7 @@ def test_a_picture_is_what_the_command_draws_today(path, tmp_path):
     drawn = tmp_path / path.name
     save_figure(PICTURES[path](), drawn)
     difference = compare_images(str(path), str(drawn), tol=1)
-    assert difference is None, f'python tests/pictures.py draws it anew: {difference}'
+    assert difference is None, f'python tools/pictures.py draws it anew: {difference}'
 
 
 def test_every_picture_of_the_pages_is_drawn_from_recorded_figures():

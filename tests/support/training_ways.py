@@ -52,7 +52,7 @@ def logits(model):
 def script(name):
     """A script that trains, and where to: timm's own, on image files of noise, or the one of timm's parts."""
     if not TIMM_REPO:
-        return [str(Path(__file__).parent.parent / 'training' / 'small_train.py'), '--output', '.']
+        return [str(Path(__file__).with_name('small_train.py')), '--output', '.']
     for split in ('train', 'validation'):
         for number in range(2 * NUM_CLASSES):
             path = Path('images', split, str(number % NUM_CLASSES), f'{number}.png')
