@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import timm_stochdepth as ts
 from timm_stochdepth.inspection import drop_paths
-from timm_stochdepth.layers.block import cuts_of
+from timm_stochdepth.layers.block_class import cuts_of
 
 NAMES = ['convnext.ConvNeXtBlock', 'swin_transformer.SwinTransformerBlock', 'vision_transformer.Block']
 CLASSES = [NAMES[0], pytest.param(NAMES[1], marks=pytest.mark.families), NAMES[2]]

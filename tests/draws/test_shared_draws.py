@@ -3,12 +3,14 @@
 import copy
 import os
 import signal
+from itertools import repeat
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from distributed import run_ranks
+from draws_of import GivenDraws
 from networks import stack
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
@@ -262,7 +264,7 @@ def resume(rank, folder, use_reentrant):
     for forward in (forward_with_checkpoints(run, use_reentrant), None):
         if forward is None:  # the same once more, with the decisions of the pass before
             for block, decision in zip(run.model, patterns[0]):
-                block.drop_path.draw_block = lambda decision=decision: decision
+                block.drop_path.draws = GivenDraws(repeat(decision))
         torch.set_rng_state(state)
         before = run.counters()
         (run.model if forward is None else forward)(x).square().mean().backward()

@@ -7,7 +7,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..inspection import drop_paths, drop_rates
-from ..layers.block import StochasticBlock, cuts_of
+from ..layers.block import StochasticBlock
+from ..layers.block_class import cuts_of
 
 __all__ = ['block_drop_limit', 'branch_shares', 'place_shares']
 

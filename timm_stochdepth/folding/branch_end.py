@@ -9,7 +9,8 @@ from torch.nn.utils import parametrize
 from ..fx.families import GATE_INPUT_LAYERS, SCALING_LAYERS
 from ..fx.nodes import is_number, is_size
 from ..fx.trace import required_arguments, trace_forward
-from ..layers.block import StochasticBlock, cuts_of
+from ..layers.block import StochasticBlock
+from ..layers.block_class import cuts_of
 from .computed_tensors import ComputedTensor, own_tensor, own_tensors
 
 __all__ = ['branch_exponents']

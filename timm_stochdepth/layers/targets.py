@@ -9,7 +9,8 @@ from torch import nn
 
 from ..fx.families import BRANCH_ENDS
 from ..fx.trace import NoDropPath, NotCuttable
-from .block import StochasticBlock, plain_class_of, stochastic_class
+from .block import StochasticBlock, plain_class_of
+from .block_class import stochastic_class
 from .drop_path import StochasticDropPath
 from .peers import NotTakenOver, Peer, looks_like_drop_path, read_peer
 from .sharding import unsharded_class

@@ -77,7 +77,7 @@ def add_branch(
 
 
 def _like_sum(shortcut: Tensor, branch: Tensor, branch_first: bool) -> Tensor:
-    if torch.compiler.is_compiling() or not branch_first or shortcut.ndim != 4:
+    if not branch_first or shortcut.ndim != 4 or torch.compiler.is_compiling():
         return shortcut
     memory_format = format_of_sum(shortcut, branch, branch_first)
     # a branch that is neither contiguous nor channels_last, a transposed view for instance, has no format to take over
@@ -135,7 +135,7 @@ def add_masked_branch(
         takes_sum: The branch is of its own memory: in eager mode the sum takes its place.
         branch_first: The sum has the memory format of `branch + shortcut`, and not of `shortcut + branch`.
     """
-    keep = per_sample(keep_N, branch)
+    keep = keep_N.view([-1] + [1] * (branch.ndim - 1))
     if not (torch.compiler.is_compiling() or is_transformed()):  # a compiler fuses by itself
         if keep.is_cpu and bool((keep == 1.).all()):  # there is no device to wait for
             return add_plain_branch(shortcut, branch, takes_sum, branch_first)
