@@ -150,7 +150,7 @@ class StochasticBlock(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _replicate_for_data_parallel(self) -> Any:
-        replica = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        replica = super()._replicate_for_data_parallel()
         vars(replica).pop('_plan', None)  # which has the modules of this block
         return replica
 
