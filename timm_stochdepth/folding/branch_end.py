@@ -1,4 +1,4 @@
-"""Where a factor on a residual branch goes: the tensors at its end that it can be multiplied into."""
+"""Find the parameters at a branch's end that absorb a factor."""
 from typing import Any, Dict, Optional
 
 import timm.layers
@@ -32,12 +32,7 @@ Exponents = Dict[Tensor, int]
 
 
 def branch_exponents(name: str, block: nn.Module, place: str) -> Exponents:
-    """Tensors of a block that a factor on a branch goes into, and the factor's exponent in each.
-
-    Args:
-        name: The block's name in its model.
-        block: A block with stochastic depth.
-        place: Name of its drop path.
+    """Tensors of a block that a factor on the branch of a drop path goes into, and the factor's exponent in each.
 
     Raises:
         ValueError: The branch ends in something else than a scale, a norm, a linear layer or a convolution, its end
