@@ -70,25 +70,17 @@ def apply_stochastic_depth(
     Args:
         model: Any model that holds blocks of the target layer's classes; the first dimension of their input is the
             batch.
-        stochastic_method: `'sample'`, an independent draw for each sample and branch, or `'block'`, one draw for a
-            branch and the whole batch, a dropped branch is then not computed.
-        target_layer_name: `'DropPath'`, every place where timm has a drop path, torchvision a `StochasticDepth`, or
+        stochastic_method: `'sample'` or `'block'`; see `Settings`, as for all that is in it.
+        target_layer_name: `'DropPath'`, wherever timm has a drop path, torchvision a `StochasticDepth`, or
             somebody else, under a name with `drop_path`, a class that is called so and does the same; a key of
             `STOCHASTIC_LAYER_MAPPING`; or a class's own name, as in `'vision_transformer.Block'`.
         drop_rate: Drop rate of the network, in [0, 1]; None keeps the rate of each drop path that is there.
-        drop_distribution: `'linear'`, block l of 0 to L - 1 gets drop_rate * l / (L - 1), or `'uniform'`, each gets
-            drop_rate. The branches of one block share its rate, and draw each for itself.
+        drop_distribution: `'linear'` or `'uniform'`: how it is spread over the blocks.
         use_same_gpu_seed: Block method: whether the ranks of a distributed run drop the same blocks.
         drop_warmup: Fraction of training over which the rate rises from 0, in [0, 1]; see `set_training_progress`.
-        drop_schedule: Instead of drop_warmup, points (progress of training, share of the rate), linear in between:
-            early stochastic depth is `[(0, 1), (0.2, 0)]`, late `[(0.2, 0), (0.2001, 1)]`
-            (https://arxiv.org/abs/2303.01500).
-        scale_by_keep: Divide by the keep probability in training, as timm's DropPath does, instead of scaling the
-            branch by it at inference, as the paper does. None for the latter, or with a drop_rate of None for what the
-            drop paths that are there do: timm's divide.
-        skip_dropped: Sample method: run a branch for the samples that keep it alone, which saves the time of the
-            others. With norms that do not look at the batch this is masking, to rounding. A BatchNorm trains on the
-            statistics of the kept samples, and uses its running statistics where it is given one value per channel.
+        drop_schedule: Instead of drop_warmup, points (progress of training, share of the rate).
+        scale_by_keep: Divide by the keep probability in training, instead of scaling by it at inference.
+        skip_dropped: Sample method: run a branch for the samples that keep it alone.
         keep_function: Scale the weights that the model has, at the end of each branch, so that it computes at inference
             what it computed before: for weights that were trained. Values change in place, tensors stay the same.
         settings: All but the model, target_layer_name and keep_function in one object, instead of one by one.

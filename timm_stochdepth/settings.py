@@ -82,22 +82,35 @@ def schedule_share(progress: float, schedule: Sequence[Tuple[float, float]]) -> 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a network drops its branches.
+    """How a network drops its branches; `dataclasses.replace` changes it.
 
     Attributes:
-        stochastic_method: `'sample'`, an independent draw for each sample and branch, or `'block'`, one for the batch.
-        drop_rate: Drop rate of the network, in [0, 1]; None for the rates of the drop paths that it has.
-        drop_distribution: `'linear'`, block l of L gets drop_rate * l / (L - 1), or `'uniform'`, each gets drop_rate.
+        stochastic_method: `'sample'`, an independent draw for each sample and branch, or `'block'`, one draw for a
+            branch and the whole batch, a dropped branch is then not computed.
+        drop_rate: Drop rate of the network, in [0, 1]; None keeps the rate of each drop path that is there.
+        drop_distribution: `'linear'`, block l of 0 to L - 1 gets drop_rate * l / (L - 1), or `'uniform'`, each gets
+            drop_rate. The branches of one block share its rate, and draw each for itself.
         use_same_gpu_seed: Block method: whether the ranks of a distributed run drop the same blocks.
         drop_warmup: Fraction of training over which the rate rises from 0, in [0, 1].
-        drop_schedule: Points (progress of training, share of the rate), with progress rising, linear in between.
-        scale_by_keep: Divide by the keep probability in training, instead of scaling by it at inference; None for the
-            latter, or with a drop_rate of None for what the drop paths of the network do.
-        skip_dropped: Sample method: run a branch for the samples that keep it alone.
+        drop_schedule: Instead of drop_warmup, points (progress of training, share of the rate), linear in between:
+            early stochastic depth is `[(0, 1), (0.2, 0)]`, late `[(0.2, 0), (0.2001, 1)]`
+            (https://arxiv.org/abs/2303.01500).
+        scale_by_keep: Divide by the keep probability in training, as timm's DropPath does, instead of scaling the
+            branch by it at inference, as the paper does. None for the latter, or with a drop_rate of None for what the
+            drop paths that are there do: timm's divide.
+        skip_dropped: Sample method: run a branch for the samples that keep it alone, which saves the time of the
+            others. With norms that do not look at the batch this is masking, to rounding. A BatchNorm trains on the
+            statistics of the kept samples, and uses its running statistics where it is given one value per channel.
 
     Raises:
         TypeError: A rate is not a number, a flag not a bool.
         ValueError: A value is not one of those allowed; the message names the argument, the value and them.
+
+    Example:
+        >>> import timm
+        >>> from timm_stochdepth import Settings, apply_stochastic_depth
+        >>> settings = Settings('sample', drop_rate=0.1, scale_by_keep=True, skip_dropped=True)
+        >>> apply_stochastic_depth(timm.create_model('test_vit'), settings=settings, target_layer_name='DropPath')
     """
     stochastic_method: str
     drop_rate: Optional[float] = 0.2

@@ -43,16 +43,10 @@ class StochasticDepth:
     Args:
         stochastic_method: `'sample'` or `'block'`.
         target_layer_name: `'DropPath'`, a key of `STOCHASTIC_LAYER_MAPPING`, or a class's own name.
-        drop_rate: Drop rate of the network, in [0, 1]; None keeps the rates of the drop paths that are there.
-        drop_distribution: `'linear'` or `'uniform'`.
         drop_warmup: How long the rate rises from 0: a fraction of training, in [0, 1], or a time of Composer's,
             `'0.1dur'`, `'2ep'`, `'10ba'` or a `Time`. A warm-up of 2 epochs or 10 batches is one of 1.0 in the model's
             settings, whose progress is the warm-up's.
-        use_same_gpu_seed: Block method: whether the ranks of a distributed run drop the same blocks.
-        drop_schedule: Points (progress of training, share of the rate), instead of drop_warmup.
-        scale_by_keep: Divide by the keep probability in training, instead of scaling by it at inference. None for the
-            latter, or with a drop_rate of None for what the drop paths that are there do.
-        skip_dropped: Sample method: run a branch for the samples that keep it alone.
+        drop_rate, drop_distribution, use_same_gpu_seed, drop_schedule, scale_by_keep, skip_dropped: See `Settings`.
         keep_function: Scale the weights that the model has when the trainer is made, so that it computes at inference
             what it computed; see `apply_stochastic_depth`.
 
