@@ -1,13 +1,12 @@
 """Every file that a documented way of training writes goes through every command, and others load what comes out."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import timm
 import torch
-from networks import assert_same_output, plain_name
+from forks import run_python
+from networks import LAYERS, assert_same_output, plain_name
 from pages import ROOT
 from training_ways import NUM_CLASSES, RATE, REGISTERED, all_ways, by_loop, images, logits
 
@@ -16,18 +15,17 @@ from timm_stochdepth.cli.main import main
 WAYS = [(way, name) for _, way, name in all_ways()]
 LOOPED = {way for train, way, _ in all_ways() if train is by_loop}
 COMMANDS = ('show', 'verify', 'fold', 'push', 'push --plain', 'push a pushed folder')
-SMALL = dict(layers=[1, 2, 1, 1], base_width=8)
 
 # timm alone, and transformers: this package is never imported
 LOADS = """
-import json, sys
+import sys
 import timm, torch
 from transformers import AutoModelForImageClassification
 
 answers = {}
 with torch.no_grad():
     x = torch.load('images.pt')
-    for folder in json.load(sys.stdin):
+    for folder in sys.argv[1:]:
         of_timm = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()(x)
         wrapped = AutoModelForImageClassification.from_pretrained(folder).eval()(pixel_values=x).logits
         answers[folder] = of_timm, wrapped
@@ -40,9 +38,8 @@ assert not any(name.startswith('timm_stochdepth') for name in sys.modules)
 def place(tmp_path_factory):
     """A folder for each way and network, with what training by it has written."""
     place = tmp_path_factory.mktemp('ways')
-    script = [sys.executable, ROOT / 'tests' / 'support' / 'training_ways.py', place]
-    result = subprocess.run(script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert result.returncode == 0, result.stdout[-5000:]
+    result = run_python(ROOT / 'tests' / 'support' / 'training_ways.py', place)
+    assert result.returncode == 0, result.stdout + result.stderr
     return place
 
 
@@ -51,7 +48,7 @@ def expected_logits(place, way, name):
     folder = place / way / name
     if (folder / 'logits.pt').exists():
         return torch.load(folder / 'logits.pt')
-    kwargs = dict(drop_path_rate=RATE, **SMALL) if name in REGISTERED else {}
+    kwargs = dict(drop_path_rate=RATE, **LAYERS) if name in REGISTERED else {}
     model = timm.create_model(name, num_classes=NUM_CLASSES, **kwargs)
     key = 'state_dict_ema' if way == 'ema' else 'state_dict'
     model.load_state_dict(torch.load(folder / 'last.pth.tar', weights_only=False)[key])
@@ -104,7 +101,7 @@ def test_a_file_goes_through_a_command(way, name, command, place, through_comman
     elif command == 'verify':
         assert all(line.startswith('ok ') for line in out.splitlines())
     elif command == 'fold':
-        kwargs = SMALL if name in REGISTERED else {}
+        kwargs = LAYERS if name in REGISTERED else {}
         plain = timm.create_model(plain_name(name), num_classes=NUM_CLASSES, **kwargs)
         plain.load_state_dict(torch.load(written)['state_dict'])
         assert_same_output(logits(plain), expected_logits(place, way, name))
@@ -138,8 +135,7 @@ def test_timm_alone_and_transformers_load_what_was_pushed(place, through_command
         commands = [c for c in COMMANDS if c.startswith('push') and (c != 'push' or way != 'registered')]
         folders.update({str(through_commands(way, name, c)[1]): (way, name) for c in commands})
     torch.save(images(), tmp_path / 'images.pt')
-    command = [sys.executable, '-c', LOADS]
-    result = subprocess.run(command, cwd=tmp_path, input=json.dumps(list(folders)), capture_output=True, text=True)
+    result = run_python('-c', LOADS, *folders, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     answers = torch.load(tmp_path / 'answers.pt')
     assert len(answers) == len(folders) == 3 * len(WAYS) - len(REGISTERED)
