@@ -28,7 +28,8 @@ def create(method, same_seed, rate=0.5, seed=0):
     """A small ResNet, with the same weights on all ranks if it has a seed."""
     if seed is not None:
         torch.manual_seed(seed)
-    model = randomize(timm.models.ResNet(timm.models.resnet.Bottleneck, (2, 2, 1, 1), num_classes=10))
+    sizes = dict(layers=(2, 2, 1, 1), channels=(16, 16, 32, 32), num_classes=10)
+    model = randomize(timm.models.ResNet(timm.models.resnet.Bottleneck, **sizes))
     args = dict(use_same_gpu_seed=same_seed) if method == 'block' else dict(skip_dropped='skip' in method)
     ts.apply_stochastic_depth(model, method.split(',')[0], 'ResNetBottleneck', rate, 'uniform', **args)
     return model

@@ -13,6 +13,7 @@ from training_ways import NUM_CLASSES, RATE, REGISTERED, all_ways, by_loop, imag
 from timm_stochdepth.cli.main import main
 
 WAYS = [(way, name) for _, way, name in all_ways()]
+QUICK = [('registered', 'resnet50_sd_block'), ('skip', 'test_vit'), ('CheckpointSaver', 'test_vit')]
 LOOPED = {way for train, way, _ in all_ways() if train is by_loop}
 COMMANDS = ('show', 'verify', 'fold', 'push', 'push --plain', 'push a pushed folder')
 
@@ -35,17 +36,23 @@ assert not any(name.startswith('timm_stochdepth') for name in sys.modules)
 
 
 @pytest.fixture(scope='module')
-def place(tmp_path_factory):
-    """A folder for each way and network, with what training by it has written."""
+def trained(tmp_path_factory):
+    """A function that says the folder that training a network in a way has written to."""
     place = tmp_path_factory.mktemp('ways')
-    result = run_python(ROOT / 'tests' / 'support' / 'training_ways.py', place)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return place
+
+    def train(way, name):
+        folder = place / way / name
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            result = run_python(ROOT / 'tests' / 'support' / 'training_ways.py', way, name, cwd=folder)
+            assert result.returncode == 0, result.stdout + result.stderr
+        return folder
+
+    return train
 
 
-def expected_logits(place, way, name):
+def expected_logits(folder, way, name):
     """Those of the trained network: as its loop noted them, or of timm's own network with the file's weights."""
-    folder = place / way / name
     if (folder / 'logits.pt').exists():
         return torch.load(folder / 'logits.pt')
     kwargs = dict(drop_path_rate=RATE, **LAYERS) if name in REGISTERED else {}
@@ -56,14 +63,14 @@ def expected_logits(place, way, name):
 
 
 @pytest.fixture(scope='module')
-def through_commands(place):
+def through_commands(trained):
     """A function that sends a file through a command, once, and says its exit state and where its output is."""
     done = {}
 
     def send(way, name, command):
         key = way, name, command
         if key not in done:
-            done[key] = run_command(place / way / name, way, name, command)
+            done[key] = run_command(trained(way, name), way, name, command)
         return done[key]
 
     return send
@@ -90,8 +97,11 @@ def run_command(folder, way, name, command):
 
 
 @pytest.mark.parametrize('command', COMMANDS)
-@pytest.mark.parametrize('way, name', WAYS)
-def test_a_file_goes_through_a_command(way, name, command, place, through_commands, capsys):
+@pytest.mark.parametrize(
+    'way, name', [pytest.param(*way, marks=[] if way in QUICK else pytest.mark.long) for way in WAYS]
+)
+def test_a_file_goes_through_a_command(way, name, command, trained, through_commands, capsys):
+    folder = trained(way, name)
     status, written = through_commands(way, name, command)
     out, err = capsys.readouterr()
     assert status == 0, err
@@ -104,7 +114,7 @@ def test_a_file_goes_through_a_command(way, name, command, place, through_comman
         kwargs = LAYERS if name in REGISTERED else {}
         plain = timm.create_model(plain_name(name), num_classes=NUM_CLASSES, **kwargs)
         plain.load_state_dict(torch.load(written)['state_dict'])
-        assert_same_output(logits(plain), expected_logits(place, way, name))
+        assert_same_output(logits(plain), expected_logits(folder, way, name))
     elif command == 'push a pushed folder':
         assert 'My own words.' in (written / 'README.md').read_text()
     else:
@@ -129,7 +139,8 @@ def assert_the_card_says_how_it_was_trained(folder, way, name, command):
     assert config['architecture'] == (plain_name(name) if is_plain else name)
 
 
-def test_timm_alone_and_transformers_load_what_was_pushed(place, through_commands, tmp_path):
+@pytest.mark.long
+def test_timm_alone_and_transformers_load_what_was_pushed(trained, through_commands, tmp_path):
     folders = {}
     for way, name in WAYS:
         commands = [c for c in COMMANDS if c.startswith('push') and (c != 'push' or way != 'registered')]
@@ -141,20 +152,20 @@ def test_timm_alone_and_transformers_load_what_was_pushed(place, through_command
     assert len(answers) == len(folders) == 3 * len(WAYS) - len(REGISTERED)
     for folder, of_loaders in answers.items():
         for answer in of_loaders:
-            assert_same_output(answer, expected_logits(place, *folders[folder]))
+            assert_same_output(answer, expected_logits(trained(*folders[folder]), *folders[folder]))
 
 
 @pytest.mark.parametrize('way', ['skip', 'torch.save', "torch.save, timm's convention", 'CheckpointSaver'])
-def test_what_is_said_of_a_file_must_agree_with_it(way, place, tmp_path, capsys):
-    source = [str(place / way / 'test_vit' / 'last.pth.tar'), str(tmp_path / 'x.pth'), '--model', 'test_vit']
+def test_what_is_said_of_a_file_must_agree_with_it(way, trained, tmp_path, capsys):
+    source = [str(trained(way, 'test_vit') / 'last.pth.tar'), str(tmp_path / 'x.pth'), '--model', 'test_vit']
     assert main(['fold', *source, '--drop-path', '0.2']) == 1
     assert f'drop_path_rate must be {RATE}' in capsys.readouterr().err and not (tmp_path / 'x.pth').exists()
     assert main(['fold', *source, '--drop-path', str(RATE)]) == 0
 
 
-def test_a_rate_that_only_its_owner_knows_is_on_the_card(place, tmp_path):
+def test_a_rate_that_only_its_owner_knows_is_on_the_card(trained, tmp_path):
     """timm's clean_checkpoint.py drops what a checkpoint says; by timm's convention no rate is needed to load it."""
-    state_dict = torch.load(place / 'skip' / 'test_vit' / 'last.pth.tar', weights_only=False)['state_dict']
+    state_dict = torch.load(trained('skip', 'test_vit') / 'last.pth.tar', weights_only=False)['state_dict']
     torch.save(dict(state_dict), tmp_path / 'cleaned.pth')
     line = ['push', str(tmp_path / 'cleaned.pth'), 'user/net', '--dry-run', '--out', str(tmp_path / 'net')]
     assert main([*line, '--model', 'test_vit', '--drop-path', str(RATE)]) == 0
