@@ -1,16 +1,11 @@
 """Networks inside of something else, folded with it: each is timm's own from then on, by class and by name."""
 
-import argparse
-import copy
-from dataclasses import dataclass, field
-
 import pytest
 import timm
 import torch
 import torch.distributed as dist
-from distributed import run_ranks
 from huggingface_hub import PyTorchModelHubMixin
-from networks import Holder, assert_same_output, randomize
+from networks import Holder, assert_same_output, images, randomize
 from timm.utils import ModelEmaV3
 from torch import nn
 
@@ -21,10 +16,6 @@ SIZES = dict(num_classes=4, layers=[1, 1, 1, 1], base_width=8)
 
 def create(name='resnet50_sd_block', **kwargs):
     return randomize(timm.create_model(name, **{**SIZES, 'drop_path_rate': 0.5, **kwargs})).eval()
-
-
-def images():
-    return torch.randn(2, 3, 32, 32)
 
 
 class Distiller(nn.Module):
@@ -46,7 +37,7 @@ def assert_saved_as_plain(folded, original, folder):
     timm.models.save_for_hf(folded, str(folder), safe_serialization=True)
     loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
     assert not ts.drop_rates(loaded) and folded.default_cfg['architecture'] == 'resnet50'
-    x = images()
+    x = images(2, 32)
     assert_same_output(loaded(x), original.eval()(x))
 
 
@@ -71,7 +62,7 @@ def test_an_inner_network_is_saved_as_timms_own(wrapper, tmp_path):
     assert (model._model_args, model.pretrained_cfg) == (args, cfg)  # the original stays what it was
     ts.push_to_hub(folded, 'user/net', plain=True, dry_run=True, out=tmp_path / 'pushed')
     with torch.no_grad():
-        x = images()
+        x = images(2, 32)
         assert_same_output(timm.create_model(f'local-dir:{tmp_path / "pushed"}', pretrained=True).eval()(x), model(x))
 
 
@@ -96,39 +87,25 @@ def test_networks_that_give_features():
     model = randomize(timm.create_model('resnet50_sd_block', features_only=True, layers=[1, 1, 1, 1], base_width=8))
     folded = ts.fold_stochastic_depth(nn.Sequential(model.eval()))[0]
     assert folded.pretrained_cfg['architecture'] == 'resnet50'
-    x = images()
+    x = images(2, 32)
     with torch.no_grad():
         for y, y_reference in zip(folded(x), model(x)):
             assert_same_output(y, y_reference)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    backbone: str = 'resnet50_sd_block.a1_in1k'
-    others: list = field(default_factory=lambda: [dict(name='resnet101_sd_sample'), 'vit_tiny_patch16_224'])
-    drop_path_rate: float = 0.5
-    drop_warmup: float = 0.1
-    lr: float = 0.1
-
-
 def test_settings_of_ones_own_name_plain_networks():
     model = Holder(create())
     model.name = 'resnet50_sd_block'
-    model.recipe = Recipe()
-    model.hparams = argparse.Namespace(net=dict(name='resnet101_sd_block', scale_by_keep=True, width=2))
-    model.hparams.own = model.hparams
-    model.pair, model.seen = (1, 'resnet50_sd_block'), []
-    model.net.seen = model.seen
+    model.hparams = dict(net=dict(name='resnet101_sd_block', scale_by_keep=True, width=2), drop_path_rate=0.5, lr=0.1)
+    model.hparams['own'] = model.hparams
+    model.recipe = dict(backbone='resnet50_sd_block.a1_in1k', drop_path_rate=0.5, drop_warmup=0.1, lr=0.1)
     model.text = 'resnet50_sd_block at a rate of 0.5'
-    before = copy.deepcopy(vars(model.recipe))
     folded = ts.fold_stochastic_depth(model)
     assert folded.name == 'resnet50' and folded.text == model.text
-    assert vars(folded.recipe) == dict(
-        backbone='resnet50.a1_in1k', others=[dict(name='resnet101'), 'vit_tiny_patch16_224'], drop_path_rate=0.0, lr=0.1
-    )
-    assert folded.hparams.net == dict(name='resnet101', width=2) and folded.hparams.own is folded.hparams
-    assert folded.pair == (1, 'resnet50') and folded.seen is folded.net.seen
-    assert vars(model.recipe) == before and model.hparams.net['name'] == 'resnet101_sd_block'
+    assert folded.recipe == dict(backbone='resnet50.a1_in1k', drop_path_rate=0.0, lr=0.1)
+    assert folded.hparams['net'] == dict(name='resnet101', width=2) and folded.hparams['own'] is folded.hparams
+    assert folded.hparams['drop_path_rate'] == 0.5  # of something that is not named beside it
+    assert model.hparams['net']['name'] == 'resnet101_sd_block' and model.recipe['drop_warmup'] == 0.1
 
 
 class Shared(nn.Module, PyTorchModelHubMixin):
@@ -146,7 +123,7 @@ def test_the_hubs_mixin_builds_a_plain_network(tmp_path):
     ts.fold_stochastic_depth(model).save_pretrained(tmp_path)
     loaded = Shared.from_pretrained(tmp_path).eval()
     assert not ts.drop_rates(loaded)
-    x = images()
+    x = images(2, 32)
     assert_same_output(loaded(x), model(x))
 
 
@@ -173,7 +150,7 @@ def test_what_transformers_saves_of_a_folded_wrapper_is_plain(kind, model_args, 
     assert folded.config.architecture == loaded.config.architecture == 'resnet50'
     assert loaded.config.model_args == dict(layers=[1, 1, 1, 1], base_width=8)
     assert model.config.architecture == 'resnet50_sd_block' and model.config.model_args['drop_path_rate'] == 0.5
-    x = images()
+    x = images(2, 32)
     for network in (folded, loaded):
         assert_same_output(network(x)[0], model(x)[0])
 
@@ -195,11 +172,11 @@ def fold_ddp(rank):
     torch.manual_seed(0)
     model = create()
     ddp = nn.parallel.DistributedDataParallel(model)
-    ddp.train()(images()).sum().backward()
+    ddp.train()(images(2, 32)).sum().backward()
     if rank == 0:
         ts.fold_stochastic_depth(ddp)  # one rank may do it alone
     folded = ts.fold_stochastic_depth(ddp).eval()
-    x = images()
+    x = images(2, 32)
     with torch.no_grad():
         assert_same_output(folded.module(x), model.eval()(x))
     assert folded.module.pretrained_cfg['architecture'] == 'resnet50'
@@ -207,7 +184,7 @@ def fold_ddp(rank):
     return [p.grad for p in folded.module.parameters()]
 
 
-def test_ddp_is_folded():
+def test_ddp_is_folded(run_ranks):
     grads = run_ranks(fold_ddp)
     assert all(torch.equal(a, b) and a.abs().sum() > 0 for a, b in zip(*grads))
 

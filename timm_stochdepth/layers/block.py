@@ -146,7 +146,7 @@ class StochasticBlock(nn.Module):
         return cut.forward_decided, (tuple(keeps),), given
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any) -> None:
-        tell_of_weights(self, self._drop_paths(), local_metadata)
+        tell_of_weights(self._drop_paths(), local_metadata)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _replicate_for_data_parallel(self) -> Any:

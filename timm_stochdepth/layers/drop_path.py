@@ -150,8 +150,6 @@ class StochasticDropPath(SaysScale):
     def mode(self) -> Mode:
         """What a forward pass does with the branch: decided here, and nowhere else."""
         drops = self.training and not self.is_paused
-        if drops:
-            self.progress.note_run()
         is_plain = self.never_drops if self.rate_moves and self.rate_is_graph_input() else self.drop_prob == 0.
         if is_plain or (self.scale_by_keep and not drops):
             return Mode.PLAIN

@@ -13,7 +13,7 @@ from torch.nn.modules import module as torch_module
 
 from ..fx.branch import Branch
 from ..fx.split import Cut
-from .guards import looks_at_batch, what_waits
+from .guards import what_waits
 
 __all__ = ['Plan', 'branch_parameters', 'plan_of', 'takes_sum']
 
@@ -34,7 +34,6 @@ class Plan:
         cut: Its cut forward, None if there is none.
 
     Attributes:
-        looks_at_batch: Whether a norm takes the statistics of the batch.
         splits_batch: Whether a norm splits it into parts.
         what_waits: What in it waits for all ranks.
     """
@@ -46,7 +45,6 @@ class Plan:
         self._types = list(map(type, self._modules))
         self._states = list(map(vars, self._modules))
         self._found = list(map(tuple, map(_values, map(_children, self._states))))
-        self.looks_at_batch = looks_at_batch(block)
         self.splits_batch = any(issubclass(t, SplitBatchNorm2d) for t in self._types)
         self.what_waits = what_waits(block, branches)
         self._parameters = {branch: [m._parameters for m in branch.modules(block)] for _, branch in branches}
