@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ..fx.block_key import names_read, structure_of
-from ..fx.families import BATCH_DIMENSIONS
+from ..fx.families import BATCH_DIMENSIONS, BRANCH_ENDS, SCALING_LAYERS
 from ..fx.free_numbers import NumberDecides, cut_with_free_numbers
 from ..fx.split import Cut
 from ..fx.torchscript import masked_forward, scriptable_forward
@@ -167,7 +167,9 @@ def _class_for(
             '_forward_masked': masked_forward(plain_class),
         })
 
-    return _CLASSES.find((plain_class, places, structure, shapes), plain_class, make)
+    # who reads why a block was refused may add what was missing
+    tables = tuple(BATCH_DIMENSIONS.items()), tuple(SCALING_LAYERS), BRANCH_ENDS.get(plain_class)
+    return _CLASSES.find((plain_class, places, structure, shapes, tables), plain_class, make)
 
 
 def stochastic_class(block: nn.Module, places: Sequence[str]) -> Type[StochasticBlock]:
