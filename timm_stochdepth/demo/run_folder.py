@@ -21,7 +21,7 @@ from .network import Network
 from .recipe import Recipe
 from .train import Result, evaluate
 
-__all__ = ['read_result', 'result_of', 'run_name', 'write_run']
+__all__ = ['is_run', 'read_result', 'result_of', 'run_name', 'write_run']
 
 RESULT = 'run.json'
 
@@ -36,6 +36,11 @@ def run_name(network: Network, recipe: Recipe, seed: int) -> str:
     digest = hashlib.sha256(json.dumps(run_settings(network, recipe, seed), sort_keys=True).encode()).hexdigest()
     parts = [network.model_name, network.method, f'seed{seed}', digest[:8]]
     return re.sub(r'[^\w.-]+', '_', '-'.join(part for part in parts if part))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run that was written before."""
+    return (folder / RESULT).is_file()
 
 
 def read_result(folder: Path) -> Result:

@@ -22,7 +22,7 @@ def read_config(folder: Path) -> Dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: It is no JSON, or one of its entries is not what timm takes; the message names file and entry.
+        ValueError: It is not JSON, or one of its entries is not what timm takes; the message names file and entry.
     """
     path = folder / 'config.json'
     if not path.is_file():
@@ -32,7 +32,7 @@ def read_config(folder: Path) -> Dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding='utf-8-sig'))
     except ValueError as e:
-        raise ValueError(f'{path} is no JSON: {e}') from e
+        raise ValueError(f'{path} is not JSON: {e}') from e
     if not isinstance(config, dict) or not isinstance(config.get('architecture'), str):
         raise ValueError(f'{path} must name an architecture.')
     for name in ('model_args', 'pretrained_cfg'):
