@@ -6,7 +6,7 @@ from ..output.files import WEIGHTS, check_new
 from ..output.terminal import say
 from . import arguments as kind
 from .arguments import UsageError, usage_errors
-from .network import add_network, add_network_arguments, check_network, network_args
+from .network import add_network, add_network_arguments, check_network, load_args
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     say(f'folding {args.network}')
     if args.unfold:
         difference = unfold_file(
-            args.network, args.target, args.unfold, args.drop_path, args.force, dict(args.model_kwargs))
+            args.network, args.target, args.unfold, args.drop_path, args.force, model_args=dict(args.model_kwargs))
     else:
-        difference = fold_file(args.network, args.target, args.ema, args.force, args.model, network_args(args))
+        difference = fold_file(args.network, args.target, args.force, **load_args(args))
     print(f'Wrote {args.target}, largest difference of the logits {difference:.2e}')

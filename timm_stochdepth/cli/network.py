@@ -1,16 +1,11 @@
 """Arguments that say where a network is, and what no file says of it."""
 import argparse
-from typing import TYPE_CHECKING, Any, Dict, Tuple
+from typing import Any, Dict
 
 from . import arguments as kind
 from .arguments import usage_errors
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from ..hub.record import TrainingRecord
-
-__all__ = ['add_network', 'add_network_arguments', 'check_network', 'load_network', 'network_args']
+__all__ = ['add_network', 'add_network_arguments', 'check_network', 'load_args']
 
 
 def add_network(parser: argparse.ArgumentParser, metavar: str = 'network') -> None:
@@ -34,14 +29,6 @@ def add_network_arguments(parser: argparse.ArgumentParser, has_rate: bool = True
         help='Other arguments of it, as in drop_distribution=uniform.')
 
 
-def load_network(args: argparse.Namespace) -> 'Tuple[nn.Module, TrainingRecord]':
-    """Load the network of a command with all of these arguments and `--ema`."""
-    from ..hub.load import load_model
-
-    check_network(args, {'--ema': args.ema, '--drop-path': args.drop_path})
-    return load_model(args.network, args.ema, args.model, network_args(args))
-
-
 def check_network(args: argparse.Namespace, given: Dict[str, Any]) -> None:
     """Refuse names that timm does not know, and what has no effect for a network that is where it is."""
     from ..hub.load import check_goes_with
@@ -55,7 +42,7 @@ def check_network(args: argparse.Namespace, given: Dict[str, Any]) -> None:
         check_goes_with(args.network, {'--model': args.model, '--model-kwargs': dict(args.model_kwargs), **given})
 
 
-def network_args(args: argparse.Namespace) -> Dict[str, Any]:
-    """Arguments of `timm.create_model` that were given."""
+def load_args(args: argparse.Namespace) -> Dict[str, Any]:
+    """What was given of the network beside where it is, for `load_model`."""
     rate = {} if args.drop_path is None else dict(drop_path_rate=args.drop_path)
-    return {**rate, **dict(args.model_kwargs)}
+    return dict(use_ema=args.ema, model_name=args.model, model_args={**rate, **dict(args.model_kwargs)})

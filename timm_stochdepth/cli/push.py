@@ -9,7 +9,7 @@ from ..output.files import check_folder
 from ..output.terminal import say
 from . import arguments as kind
 from .arguments import usage_errors
-from .network import add_network, add_network_arguments, load_network
+from .network import add_network, add_network_arguments, check_network, load_args
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> None:
     from huggingface_hub.utils import disable_progress_bars
 
     from ..hub.arguments import check_label_names, read_label_names
+    from ..hub.load import load_model
     from ..hub.push import format_sizes, push_to_hub
     from .checks import check_img_size
 
@@ -48,7 +49,8 @@ def run(args: argparse.Namespace) -> None:
     if not sys.stderr.isatty():
         disable_progress_bars()  # of the upload, which the Hub's client shows anywhere
     say(f'reading {args.network}')
-    model, record = load_network(args)
+    check_network(args, {'--ema': args.ema, '--drop-path': args.drop_path})
+    model, record = load_model(args.network, **load_args(args))
     num_classes: Any = model.num_classes
     with usage_errors():
         if label_names is not None:

@@ -4,7 +4,7 @@ import argparse
 from ..output.terminal import say
 from . import arguments as kind
 from .arguments import UsageError
-from .network import add_network, add_network_arguments, check_network, network_args
+from .network import add_network, add_network_arguments, check_network, load_args
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     check_network(args, {'--ema': args.ema, '--drop-path': args.drop_path})
     say(f'verifying {args.network}')
     failed = []
-    for title, holds, found in verify(args.network, args.revision, args.ema, args.model, network_args(args)):
+    for title, holds, found in verify(args.network, args.revision, **load_args(args)):
         print(f'{"ok" if holds else "FAILED":<8}{title}: {found}')
         if not holds:
             failed.append(title)

@@ -1,7 +1,7 @@
-"""Fold and unfold files of weights."""
+"""Networks for files of folded and unfolded weights."""
 import math
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
 import torch
 from torch import nn
@@ -18,20 +18,14 @@ from .named_models import build_model, create_model, is_stochastic
 __all__ = ['fold_file', 'unfold_file']
 
 
-def fold_file(
-        network: NetworkLocation,
-        target: Path,
-        use_ema: bool = False,
-        force: bool = False,
-        model_name: Optional[str] = None,
-        model_args: Optional[Dict[str, Any]] = None,
-) -> float:
-    """Write a plain timm network's weights from a checkpoint or folder of a stochastic one.
+def fold_file(network: NetworkLocation, target: Path, force: bool = False, **load_args: Any) -> float:
+    """Write a plain timm network's weights from those of a stochastic one.
 
     Args:
-        network: Where the stochastic network is; this and what is said of it as in `load_model`.
+        network: Where the stochastic network is.
         target: File to write, its suffix says the format, see `save_weights`.
         force: Replace a file that is there.
+        load_args: What else is said of the network, for `load_model`.
 
     Returns:
         The largest difference of the two networks' logits.
@@ -40,7 +34,7 @@ def fold_file(
         ValueError: The network does not have stochastic depth, or its weights are not finite.
         OSError: target is there already.
     """
-    model, _ = load_model(network, use_ema, model_name, model_args)
+    model, _ = load_model(network, **load_args)
     if not any(drop_paths(model)):
         raise ValueError(f'{network} must hold a network with stochastic depth to fold, but holds a plain one.')
     return _save(fold_stochastic_depth(model), model, target, force)
@@ -52,30 +46,14 @@ def unfold_file(
         name: str,
         drop_path_rate: Optional[float] = None,
         force: bool = False,
-        model_args: Optional[Dict[str, Any]] = None,
+        **load_args: Any,
 ) -> float:
-    """Write the weights of a model with stochastic depth from those of the plain network.
-
-    Args:
-        network: Where the plain network is.
-        target: File to write, its suffix says the format, see `save_weights`.
-        name: Name of the model.
-        drop_path_rate: Its drop rate, the default one if None.
-        force: Replace a file that is there.
-        model_args: Arguments of both networks, for a file that does not say them.
-
-    Returns:
-        The largest difference of the two networks' logits.
-
-    Raises:
-        ValueError: The model does not have stochastic depth by its name, or the network has it, or does not fit.
-        OSError: target is there already.
-    """
+    """As `fold_file`, the other way: the weights of the model of that name and rate, from a plain network's."""
     probe: Any = create_model(name, on_meta=True)
     if not is_stochastic(probe):
         raise ValueError(f'--unfold must be one of `timm-stochdepth list`, but got {name!r}.')
     plain, _ = load_model(
-        network, model_name=probe.plain_architecture if network.kind == 'file' else None, model_args=model_args)
+        network, model_name=probe.plain_architecture if network.kind == 'file' else None, **load_args)
     if any(drop_paths(plain)):
         raise ValueError(f'{network} must hold a plain network to unfold, but holds a stochastic one.')
     plain_args: Any = plain._model_args

@@ -2,7 +2,7 @@
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 import torch
 from safetensors.torch import save_file
@@ -114,10 +114,8 @@ def _check_rebuilds(config: Dict[str, Any], model: nn.Module) -> None:
     """Refuse a network that others could not build from its config.json: one with layers of one's own, for instance."""
     model_args = {**config.get('model_args', {}), 'num_classes': config['num_classes']}
     rebuilt = create_model(config['architecture'], model_args, on_meta=True)
-    differing = sorted({
-        *_differing(_shapes(rebuilt), _shapes(model)),
-        *_differing(_tensorless_types(rebuilt), _tensorless_types(model)),
-    })
+    one, other = _structure(rebuilt), _structure(model)
+    differing = sorted(key for key in {**one, **other} if one.get(key) != other.get(key))
     if differing:
         raise ValueError(
             f'model must be what timm builds as {config["architecture"]}, so that others can load it, but'
@@ -128,22 +126,16 @@ def _check_rebuilds(config: Dict[str, Any], model: nn.Module) -> None:
             ' others: set_drop_rate or apply_stochastic_depth on the whole network, or push it with plain=True.')
 
 
-def _differing(one: Dict[str, Any], other: Dict[str, Any]) -> List[str]:
-    return [key for key in {**one, **other} if one.get(key) != other.get(key)]
-
-
-def _shapes(model: nn.Module) -> Dict[str, torch.Size]:
+def _structure(model: nn.Module) -> Dict[str, Any]:
+    """Shapes of the tensors, and classes of modules without any that do something at inference: activations."""
     # a norm that was frozen has no counter, and inference no use for one
-    return {k: v.shape for k, v in strip_wrappers(model.state_dict()).items() if not k.endswith('.num_batches_tracked')}
-
-
-def _tensorless_types(model: nn.Module) -> Dict[str, type]:
-    """Classes of the modules that no tensor shows: activations, pooling; but for those that do nothing at inference."""
-    return {
+    tensors = {k: v for k, v in strip_wrappers(model.state_dict()).items() if not k.endswith('.num_batches_tracked')}
+    others = {
         strip_module_name(name): type(module) for name, module in model.named_modules()
         if not any(True for _ in (*module.parameters(), *module.buffers(), *module.children()))
         and not isinstance(module, (nn.Identity, DropPath))
     }
+    return {**{key: value.shape for key, value in tensors.items()}, **others}
 
 
 def _rates(model: nn.Module) -> Dict[str, Tuple[float, float]]:

@@ -70,15 +70,9 @@ def load_structure(
         model_name: Optional[str] = None,
         model_args: Optional[Dict[str, Any]] = None,
 ) -> nn.Module:
-    """Build the network that is somewhere, without memory for its weights.
+    """As `load_model`, without memory for the weights, which are not downloaded of a name or a repository.
 
-    Args:
-        network: As in `load_model`; of a name or a repository, weights are not downloaded.
-        model_name: Name of the network, for a file that does not say it.
-        model_args: Arguments of the network, in place of what is said of it.
-
-    Raises:
-        FileNotFoundError, ConnectionError, ValueError: As in `load_model`.
+    `model_args` take the place of what is said of the network.
     """
     location, model_args = _locate(network), model_args or {}
     check_goes_with(location, dict(model_name=model_name))
@@ -189,9 +183,7 @@ def _load_folder(folder: Path) -> Tuple[nn.Module, TrainingRecord]:
         warnings.warn(
             f'{folder}/config.json does not say the drop_path_rate of its network in model_args. It is assumed to be'
             ' the default one.', stacklevel=4)
-    label_names = config.get('label_names')
-    if isinstance(label_names, dict):  # by index, which timm takes as well
-        label_names = [label_names[index] for index in sorted(label_names, key=int)]
     card, license = read_card(folder)
     return model, TrainingRecord(
-        label_names=label_names, label_descriptions=config.get('label_descriptions'), license=license, card=card)
+        label_names=config['label_names'], label_descriptions=config.get('label_descriptions'), license=license,
+        card=card)

@@ -1,4 +1,5 @@
 """Pull a repository into a folder, for machines without a network."""
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple
@@ -7,8 +8,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.hf_api import ModelInfo
 from huggingface_hub.utils import tqdm
 
-from ..output.files import PREFIX, check_folder, file_sha256, move_files
-from ..output.terminal import progress_bar
+from ..output.files import PREFIX, check_folder, move_files
 from .arguments import check_repo_id
 
 __all__ = ['TerminalBar', 'check_inside', 'compare_hashes', 'pull', 'repository_info']
@@ -35,10 +35,18 @@ def repository_info(repo_id: str, revision: Optional[str] = None) -> ModelInfo:
 
 def compare_hashes(folder: Path, info: ModelInfo) -> Iterator[Tuple[str, str, bool]]:
     """Name and SHA-256 of each large file on the Hub, and whether the one in a folder has it."""
-    hashes = {s.rfilename: s.lfs.sha256 for s in info.siblings or [] if s.lfs}
-    with progress_bar(sum((folder / name).stat().st_size for name in hashes), 'hashing', 'B') as progress:
-        for name, sha256 in hashes.items():
-            yield name, sha256, file_sha256(folder / name, progress.update) == sha256
+    for sibling in info.siblings or []:
+        if sibling.lfs:
+            name, sha256 = sibling.rfilename, sibling.lfs.sha256
+            yield name, sha256, _sha256(folder / name) == sha256
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def check_inside(folder: Path, name: str) -> None:

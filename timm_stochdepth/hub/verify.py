@@ -3,7 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Iterator, Optional, Tuple
 
 import timm
 from huggingface_hub import snapshot_download
@@ -21,21 +21,13 @@ __all__ = ['verify']
 Check = Tuple[str, bool, str]
 
 
-def verify(
-        network: NetworkLocation,
-        revision: Optional[str] = None,
-        use_ema: bool = False,
-        model_name: Optional[str] = None,
-        model_args: Optional[Dict[str, Any]] = None,
-) -> Iterator[Check]:
+def verify(network: NetworkLocation, revision: Optional[str] = None, **load_args: Any) -> Iterator[Check]:
     """Check a network: a repository of the Hub, which is downloaded first, a folder, a file of weights or a name.
 
     Args:
         network: Where it is.
         revision: Branch, tag or commit of a repository.
-        use_ema: Take a checkpoint's EMA weights.
-        model_name: Name of the network, for a file that does not say it.
-        model_args: Arguments of the network, likewise.
+        load_args: What else is said of the network, for `load_model`.
 
     Yields:
         What was checked, whether it holds, and what was found.
@@ -46,7 +38,7 @@ def verify(
     if network.kind == 'hub':
         yield from _verify_repository(network.name, revision)
     else:
-        yield from _verify_here(network, None, use_ema, model_name, model_args)
+        yield from _verify_here(network, None, **load_args)
 
 
 def _verify_repository(name: str, revision: Optional[str]) -> Iterator[Check]:
@@ -64,9 +56,9 @@ def _verify_repository(name: str, revision: Optional[str]) -> Iterator[Check]:
         yield from _verify_here(NetworkLocation('folder', folder_name), repo_id)
 
 
-def _verify_here(network: NetworkLocation, repo_id: Optional[str], *load_args: Any) -> Iterator[Check]:
+def _verify_here(network: NetworkLocation, repo_id: Optional[str], **load_args: Any) -> Iterator[Check]:
     try:
-        model: Any = load_model(network, *load_args)[0]
+        model: Any = load_model(network, **load_args)[0]
     except ConnectionError:  # there is nothing yet to check
         raise
     except Exception as e:

@@ -1,6 +1,5 @@
 """Atomic file writes and output-path checks."""
 import errno
-import hashlib
 import os
 import re
 import shutil
@@ -9,11 +8,11 @@ import tempfile
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Callable, Generator, Optional, Sequence, Union
+from typing import Generator, Optional, Sequence, Union
 
 __all__ = [
-    'WEIGHTS', 'check_folder', 'check_new', 'check_output_file', 'check_path', 'expand_home', 'file_sha256',
-    'move_files', 'workspace', 'write_beside', 'write_into',
+    'PREFIX', 'WEIGHTS', 'check_folder', 'check_new', 'check_output_file', 'check_path', 'expand_home', 'move_files',
+    'workspace', 'write_beside', 'write_into',
 ]
 
 PathLike = Union[str, Path]
@@ -32,11 +31,7 @@ def expand_home(path: PathLike) -> Path:
 
 
 def check_path(path: PathLike, name: str) -> Path:
-    """Refuse a path at which nothing can be written.
-
-    Args:
-        path: Path of a file or folder to write.
-        name: What it is called where the user gave it.
+    """Refuse a path at which nothing can be written; `name` is what it is called where the user gave it.
 
     Raises:
         TypeError: It is not a path.
@@ -87,16 +82,10 @@ def check_output_file(path: PathLike, suffixes: Sequence[str], name: str) -> Pat
 
 
 def check_new(path: Path, name: str, force: bool = False, inputs: Sequence[Path] = ()) -> None:
-    """Refuse to replace what is there, and what is read.
-
-    Args:
-        path: File or folder to write.
-        name: What it is called where the user gave it.
-        force: Allow to replace a file.
-        inputs: Files and folders that are read, never to be replaced.
+    """Refuse to replace what is there, but for a file by force, and what is read, under whatever name.
 
     Raises:
-        ValueError: It is one of the inputs, under whatever name.
+        ValueError: It is one of the inputs, or in one.
         FileExistsError: It is there already.
     """
     for read in inputs if path.exists() else ():
@@ -108,17 +97,16 @@ def check_new(path: Path, name: str, force: bool = False, inputs: Sequence[Path]
 
 
 def check_folder(path: PathLike, name: str, force: bool = False, own: Sequence[str] = ()) -> Path:
-    """Refuse what is not a folder to write to: one that is new or empty.
+    """Refuse what is not a new or empty folder, or one that holds the command's own files alone.
 
     Args:
         path: The folder.
         name: What it is called where the user gave it.
         force: Allow a folder that holds other things.
-        own: Patterns of names that it may hold, of the command's own files.
+        own: Patterns of names of the command's own files.
 
     Raises:
-        ValueError: As in `check_path`.
-        OSError: It is not a folder, cannot be written to, or holds other things.
+        ValueError, OSError: As in `check_path`, or it holds other things.
     """
     folder = check_path(path, name)
     if os.path.lexists(folder) and not folder.is_dir():
@@ -182,9 +170,9 @@ def write_into(folder: Path, force: bool = False, name: str = '--out') -> Genera
 def move_files(folder: Path, target: Path) -> None:
     """Move the files of a folder into another one, in place of those of the same names."""
     for file in [file for file in folder.rglob('*') if file.is_file()]:
-        place = target / file.relative_to(folder)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(file, place)
+        path = target / file.relative_to(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, path)
 
 
 def _set_usual_mode(written: Path, work: Path) -> None:
@@ -214,13 +202,3 @@ def _disk_error(error: Exception) -> Optional[str]:
     said = re.search(r'\(os error (\d+)\)', str(error))  # safetensors
     number = int(said[1]) if said else number
     return os.strerror(number) if number in _DISK_ERRORS else None
-
-
-def file_sha256(path: Path, tell: Callable[[int], object] = lambda num_bytes: None) -> str:
-    """The SHA-256 of a file; `tell` is called with the number of bytes of each part that was read."""
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-            tell(len(chunk))
-    return digest.hexdigest()
