@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-lowest check lint format types
+.PHONY: demo test test-long test-all test-lowest check lint format types
 
 demo: .venv/installed
 	$(BIN)/timm-stochdepth demo
@@ -19,12 +19,24 @@ format: .venv/installed
 types: .venv/installed
 	$(BIN)/mypy
 
+# what needs an environment of its own, or gigabytes, or an hour; pyproject.toml says it of `test`, too
+APART := not composer and not families and not install and not trainers
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+# at least one test of everything that users rely on, in minutes
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+	$(PYTEST)
+
+# the others
+test-long: .venv/installed
+	$(PYTEST) -m "long and $(APART)"
+
+test-all: .venv/installed
+	$(PYTEST) -m "$(APART)"
 
 # of the lowest versions in pyproject.toml, with Composer; TESTS="tests/integrations/composer ..." runs a part of it
 test-lowest: .venv-lowest/installed
-	OMP_NUM_THREADS=1 .venv-lowest/bin/pytest -n 2 --dist loadgroup \
+	OMP_NUM_THREADS=1 .venv-lowest/bin/pytest -n 2 --dist loadgroup --no-loadscope-reorder \
 		-m "not families and not install and not trainers" $(TESTS)
 
 .venv-lowest/installed: pyproject.toml .venv/installed

@@ -3,34 +3,23 @@ import os
 import pytest
 import timm
 import torch
+from distributed import run_ranks  # noqa: F401
+from hub import hub_server, olah_server  # noqa: F401
 from networks import randomize
 from safetensors.torch import save_file
 
 from timm_stochdepth.layers.metadata import _tell_of_no_metadata
 
-# whose tests start processes that work together
-RANKS = {
-    'test_bench.py',
-    'test_compiled_ddp.py',
-    'test_distributed.py',
-    'test_family_composability.py',
-    'test_launcher_ranks.py',
-    'test_ranks.py',
-    'test_resume.py',
-    'test_script_files.py',
-    'test_sharding.py',
-    'test_shared_draws.py',
-    'test_timm_scripts.py',
-    'test_torch_ranks.py',
-    'test_two_ranks.py',
-}
+
+def starts_ranks(item):
+    return 'run_ranks' in getattr(item, 'fixturenames', ()) or item.get_closest_marker('ranks') is not None
 
 
 def pytest_collection_modifyitems(items):
-    """Share the files between two workers, one process group at a time: those that start some are one, the longest."""
+    """Share the files between two workers, one process group at a time: the tests that start one are one, the first."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group('ranks' if item.path.name in RANKS else str(item.path)))
-    items.sort(key=lambda item: item.path.name not in RANKS)
+        item.add_marker(pytest.mark.xdist_group('ranks' if starts_ranks(item) else str(item.path)))
+    items.sort(key=lambda item: not starts_ranks(item))
 
 
 @pytest.fixture(autouse=True)

@@ -1,22 +1,25 @@
 """The wheel in an environment of its base dependencies alone, and the README's install lines in a fresh one."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import textwrap
+import zipfile
 from pathlib import Path
 
 import pytest
 import timm
 from environments import all_requirements, clean_environ, create_environment
-from networks import randomize
+from networks import ZOO, randomize
 
 from timm_stochdepth.cli.main import create_parsers
 from timm_stochdepth.hub.folder import save_weights
 
 ROOT = Path(__file__).parent.parent
+SUPPORT = ROOT / 'tests' / 'support'
 EXTRAS = {'matplotlib', 'scikit-learn', 'pandas', 'pytest'}
 
 
@@ -27,6 +30,14 @@ def wheel(tmp_path_factory):
         [sys.executable, '-m', 'build', '--wheel', '--outdir', folder, ROOT], check=True, capture_output=True
     )
     return next(folder.glob('*.whl'))
+
+
+def test_it_holds_the_package_its_types_and_the_hub_configs(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {'timm_stochdepth/py.typed', 'timm_stochdepth/models/resnet_sd.py'} <= names
+    assert {f'timm_stochdepth/hub_configs/{name}/config.json' for name in ZOO} <= names
+    assert not any(n.startswith('tests/') for n in names)
 
 
 @pytest.fixture(scope='module')
@@ -65,26 +76,38 @@ COMMANDS = {
 }
 
 
+# by the environment's own Python, which imports torch once
+RUN = """
+import json, sys
+sys.path.append(sys.argv[1])
+from forks import run_python
+results = [run_python(*line) for line in json.load(sys.stdin)]
+print(json.dumps([(result.returncode, result.stderr) for result in results]))
+"""
+
+
 def test_every_command_does_its_job_or_says_which_extra_it_needs(python, weights, tmp_path):
     (tmp_path / 'script.py').write_text("import timm\nassert timm.is_model('resnet50_sd_block')\n")
     env = {**clean_environ(os.environ), 'HF_ENDPOINT': 'http://127.0.0.1:9', 'HF_HUB_CACHE': str(tmp_path / 'cache')}
     assert set(COMMANDS) == set(create_parsers()[1])
-    for command, uses in COMMANDS.items():
-        for args, refusal in uses:
-            args = [str(weights) if arg == 'WEIGHTS' else arg for arg in args]
-            result = subprocess.run(
-                [python.parent / 'timm-stochdepth', command, *args],
-                cwd=tmp_path,
-                env=env,
-                capture_output=True,
-                text=True,
-            )
-            err = result.stderr
-            assert 'Traceback' not in err, err
-            if refusal is None:
-                assert result.returncode == 0, (command, err)
-            else:
-                assert result.returncode == 1 and refusal in err.splitlines()[-1], (command, err)
+    uses = [(command, args, refusal) for command, uses in COMMANDS.items() for args, refusal in uses]
+    tool = str(python.parent / 'timm-stochdepth')
+    lines = [[tool, command, *(str(weights) if a == 'WEIGHTS' else a for a in args)] for command, args, _ in uses]
+    ran = subprocess.run(
+        [python, '-c', RUN, SUPPORT],
+        input=json.dumps(lines),
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    for (command, _, refusal), (status, err) in zip(uses, json.loads(ran.stdout), strict=True):
+        assert 'Traceback' not in err, err
+        if refusal is None:
+            assert status == 0, (command, err)
+        else:
+            assert status == 1 and refusal in err.splitlines()[-1], (command, err)
     assert not {'figures', 'demo_output', 'rates.png'} & {p.name for p in tmp_path.iterdir()}
 
 

@@ -1,6 +1,5 @@
 """The README and the pages of docs/: their code and commands run as written, their figures were measured."""
 
-import json
 import re
 import shlex
 import subprocess
@@ -11,6 +10,7 @@ from command_reference import PAGE as COMMANDS
 from command_reference import with_reference
 from figures import DEMO_PAGE, SKIPPED, read, time_of, with_figures
 from figures import PAGE as BENCHMARKS
+from forks import run_python
 from pages import PAGES, README, ROOT, TRAINERS, anchors, code_blocks, command_lines, inline_commands, links
 
 from timm_stochdepth.cli.main import create_parsers, main
@@ -18,33 +18,21 @@ from timm_stochdepth.version import __version__
 
 WORKS_WITH = ROOT / 'docs' / 'works_with.md'
 
-# what is slow to import is imported once, the package itself by each block
-IN_FORKS = """
-import json, os, sys, traceback
-import timm, torchvision
+IN_EARNEST = """
+import sys, warnings
 assert 'timm_stochdepth' not in sys.modules
-for number, script in enumerate(json.load(sys.stdin)):
-    pid = os.fork()
-    if pid == 0:
-        os.mkdir(str(number))
-        os.chdir(str(number))
-        try:
-            exec(compile(script, f'block {number}', 'exec'), {'__name__': '__main__'})
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    if os.waitpid(pid, 0)[1]:
-        sys.exit(f'fails: {script}')
+warnings.simplefilter('error')
+warnings.simplefilter('ignore', DeprecationWarning)
 """
 
 
 @pytest.mark.parametrize('page', [p for p in PAGES if p != TRAINERS and code_blocks(p, 'python')], ids=lambda p: p.stem)
 def test_python_blocks_run_each_by_itself(page, hub_cache, tmp_path):
-    scripts = json.dumps(code_blocks(page, 'python'))
-    command = [sys.executable, '-W', 'error', '-W', 'ignore::DeprecationWarning', '-c', IN_FORKS]
-    result = subprocess.run(command, env=hub_cache, cwd=tmp_path, input=scripts, text=True, capture_output=True)
-    assert result.returncode == 0, result.stderr
+    for number, script in enumerate(code_blocks(page, 'python')):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        result = run_python('-c', IN_EARNEST + script, env=hub_cache, cwd=folder)
+        assert result.returncode == 0, f'{script}\n{result.stderr}'
 
 
 def test_what_a_newcomer_copies_is_code_that_runs():

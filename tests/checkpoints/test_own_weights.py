@@ -7,14 +7,14 @@ import warnings
 import pytest
 import timm
 import torch
-from networks import Holder
+from networks import LAYERS, Holder
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from torch.optim.swa_utils import AveragedModel
 
 import timm_stochdepth as ts
 from timm_stochdepth.layers.metadata import _tell_of_no_metadata
 
-SIZES = dict(num_classes=4, layers=[1, 2, 1, 1], base_width=8)
+SIZES = dict(num_classes=4, **LAYERS)
 
 
 def create(method='block', **kwargs):

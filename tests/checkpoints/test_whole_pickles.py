@@ -1,11 +1,10 @@
 """Networks that another release of the package pickled as a whole, by torch.save(model)."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forks import run_python
 from torchvision.models.resnet import BasicBlock
 
 import timm_stochdepth as ts
@@ -45,7 +44,7 @@ def test_they_drop_as_they_did_and_can_be_trained_on(networks, method):
 
 def test_they_are_loaded_by_a_process_that_has_not_imported_the_package():
     script = 'import sys, torch; print(len(torch.load(sys.argv[1], weights_only=False)))'
-    result = subprocess.run([sys.executable, '-c', script, FILE], capture_output=True, text=True)
+    result = run_python('-c', script, FILE)
     assert result.stdout == '2\n', result.stderr
 
 

@@ -11,15 +11,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from forks import run_python
 from interrupts import heed_interrupts
 
 import timm_stochdepth as ts
 
 TOOL = shutil.which('timm-stochdepth', path=f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}')
-
-
-def run(line, cwd, **kwargs):
-    return subprocess.run([TOOL, *line], cwd=cwd, stderr=subprocess.PIPE, text=True, **kwargs)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +35,7 @@ def run(line, cwd, **kwargs):
 )
 def test_exit_states(line, status, message, tmp_path):
     (tmp_path / 'notes.txt').write_text('my notes')
-    result = run(line, tmp_path, stdout=subprocess.DEVNULL)
+    result = run_python(TOOL, *line, cwd=tmp_path)
     assert result.returncode == status and message in result.stderr
     if line:
         assert result.stderr.count('\n') == bool(status)
@@ -58,14 +55,14 @@ def test_an_interrupt_while_torch_is_imported(library, tmp_path):
     assert process.returncode in (130, -signal.SIGINT) and err == 'timm-stochdepth list: interrupted\n'
 
 
-def test_a_reader_that_goes_and_a_disk_that_is_full(tmp_path):
+def test_a_reader_that_goes_and_a_disk_that_is_full():
     read, write = os.pipe()
     os.close(read)
-    result = run(['list'], tmp_path, stdout=write)
+    result = subprocess.run([TOOL, 'list'], stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert result.returncode == 141 and result.stderr == ''
     with open('/dev/full', 'w') as full:
-        result = run(['list'], tmp_path, stdout=full)
+        result = subprocess.run([TOOL, 'list'], stdout=full, stderr=subprocess.PIPE, text=True)
     assert result.returncode == 1
     assert result.stderr == 'timm-stochdepth list: the output cannot be written: No space left on device.\n'
 
@@ -78,12 +75,7 @@ def test_a_disk_that_fills_up_is_told_with_the_files_name(target, tmp_path):
     torch.save(dict(state_dict=model.state_dict(), args=args), tmp_path / 'last.pth.tar')
     line = ['push', 'last.pth.tar', 'user/net', '--dry-run', '--out'] if target == 'out' else ['fold', 'last.pth.tar']
     for size, named in ((100_000, target), (1000, '--out' if target == 'out' else 'OUT')):
-        result = run(
-            [*line, target],
-            tmp_path,
-            stdout=subprocess.DEVNULL,
-            preexec_fn=lambda size=size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
-        )
+        result = run_python(TOOL, *line, target, cwd=tmp_path, limit=(resource.RLIMIT_FSIZE, (size, size)))
         assert result.returncode == (1 if size > 4096 else 2), result.stderr
         assert result.stderr.count('\n') == 1 and 'File too large' in result.stderr
         assert named in result.stderr or target == 'out' and size > 4096  # first in the folder for what is sent

@@ -226,7 +226,12 @@ def what_is_wrong(command, status, out, err):
     return None if (status, len(said)) in ((0, 0), (1, 1), (2, 1)) else (status, said)
 
 
-@pytest.mark.parametrize('command', create_parsers()[1])
+QUICK = ('list', 'pull', 'run')
+
+
+@pytest.mark.parametrize(
+    'command', [c if c in QUICK else pytest.param(c, marks=pytest.mark.long) for c in create_parsers()[1]]
+)
 def test_no_command_line_ends_in_an_internal_error(command, here, capsys):
     endings, wrong = set(), []
     for line in command_lines(command):

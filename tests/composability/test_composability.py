@@ -7,34 +7,36 @@ import pickle
 import numpy as np
 import onnxruntime
 import pytest
-import timm
 import torch
 import torchvision.models.feature_extraction as tv_features
-from networks import assert_same_output, images, randomize
+from networks import assert_same_output, images, of_seed, small_resnet
 from timm.layers import create_feature_extractor
 from timm.utils import ModelEmaV3
 from torch import fx
 
 import timm_stochdepth as ts
 
+NAMES = ['resnet50_sd_sample', 'resnet50_sd_block']
 
-@pytest.fixture(params=['resnet50_sd_sample', 'resnet50_sd_block'])
+
+def create(name, **kwargs):
+    return small_resnet(name, num_classes=10, **{'drop_path_rate': 0.5, **kwargs}).train()
+
+
+@pytest.fixture(params=NAMES)
 def model(request):
-    return randomize(timm.create_model(request.param, num_classes=10, drop_path_rate=0.5))
+    return create(request.param)
 
 
 def outputs_of_one_seed(*models, x):
-    outputs = []
-    for m in models:
-        torch.manual_seed(3)
-        outputs.append(m(x))
-    return outputs
+    return [of_seed(lambda m=m: m(x)) for m in models]
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('training', [True, False])
-def test_autocast(model, dtype, training):
-    model.train(training)
+@pytest.mark.parametrize('name, settings', [(NAMES[0], {}), (NAMES[0], dict(skip_dropped=True)), (NAMES[1], {})])
+def test_autocast(name, settings, dtype, training):
+    model = create(name, **settings).train(training)
     with torch.autocast('cpu', dtype):
         y = model(images(4))
     assert y.dtype == dtype and torch.isfinite(y).all()
@@ -50,8 +52,8 @@ def test_autocast_is_close_to_float32(model):
         y = model(x)
         with torch.autocast('cpu', torch.bfloat16):
             y_bf16 = model(x)
-    # bfloat16 keeps 8 bits: a relative error of 2**-8 a layer, that adds up as a random walk over about 100 layers
-    assert (y_bf16 - y).abs().max() <= 100**0.5 * 2**-8 * y.abs().max()
+    # bfloat16 keeps 8 bits: a relative error of 2**-8 a layer, that adds up as a random walk over about 40 layers
+    assert (y_bf16 - y).abs().max() <= 40**0.5 * 2**-8 * y.abs().max()
 
 
 @pytest.mark.parametrize('training', [True, False])
@@ -109,8 +111,8 @@ def test_torchscript(model, training):
 
 @pytest.mark.parametrize('scale_by_keep', [True, False])
 def test_torchscript_drops_as_it_trains(scale_by_keep):
-    for name in ('resnet50_sd_sample', 'resnet50_sd_block'):
-        model = timm.create_model(name, num_classes=10, drop_path_rate=0.9, scale_by_keep=scale_by_keep)
+    for name in NAMES:
+        model = create(name, drop_path_rate=0.9, scale_by_keep=scale_by_keep)
         y, y_scripted = outputs_of_one_seed(model, torch.jit.script(model), x=images(2))
         assert_same_output(y_scripted, y)
 
@@ -136,7 +138,7 @@ def test_no_decision_is_frozen_into_a_traced_graph(model, training, trace):
         y_traced = traced(x)
         assert_same_output(y_traced['y'] if isinstance(y_traced, dict) else y_traced, y)
     if training:
-        assert not torch.equal(model(x), model(x))
+        assert len({model(x).sum().item() for _ in range(8)}) > 1
 
 
 def test_torch_export(model):
@@ -146,10 +148,10 @@ def test_torch_export(model):
     assert_same_output(exported(x), model(x))
 
 
-@pytest.mark.parametrize('name', ['resnet50_sd_sample', 'resnet50_sd_block'])
+@pytest.mark.parametrize('name', NAMES)
 @pytest.mark.filterwarnings('ignore')
 def test_onnx(name, tmp_path):
-    model = randomize(timm.create_model(name, num_classes=10, drop_path_rate=0.5)).eval()
+    model = create(name).eval()
     x = images(2)
     torch.onnx.export(model, (x,), str(tmp_path / 'model.onnx'), dynamo=True, verbose=False)
     session = onnxruntime.InferenceSession(str(tmp_path / 'model.onnx'))

@@ -3,16 +3,14 @@
 import copy
 import io
 import pickle
-import subprocess
-import sys
 
 import pytest
 import timm
 import torch
 import torchvision
-from distributed import run_ranks
-from family_networks import FAMILIES
-from networks import assert_same_output
+from family_networks import FAMILIES, create_family, family_images
+from forks import run_python
+from networks import assert_same_output, of_seed
 from torch import fx, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.parallel import DistributedDataParallel
@@ -27,31 +25,10 @@ COMPILED = [pytest.param(name, marks=pytest.mark.families) for name in NAMES[:2]
 METHODS = [('sample', {}), ('sample', dict(skip_dropped=True)), ('block', {})]
 
 
-def create(family, method='sample', rate=0.5, **settings):
-    name, kwargs, _ = FAMILIES[family]
-    torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=5, **kwargs)
-    for p in model.parameters():
-        if p.ndim <= 1:
-            nn.init.uniform_(p, 0.1, 0.5)
-    ts.apply_stochastic_depth(model, method, 'DropPath', rate, 'uniform', **settings)
-    return model
-
-
-def images(family, batch_size=4):
-    size = FAMILIES[family][2]
-    return torch.randn(batch_size, 3, size, size)
-
-
-def of_seed(run, seed=3):
-    torch.manual_seed(seed)
-    return run()
-
-
 @pytest.mark.parametrize('method, settings', METHODS)
 @pytest.mark.parametrize('family', CLASSES)
 def test_copies_and_files(family, method, settings):
-    model, x = create(family, method, **settings), images(family)
+    model, x = create_family(family, method, **settings), family_images(family)
     file = io.BytesIO()
     torch.save(model, file)
     file.seek(0)
@@ -64,20 +41,21 @@ def test_copies_and_files(family, method, settings):
 
 
 def test_a_file_is_read_in_a_fresh_process(tmp_path):
-    model, x = create(NAMES[2], skip_dropped=True), images(NAMES[2])
+    model, x = create_family(NAMES[2], skip_dropped=True), family_images(NAMES[2])
     y = of_seed(lambda: model(x))
     torch.save((model, x, y), tmp_path / 'model.pt')
     code = (
         'import sys, torch\nmodel, x, y = torch.load(sys.argv[1], weights_only=False)\ntorch.manual_seed(3)\n'
         'assert torch.equal(model(x), y)'
     )
-    subprocess.run([sys.executable, '-c', code, str(tmp_path / 'model.pt')], check=True)
+    result = run_python('-c', code, tmp_path / 'model.pt')
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('family', CLASSES)
 def test_torchscript_masks(family, training):
-    model, x = create(family).train(training), images(family)
+    model, x = create_family(family).train(training), family_images(family)
     scripted = torch.jit.script(model).train(training)
     with torch.jit.optimized_execution(False):  # which draws in another order, for timm's own DropPath too
         for seed in range(3):
@@ -101,7 +79,7 @@ class OneBlock(nn.Module):
 
     def __init__(self, family, method='sample', **settings):
         super().__init__()
-        model = create(family, method, **settings)
+        model = create_family(family, method, **settings)
         self.blocks = nn.Sequential(next(m for m in model.modules() if isinstance(m, ts.StochasticBlock)))
         self.shape = dict(zip(NAMES, [(24, 8, 8), (14, 14, 24), (5, 48)]))[family]
 
@@ -138,7 +116,7 @@ def test_a_graph_that_was_traced_for_inference_may_train(family):
 @pytest.mark.parametrize('family', COMPILED)
 def test_compiled_equals_eager(family, method, settings):
     torch._dynamo.reset()
-    model, x = create(family, method, **settings).double(), images(family).double()
+    model, x = create_family(family, method, **settings).double(), family_images(family).double()
     eager = copy.deepcopy(model)
     counter = CompileCounterWithBackend('aot_eager')
     compiled = torch.compile(model, backend=counter, fullgraph=method == 'sample')
@@ -157,10 +135,10 @@ def test_compiled_equals_eager(family, method, settings):
 @pytest.mark.parametrize('method, settings', METHODS)
 @pytest.mark.parametrize('family', CLASSES)
 def test_gradients_under_checkpointing_are_those_without(family, method, settings):
-    x = images(family)
+    x = family_images(family)
     grads = []
     for checkpointing in (False, True):
-        model = create(family, method, **settings)
+        model = create_family(family, method, **settings)
         model.set_grad_checkpointing(checkpointing)
         of_seed(lambda model=model: model(x).square().sum().backward())
         grads.append([p.grad for p in model.parameters()])
@@ -171,7 +149,7 @@ def test_gradients_under_checkpointing_are_those_without(family, method, setting
 @pytest.mark.parametrize('method, settings', METHODS)
 @pytest.mark.parametrize('family', CLASSES)
 def test_autocast_and_channels_last(family, method, settings):
-    model, x = create(family, method, **settings), images(family)
+    model, x = create_family(family, method, **settings), family_images(family)
     y = of_seed(lambda: model(x))
     channels_last = copy.deepcopy(model).to(memory_format=torch.channels_last)
     assert_same_output(of_seed(lambda: channels_last(x.to(memory_format=torch.channels_last))), y)
@@ -183,12 +161,12 @@ def test_autocast_and_channels_last(family, method, settings):
 
 
 def train_ddp(rank, family, method, settings):
-    model = DistributedDataParallel(create(family, method, 0.7, **settings))
+    model = DistributedDataParallel(create_family(family, method, 0.7, **settings))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     timm.utils.random_seed(42, rank)
     for _ in range(4):
         optimizer.zero_grad()
-        model(images(family, 2)).square().mean().backward()
+        model(family_images(family, 2)).square().mean().backward()
         optimizer.step()
     return [p.detach() for p in model.parameters()]
 
@@ -196,7 +174,7 @@ def train_ddp(rank, family, method, settings):
 @pytest.mark.parametrize(
     'method, settings', [('sample', dict(skip_dropped=True)), ('block', dict(use_same_gpu_seed=False))]
 )
-def test_ranks_stay_alike_under_ddp(method, settings):
+def test_ranks_stay_alike_under_ddp(method, settings, run_ranks):
     first, second = run_ranks(train_ddp, NAMES[2], method, settings)
     assert all(torch.equal(p, q) for p, q in zip(first, second))
 
@@ -205,7 +183,7 @@ def test_ranks_stay_alike_under_ddp(method, settings):
 def test_a_block_that_changes_is_cut_anew(method, settings):
     family = 'swin_transformer.SwinTransformerBlock'
     plain = timm.create_model(FAMILIES[family][0], num_classes=5, **FAMILIES[family][1]).eval()
-    model = create(family, method, 1e-12, **settings)
+    model = create_family(family, method, 1e-12, **settings)
     model.load_state_dict(plain.state_dict())
     for network in (plain, model):
         network.set_input_size((112, 84), window_size=(4, 3))
@@ -245,12 +223,12 @@ def test_a_lone_argument_of_the_batch_is_gathered():
 
 
 def test_printing_shows_what_drops_where():
-    model = create(NAMES[2], skip_dropped=True)
+    model = create_family(NAMES[2], skip_dropped=True)
     text = repr(model.blocks[1])
     line = "StochasticDropPath(stochastic_method='sample', drop_prob=0.500, skip_dropped=True)"
     assert f'(drop_path1): {line}' in text and f'(drop_path2): {line}' in text
     assert len(list(drop_paths(model))) == 6
-    model = create(NAMES[2], 'block', scale_by_keep=True, drop_warmup=0.5)
+    model = create_family(NAMES[2], 'block', scale_by_keep=True, drop_warmup=0.5)
     ts.set_training_progress(model, 0.1)
     line = "StochasticDropPath(stochastic_method='block', drop_prob=0.100 of 0.500, scale_by_keep=True)"
     assert line in repr(model.blocks[1])

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from networks import assert_same_output
+from networks import assert_same_output, of_seed
 from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
 
@@ -39,11 +39,6 @@ def with_depth(reference, method, **settings):
     model = copy.deepcopy(reference)
     ts.apply_stochastic_depth(model, method, 'DropPath', None, scale_by_keep=True, **settings)
     return model
-
-
-def of_seed(run, seed=1):
-    torch.manual_seed(seed)
-    return run()
 
 
 def loss_of(model, x):

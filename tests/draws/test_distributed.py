@@ -10,7 +10,6 @@ import pytest
 import timm
 import torch
 import torch.distributed as dist
-from distributed import run_ranks
 from networks import randomize
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -29,7 +28,8 @@ def create(method, same_seed, rate=0.5, seed=0):
     """A small ResNet, with the same weights on all ranks if it has a seed."""
     if seed is not None:
         torch.manual_seed(seed)
-    model = randomize(timm.models.ResNet(timm.models.resnet.Bottleneck, (2, 2, 1, 1), num_classes=10))
+    sizes = dict(layers=(2, 2, 1, 1), channels=(16, 16, 32, 32), num_classes=10)
+    model = randomize(timm.models.ResNet(timm.models.resnet.Bottleneck, **sizes))
     args = dict(use_same_gpu_seed=same_seed) if method == 'block' else dict(skip_dropped='skip' in method)
     ts.apply_stochastic_depth(model, method.split(',')[0], 'ResNetBottleneck', rate, 'uniform', **args)
     return model
@@ -113,7 +113,7 @@ def train_ddp(rank, method, same_seed, seed=42):
 
 
 @pytest.mark.parametrize('method, same_seed', MODES)
-def test_ddp_without_find_unused_parameters(method, same_seed):
+def test_ddp_without_find_unused_parameters(method, same_seed, run_ranks):
     first, second = run_ranks(train_ddp, method, same_seed)
     assert all(torch.equal(p, q) for p, q in zip(first['parameters'], second['parameters']))
     assert first['error'] < 1e-6 and second['error'] < 1e-6
@@ -138,7 +138,7 @@ def kept_of_seeds(rank, folder, seeds):
     return patterns
 
 
-def test_the_seed_of_rank_0_decides(tmp_path):
+def test_the_seed_of_rank_0_decides(tmp_path, run_ranks):
     first, second = run_ranks(kept_of_seeds, tmp_path, (1, 2, 1))
     assert first == second
     assert first[0] == first[2] and first[0] != first[1]
@@ -152,7 +152,7 @@ def frequencies(rank, num_draws):
     )
 
 
-def test_shared_draws_have_the_right_frequency_and_are_independent():
+def test_shared_draws_have_the_right_frequency_and_are_independent(run_ranks):
     num_draws = 3000
     first, second = run_ranks(frequencies, num_draws)
     assert torch.equal(first, second)
@@ -209,11 +209,11 @@ def error_of_checkpointed_gradients(rank, method, same_seed, reseeds):
 
 
 @pytest.mark.parametrize('method, same_seed', MODES)
-def test_recomputation_takes_the_decision_of_the_first_pass(method, same_seed):
+def test_recomputation_takes_the_decision_of_the_first_pass(method, same_seed, run_ranks):
     assert max(run_ranks(error_of_checkpointed_gradients, method, same_seed, False)) <= 1e-4
 
 
-def test_recomputation_of_passes_that_start_from_one_seed():
+def test_recomputation_of_passes_that_start_from_one_seed(run_ranks):
     assert max(run_ranks(error_of_checkpointed_gradients, 'block', True, True)) <= 1e-4
 
 
@@ -226,7 +226,7 @@ def recompute_without_generator(rank):
         y.sum().backward()
 
 
-def test_a_recomputation_that_cannot_repeat_is_refused():
+def test_a_recomputation_that_cannot_repeat_is_refused(run_ranks):
     run_ranks(recompute_without_generator)
 
 
@@ -256,7 +256,7 @@ def train_fsdp(rank, method, same_seed):
     torch.__version__ < '2.8', reason='FSDP2 does not train on the CPU up to torch 2.7, plain ones neither'
 )
 @pytest.mark.parametrize('method, same_seed', MODES)
-def test_fsdp2(method, same_seed):
+def test_fsdp2(method, same_seed, run_ranks):
     assert max(run_ranks(train_fsdp, method, same_seed)) < 1e-3
 
 
@@ -273,5 +273,5 @@ def sync_batch_norm(rank, method, message):
         ('sample, skip_dropped', 'skip_dropped must be False with SyncBatchNorm, but got True'),
     ],
 )
-def test_sync_batch_norm_with_different_draws_is_refused_and_does_not_hang(method, message):
+def test_sync_batch_norm_with_different_draws_is_refused_and_does_not_hang(method, message, run_ranks):
     run_ranks(sync_batch_norm, method, message)

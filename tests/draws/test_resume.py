@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from distributed import run_ranks
 from networks import stack
 from torch.nn.parallel import DistributedDataParallel
 
@@ -79,7 +78,7 @@ def resume(rank, path, begin, what_else):
 
 
 @pytest.fixture(scope='module')
-def uninterrupted(tmp_path_factory):
+def uninterrupted(tmp_path_factory, run_ranks):
     folder = tmp_path_factory.mktemp('checkpoints')
     return folder, run_ranks(train, folder)
 
@@ -93,7 +92,7 @@ def uninterrupted(tmp_path_factory):
     ],
 )
 @pytest.mark.filterwarnings('ignore:The weights do not say')
-def test_a_resumed_run_goes_on_bit_by_bit(saved, what_else, uninterrupted):
+def test_a_resumed_run_goes_on_bit_by_bit(saved, what_else, uninterrupted, run_ranks):
     folder, expected = uninterrupted
     num_steps = SAVED_AT[saved][0] * NUM_BATCHES + SAVED_AT[saved][1]
     resumed = run_ranks(resume, folder / saved, SAVED_AT[saved], what_else)
@@ -127,6 +126,6 @@ def go_back(rank):
     return results
 
 
-def test_a_run_may_go_back_to_where_it_was():
+def test_a_run_may_go_back_to_where_it_was(run_ranks):
     for first, second in run_ranks(go_back):
         assert first == second and len(set(first)) == NUM_EPOCHS * NUM_BATCHES

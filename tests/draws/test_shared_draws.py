@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from distributed import run_ranks
 from networks import stack
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
@@ -76,7 +75,7 @@ def look_before_training(rank, with_gradients):
 
 
 @pytest.mark.parametrize('with_gradients', [False, True])
-def test_one_rank_may_run_alone_before(with_gradients):
+def test_one_rank_may_run_alone_before(with_gradients, run_ranks):
     patterns = run_ranks(look_before_training, with_gradients)
     # a pass with gradients cannot be told from training, until the optimizer makes a step
     assert_alike([steps[1:] if with_gradients else steps for steps in patterns])
@@ -96,7 +95,7 @@ def train_unevenly(rank, num_batches):
 
 
 @pytest.mark.parametrize('num_batches', [(3, 5), (4, 2, 5, 2)])
-def test_ranks_with_different_numbers_of_batches_meet_in_the_next_epoch(num_batches):
+def test_ranks_with_different_numbers_of_batches_meet_in_the_next_epoch(num_batches, run_ranks):
     assert_alike(run_ranks(train_unevenly, num_batches, world_size=len(num_batches)))
 
 
@@ -111,7 +110,7 @@ def seed_again(rank):
     return run.steps
 
 
-def test_a_rank_may_seed_again():
+def test_a_rank_may_seed_again(run_ranks):
     first, second = run_ranks(seed_again)
     assert_alike([first, second], num_distinct=8)
     assert first[:4] != first[4:8] != first[8:]
@@ -133,7 +132,7 @@ def evaluate_alone(rank, num_evaluations):
 
 
 @pytest.mark.parametrize('num_evaluations', [1, 3])
-def test_a_rank_may_evaluate_within_an_epoch(num_evaluations):
+def test_a_rank_may_evaluate_within_an_epoch(num_evaluations, run_ranks):
     first, second = run_ranks(evaluate_alone, num_evaluations)
     between = 12 // num_evaluations
     # it is in an epoch of its own for one step, until the others' gradients have shown that it is alone
@@ -155,7 +154,7 @@ def look_within_an_epoch(rank):
     return run.steps
 
 
-def test_a_rank_may_run_alone_within_an_epoch():
+def test_a_rank_may_run_alone_within_an_epoch(run_ranks):
     patterns = run_ranks(look_within_an_epoch)
     assert_alike([[p for i, p in enumerate(steps) if i % 3 != 1] for steps in patterns], num_distinct=8)
 
@@ -173,7 +172,7 @@ def train_in_a_part_of_the_ranks(rank):
     return steps
 
 
-def test_a_part_of_the_ranks_may_train():
+def test_a_part_of_the_ranks_may_train(run_ranks):
     patterns = run_ranks(train_in_a_part_of_the_ranks, world_size=4)
     assert_alike([patterns[1], patterns[3]])
 
@@ -195,7 +194,7 @@ def train_alone(rank):
     return steps
 
 
-def test_a_rank_that_trains_alone_draws_anew_in_each_epoch():
+def test_a_rank_that_trains_alone_draws_anew_in_each_epoch(run_ranks):
     _, steps = run_ranks(train_alone)
     # of 24 patterns of 8 blocks 22.9 are distinct on average, with a deviation of 1.04; 18 if an epoch repeats one
     assert len({tuple(step) for step in steps}) >= 19
@@ -221,7 +220,7 @@ def train_two_networks(rank):
     return [run.steps for run in runs]
 
 
-def test_networks_of_one_process_draw_independently():
+def test_networks_of_one_process_draw_independently(run_ranks):
     first, second = run_ranks(train_two_networks)
     for network in range(3):
         assert_alike([first[network], second[network]], num_distinct=8)
@@ -275,7 +274,7 @@ def resume(rank, folder, use_reentrant):
 
 
 @pytest.mark.parametrize('world_size, use_reentrant', [(2, True), (4, False)])
-def test_a_run_that_was_killed_goes_on_alike(world_size, use_reentrant, tmp_path):
+def test_a_run_that_was_killed_goes_on_alike(world_size, use_reentrant, tmp_path, run_ranks):
     with pytest.raises(mp.ProcessExitedException, match='SIGKILL'):
         run_ranks(train_and_be_killed, tmp_path, use_reentrant, world_size=world_size)
     assert_alike(run_ranks(resume, tmp_path, use_reentrant, world_size=world_size))

@@ -8,9 +8,8 @@ import pytest
 import timm
 import torch
 import torch.distributed as dist
-from distributed import run_ranks
 from huggingface_hub import PyTorchModelHubMixin
-from networks import Holder, assert_same_output, randomize
+from networks import Holder, assert_same_output, images, randomize
 from timm.utils import ModelEmaV3
 from torch import nn
 
@@ -21,10 +20,6 @@ SIZES = dict(num_classes=4, layers=[1, 1, 1, 1], base_width=8)
 
 def create(name='resnet50_sd_block', **kwargs):
     return randomize(timm.create_model(name, **{**SIZES, 'drop_path_rate': 0.5, **kwargs})).eval()
-
-
-def images():
-    return torch.randn(2, 3, 32, 32)
 
 
 class Distiller(nn.Module):
@@ -46,7 +41,7 @@ def assert_saved_as_plain(folded, original, folder):
     timm.models.save_for_hf(folded, str(folder), safe_serialization=True)
     loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
     assert not ts.drop_rates(loaded) and folded.default_cfg['architecture'] == 'resnet50'
-    x = images()
+    x = images(2, 32)
     assert_same_output(loaded(x), original.eval()(x))
 
 
@@ -71,7 +66,7 @@ def test_an_inner_network_is_saved_as_timms_own(wrapper, tmp_path):
     assert (model._model_args, model.pretrained_cfg) == (args, cfg)  # the original stays what it was
     ts.push_to_hub(folded, 'user/net', plain=True, dry_run=True, out=tmp_path / 'pushed')
     with torch.no_grad():
-        x = images()
+        x = images(2, 32)
         assert_same_output(timm.create_model(f'local-dir:{tmp_path / "pushed"}', pretrained=True).eval()(x), model(x))
 
 
@@ -96,7 +91,7 @@ def test_networks_that_give_features():
     model = randomize(timm.create_model('resnet50_sd_block', features_only=True, layers=[1, 1, 1, 1], base_width=8))
     folded = ts.fold_stochastic_depth(nn.Sequential(model.eval()))[0]
     assert folded.pretrained_cfg['architecture'] == 'resnet50'
-    x = images()
+    x = images(2, 32)
     with torch.no_grad():
         for y, y_reference in zip(folded(x), model(x)):
             assert_same_output(y, y_reference)
@@ -146,7 +141,7 @@ def test_the_hubs_mixin_builds_a_plain_network(tmp_path):
     ts.fold_stochastic_depth(model).save_pretrained(tmp_path)
     loaded = Shared.from_pretrained(tmp_path).eval()
     assert not ts.drop_rates(loaded)
-    x = images()
+    x = images(2, 32)
     assert_same_output(loaded(x), model(x))
 
 
@@ -173,7 +168,7 @@ def test_what_transformers_saves_of_a_folded_wrapper_is_plain(kind, model_args, 
     assert folded.config.architecture == loaded.config.architecture == 'resnet50'
     assert loaded.config.model_args == dict(layers=[1, 1, 1, 1], base_width=8)
     assert model.config.architecture == 'resnet50_sd_block' and model.config.model_args['drop_path_rate'] == 0.5
-    x = images()
+    x = images(2, 32)
     for network in (folded, loaded):
         assert_same_output(network(x)[0], model(x)[0])
 
@@ -195,11 +190,11 @@ def fold_ddp(rank):
     torch.manual_seed(0)
     model = create()
     ddp = nn.parallel.DistributedDataParallel(model)
-    ddp.train()(images()).sum().backward()
+    ddp.train()(images(2, 32)).sum().backward()
     if rank == 0:
         ts.fold_stochastic_depth(ddp)  # one rank may do it alone
     folded = ts.fold_stochastic_depth(ddp).eval()
-    x = images()
+    x = images(2, 32)
     with torch.no_grad():
         assert_same_output(folded.module(x), model.eval()(x))
     assert folded.module.pretrained_cfg['architecture'] == 'resnet50'
@@ -207,7 +202,7 @@ def fold_ddp(rank):
     return [p.grad for p in folded.module.parameters()]
 
 
-def test_ddp_is_folded():
+def test_ddp_is_folded(run_ranks):
     grads = run_ranks(fold_ddp)
     assert all(torch.equal(a, b) and a.abs().sum() > 0 for a, b in zip(*grads))
 

@@ -5,7 +5,7 @@ import re
 import pytest
 import timm
 import torch
-from networks import assert_same_output, randomize
+from networks import assert_same_output, images, randomize
 from timm.layers import create_feature_extractor
 from torch import fx, nn
 from torch.ao.quantization import get_default_qat_qconfig_mapping, get_default_qconfig_mapping
@@ -33,10 +33,6 @@ def create(method=None, rate=0.5, name='resnet10t', **settings):
     if method:
         ts.apply_stochastic_depth(model, method, 'DropPath', rate, 'uniform', **settings)
     return model
-
-
-def images(batch_size=4):
-    return torch.randn(batch_size, 3, 64, 64)
 
 
 @pytest.mark.parametrize('strict', [False, True])

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from huggingface_hub import ModelCard
-from networks import randomize
+from networks import LAYERS, randomize
 
 import timm_stochdepth as ts
 from timm_stochdepth.cli.main import main
@@ -16,8 +16,6 @@ from timm_stochdepth.hub.card import create_card
 from timm_stochdepth.hub.folder import create_config, write_folder
 from timm_stochdepth.hub.load import load_model
 from timm_stochdepth.hub.record import TrainingRecord
-
-LAYERS = dict(layers=[1, 1, 1, 1], base_width=8)
 
 
 @pytest.fixture(scope='module')

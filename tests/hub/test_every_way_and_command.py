@@ -1,33 +1,32 @@
 """Every file that a documented way of training writes goes through every command, and others load what comes out."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import timm
 import torch
-from networks import assert_same_output, plain_name
+from forks import run_python
+from networks import LAYERS, assert_same_output, plain_name
 from pages import ROOT
 from training_ways import NUM_CLASSES, RATE, REGISTERED, all_ways, by_loop, images, logits
 
 from timm_stochdepth.cli.main import main
 
 WAYS = [(way, name) for _, way, name in all_ways()]
+QUICK = [('registered', 'resnet50_sd_block'), ('skip', 'test_vit'), ('CheckpointSaver', 'test_vit')]
 LOOPED = {way for train, way, _ in all_ways() if train is by_loop}
 COMMANDS = ('show', 'verify', 'fold', 'push', 'push --plain', 'push a pushed folder')
-SMALL = dict(layers=[1, 2, 1, 1], base_width=8)
 
 # timm alone, and transformers: this package is never imported
 LOADS = """
-import json, sys
+import sys
 import timm, torch
 from transformers import AutoModelForImageClassification
 
 answers = {}
 with torch.no_grad():
     x = torch.load('images.pt')
-    for folder in json.load(sys.stdin):
+    for folder in sys.argv[1:]:
         of_timm = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()(x)
         wrapped = AutoModelForImageClassification.from_pretrained(folder).eval()(pixel_values=x).logits
         answers[folder] = of_timm, wrapped
@@ -37,21 +36,26 @@ assert not any(name.startswith('timm_stochdepth') for name in sys.modules)
 
 
 @pytest.fixture(scope='module')
-def place(tmp_path_factory):
-    """A folder for each way and network, with what training by it has written."""
+def trained(tmp_path_factory):
+    """A function that says the folder that training a network in a way has written to."""
     place = tmp_path_factory.mktemp('ways')
-    script = [sys.executable, ROOT / 'tests' / 'support' / 'training_ways.py', place]
-    result = subprocess.run(script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert result.returncode == 0, result.stdout[-5000:]
-    return place
+
+    def train(way, name):
+        folder = place / way / name
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            result = run_python(ROOT / 'tests' / 'support' / 'training_ways.py', way, name, cwd=folder)
+            assert result.returncode == 0, result.stdout + result.stderr
+        return folder
+
+    return train
 
 
-def expected_logits(place, way, name):
+def expected_logits(folder, way, name):
     """Those of the trained network: as its loop noted them, or of timm's own network with the file's weights."""
-    folder = place / way / name
     if (folder / 'logits.pt').exists():
         return torch.load(folder / 'logits.pt')
-    kwargs = dict(drop_path_rate=RATE, **SMALL) if name in REGISTERED else {}
+    kwargs = dict(drop_path_rate=RATE, **LAYERS) if name in REGISTERED else {}
     model = timm.create_model(name, num_classes=NUM_CLASSES, **kwargs)
     key = 'state_dict_ema' if way == 'ema' else 'state_dict'
     model.load_state_dict(torch.load(folder / 'last.pth.tar', weights_only=False)[key])
@@ -59,14 +63,14 @@ def expected_logits(place, way, name):
 
 
 @pytest.fixture(scope='module')
-def through_commands(place):
+def through_commands(trained):
     """A function that sends a file through a command, once, and says its exit state and where its output is."""
     done = {}
 
     def send(way, name, command):
         key = way, name, command
         if key not in done:
-            done[key] = run_command(place / way / name, way, name, command)
+            done[key] = run_command(trained(way, name), way, name, command)
         return done[key]
 
     return send
@@ -93,8 +97,11 @@ def run_command(folder, way, name, command):
 
 
 @pytest.mark.parametrize('command', COMMANDS)
-@pytest.mark.parametrize('way, name', WAYS)
-def test_a_file_goes_through_a_command(way, name, command, place, through_commands, capsys):
+@pytest.mark.parametrize(
+    'way, name', [pytest.param(*way, marks=[] if way in QUICK else pytest.mark.long) for way in WAYS]
+)
+def test_a_file_goes_through_a_command(way, name, command, trained, through_commands, capsys):
+    folder = trained(way, name)
     status, written = through_commands(way, name, command)
     out, err = capsys.readouterr()
     assert status == 0, err
@@ -104,10 +111,10 @@ def test_a_file_goes_through_a_command(way, name, command, place, through_comman
     elif command == 'verify':
         assert all(line.startswith('ok ') for line in out.splitlines())
     elif command == 'fold':
-        kwargs = SMALL if name in REGISTERED else {}
+        kwargs = LAYERS if name in REGISTERED else {}
         plain = timm.create_model(plain_name(name), num_classes=NUM_CLASSES, **kwargs)
         plain.load_state_dict(torch.load(written)['state_dict'])
-        assert_same_output(logits(plain), expected_logits(place, way, name))
+        assert_same_output(logits(plain), expected_logits(folder, way, name))
     elif command == 'push a pushed folder':
         assert 'My own words.' in (written / 'README.md').read_text()
     else:
@@ -132,33 +139,33 @@ def assert_the_card_says_how_it_was_trained(folder, way, name, command):
     assert config['architecture'] == (plain_name(name) if is_plain else name)
 
 
-def test_timm_alone_and_transformers_load_what_was_pushed(place, through_commands, tmp_path):
+@pytest.mark.long
+def test_timm_alone_and_transformers_load_what_was_pushed(trained, through_commands, tmp_path):
     folders = {}
     for way, name in WAYS:
         commands = [c for c in COMMANDS if c.startswith('push') and (c != 'push' or way != 'registered')]
         folders.update({str(through_commands(way, name, c)[1]): (way, name) for c in commands})
     torch.save(images(), tmp_path / 'images.pt')
-    command = [sys.executable, '-c', LOADS]
-    result = subprocess.run(command, cwd=tmp_path, input=json.dumps(list(folders)), capture_output=True, text=True)
+    result = run_python('-c', LOADS, *folders, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     answers = torch.load(tmp_path / 'answers.pt')
     assert len(answers) == len(folders) == 3 * len(WAYS) - len(REGISTERED)
     for folder, of_loaders in answers.items():
         for answer in of_loaders:
-            assert_same_output(answer, expected_logits(place, *folders[folder]))
+            assert_same_output(answer, expected_logits(trained(*folders[folder]), *folders[folder]))
 
 
 @pytest.mark.parametrize('way', ['skip', 'torch.save', "torch.save, timm's convention", 'CheckpointSaver'])
-def test_what_is_said_of_a_file_must_agree_with_it(way, place, tmp_path, capsys):
-    source = [str(place / way / 'test_vit' / 'last.pth.tar'), str(tmp_path / 'x.pth'), '--model', 'test_vit']
+def test_what_is_said_of_a_file_must_agree_with_it(way, trained, tmp_path, capsys):
+    source = [str(trained(way, 'test_vit') / 'last.pth.tar'), str(tmp_path / 'x.pth'), '--model', 'test_vit']
     assert main(['fold', *source, '--drop-path', '0.2']) == 1
     assert f'drop_path_rate must be {RATE}' in capsys.readouterr().err and not (tmp_path / 'x.pth').exists()
     assert main(['fold', *source, '--drop-path', str(RATE)]) == 0
 
 
-def test_a_rate_that_only_its_owner_knows_is_on_the_card(place, tmp_path):
+def test_a_rate_that_only_its_owner_knows_is_on_the_card(trained, tmp_path):
     """timm's clean_checkpoint.py drops what a checkpoint says; by timm's convention no rate is needed to load it."""
-    state_dict = torch.load(place / 'skip' / 'test_vit' / 'last.pth.tar', weights_only=False)['state_dict']
+    state_dict = torch.load(trained('skip', 'test_vit') / 'last.pth.tar', weights_only=False)['state_dict']
     torch.save(dict(state_dict), tmp_path / 'cleaned.pth')
     line = ['push', str(tmp_path / 'cleaned.pth'), 'user/net', '--dry-run', '--out', str(tmp_path / 'net')]
     assert main([*line, '--model', 'test_vit', '--drop-path', str(RATE)]) == 0

@@ -4,12 +4,9 @@ import hashlib
 import json
 import random
 
-import hub
 import huggingface_hub
 import pytest
-
-hub_server = hub.hub_server
-olah_server = hub.olah_server
+from hub import run_client
 
 REPO_ID = 'tester/net'
 WEIGHTS = random.Random(0).randbytes(3_000_001)
@@ -56,7 +53,7 @@ def client(hub_server, tmp_path):
     def run(code, *args, error=False, token='', endpoint=None):
         env = hub_server.env(tmp_path / f'cache_{len(list(tmp_path.iterdir()))}', token=token)
         env |= {} if endpoint is None else {'HF_ENDPOINT': endpoint}
-        result = hub.run_client(code, env, *args)
+        result = run_client(code, env, *args)
         assert (result.returncode != 0) == error, result.stderr
         return result.stderr if error else result.stdout.strip()
 

@@ -1,9 +1,7 @@
 """A folder that is pulled to holds the repository, and what was somebody's own stays."""
 
-import hub
 import pytest
-
-hub_server = hub.hub_server
+from hub import run_client
 
 WEIGHTS = b'w' * 1_000_000
 
@@ -30,7 +28,7 @@ def pulls(hub_server, tmp_path):
     hub_server.add_repository('user/two', {'config.json': b'{"two": 2}', 'README.md': b'two'})
 
     def run(code):
-        result = hub.run_client(f'{PULLS}{code}', hub_server.env(tmp_path / 'cache'), tmp_path / 'pulled')
+        result = run_client(f'{PULLS}{code}', hub_server.env(tmp_path / 'cache'), tmp_path / 'pulled')
         assert result.returncode == 0 and '%' not in result.stderr, result.stderr  # no bar off a terminal
         return result.stdout.splitlines(), tmp_path / 'pulled'
 

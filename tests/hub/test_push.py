@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from networks import assert_same_output, randomize
+from networks import LAYERS, assert_same_output, randomize
 from safetensors.torch import load_file
 from torch import nn
 
@@ -14,7 +14,6 @@ import timm_stochdepth as ts
 from timm_stochdepth.cli.main import main
 from timm_stochdepth.hub.folder import save_weights
 
-LAYERS = dict(layers=[1, 1, 1, 1], base_width=8)
 OWN = {
     'resnet18': ('ResNetBasicBlock', {}),
     'resnet26d': ('ResNetBottleneck', dict(in_chans=1)),

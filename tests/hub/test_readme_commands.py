@@ -1,18 +1,14 @@
 """The pages' commands for the Hub run as written, one after the other, against a server."""
 
 import argparse
-import subprocess
-import sys
-from pathlib import Path
+import shlex
 
-import hub
 import timm
 import torch
+from forks import run_python
 from networks import assert_same_output, randomize
 from pages import README, ROOT, command_lines
 from safetensors.torch import load_file, save_file
-
-hub_server = hub.hub_server
 
 
 def commands():
@@ -34,9 +30,8 @@ def test_the_commands_of_the_hub(hub_server, tmp_path):
     lines = commands()
     assert len(lines) == 9 and all(line.startswith('timm-stochdepth ') for line in lines)
     env = hub_server.env(tmp_path / 'cache')
-    env['PATH'] = f'{Path(sys.executable).parent}:{env["PATH"]}'
     for line in lines:
-        result = subprocess.run(line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True)
+        result = run_python('-m', 'timm_stochdepth', *shlex.split(line)[1:], cwd=tmp_path, env=env)
         assert result.returncode == 0, (line, result.stderr)
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():

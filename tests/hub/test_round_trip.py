@@ -1,20 +1,16 @@
 """From a checkpoint to the Hub and back, over HTTP: pushed to one server, served by another too."""
 
 import argparse
-import subprocess
-import sys
 
-import hub
 import pytest
 import timm
 import torch
+from forks import run_python
+from hub import run_client
 from networks import randomize
 from safetensors.torch import load_file, save, save_file
 
 import timm_stochdepth as ts
-
-hub_server = hub.hub_server
-olah_server = hub.olah_server
 
 REPO_ID = 'user/digits'
 
@@ -46,7 +42,7 @@ LOGITS = """
 @pytest.fixture
 def logits(tmp_path):
     def run(name, env, package='ours'):
-        result = hub.run_client(LOGITS, env, name, tmp_path / 'logits.pt', package)
+        result = run_client(LOGITS, env, name, tmp_path / 'logits.pt', package)
         assert result.returncode == 0, result.stderr
         return torch.load(tmp_path / 'logits.pt')
 
@@ -60,9 +56,7 @@ def command(hub_server, tmp_path):
     def run(*args, token='', env=None, endpoint=None):
         env = env or hub_server.env(tmp_path / f'cache_{len(list(tmp_path.iterdir()))}', token=token)
         env |= {} if endpoint is None else {'HF_ENDPOINT': endpoint}
-        result = subprocess.run(
-            [sys.executable, '-m', 'timm_stochdepth', *map(str, args)], env=env, capture_output=True, text=True
-        )
+        result = run_python('-m', 'timm_stochdepth', *args, env=env)
         return result.returncode, result.stdout, result.stderr
 
     return run
@@ -170,7 +164,7 @@ def test_a_push_that_fails_commits_nothing(checkpoint, hub_server, tmp_path):
         hub_server.fail(**fault, times=1)
     altered = hub_server.corrupt('/lfs-store/', offset=1000, method='PUT', times=1)
     env = hub_server.env(tmp_path / 'cache')
-    result = hub.run_client(PUSHES, env, checkpoint, REPO_ID, len(messages))
+    result = run_client(PUSHES, env, checkpoint, REPO_ID, len(messages))
     assert result.returncode == 0, result.stderr
     for line, message in zip(result.stdout.splitlines(), messages):
         assert message in line
@@ -216,7 +210,7 @@ def test_a_pull_that_the_hub_refuses(repository, hub_server, tmp_path):
         hub_server.fail(method='GET', path='/api/models/', status=status, times=1)
     hub_server.fail(method='GET', path='/api/models/', status=429, headers={'Retry-After': '0'})
     env = hub_server.env(tmp_path / 'cache')
-    result = hub.run_client(PULLS, env, REPO_ID, repository, 5)
+    result = run_client(PULLS, env, REPO_ID, repository, 5)
     assert result.returncode == 0, result.stderr
     for line, message in zip(result.stdout.splitlines(), [*messages.values(), 'fewer requests']):
         assert message in line
@@ -267,7 +261,7 @@ def test_pretrained_tags_come_from_timms_repository(hub_server, tmp_path, logits
         import sys, timm, timm_stochdepth
         timm.create_model('resnet50_sd_block', pretrained=True, cache_dir=sys.argv[1], num_classes=7, in_chans=1)
     """
-    assert hub.run_client(code, env, tmp_path / 'elsewhere').returncode == 0
+    assert run_client(code, env, tmp_path / 'elsewhere').returncode == 0
     assert list((tmp_path / 'elsewhere').rglob('model.safetensors'))
 
 

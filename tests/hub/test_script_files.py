@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 import torch.distributed as dist
-from networks import assert_same_output, randomize
+from networks import LAYERS, assert_same_output, small_resnet
 from safetensors.torch import load_file, save_file
 from timm.layers import convert_splitbn_model
 from timm.models import clean_state_dict
@@ -21,12 +21,7 @@ import timm_stochdepth as ts
 from timm_stochdepth.cli.main import main
 from timm_stochdepth.hub.load import load_model
 
-LAYERS = dict(layers=[1, 2, 1, 1], base_width=8)
 WHOLE = dict(layers=[3, 4, 6, 3], base_width=64)
-
-
-def create(name='resnet50_sd_block', **kwargs):
-    return randomize(timm.create_model(name, **{**LAYERS, **kwargs})).eval()
 
 
 def save_run(path, state_dict, **args):
@@ -74,7 +69,7 @@ def assert_rebuilt(path, model, in_chans=3, **kwargs):
 def test_a_run_is_rebuilt_whatever_its_arguments(model_args, run_args, says_its_scales, tmp_path):
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'drop_rate is 0')
-        model = create(**model_args)
+        model = small_resnet(**model_args)
         state_dict = model.state_dict()
         path = save_run(
             tmp_path / 'x.pth.tar', state_dict if says_its_scales else clean_state_dict(state_dict), **run_args
@@ -124,7 +119,7 @@ WRAPPERS = {
 
 @pytest.mark.parametrize('wrapper', WRAPPERS)
 def test_names_that_wrappers_give_are_understood(wrapper, tmp_path, process_group):
-    model = create(drop_path_rate=0.5, num_classes=3)
+    model = small_resnet(drop_path_rate=0.5, num_classes=3)
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         y = model(x)
@@ -142,7 +137,7 @@ def test_names_that_wrappers_give_are_understood(wrapper, tmp_path, process_grou
     'wrapper', [w for w in WRAPPERS if w not in ('AveragedModel', 'ModelEmaV3', 'split BatchNorm')]
 )
 def test_a_wrapped_model_is_pushed_under_its_own_names(wrapper, tmp_path, process_group):
-    model = create(drop_path_rate=0.5, num_classes=3)
+    model = small_resnet(drop_path_rate=0.5, num_classes=3)
     names = list(model.state_dict())
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -157,7 +152,7 @@ def test_a_wrapped_model_is_pushed_under_its_own_names(wrapper, tmp_path, proces
 @pytest.mark.parametrize('source', ['local-dir', 'hf-hub'])
 @pytest.mark.parametrize('drop_path', [None, 0.6])
 def test_a_run_that_started_from_a_pushed_model(source, drop_path, tmp_path, monkeypatch):
-    base = create(num_classes=4, drop_path_rate=0.3, drop_distribution='uniform')
+    base = small_resnet(num_classes=4, drop_path_rate=0.3, drop_distribution='uniform')
     folder = tmp_path / 'cache' / 'models--user--net' / 'snapshots' / ('0' * 40)
     folder.parent.mkdir(parents=True)
     ts.push_to_hub(base, 'user/net', dry_run=True, out=folder)
@@ -177,7 +172,7 @@ def test_a_run_that_started_from_a_pushed_model(source, drop_path, tmp_path, mon
 
 
 def test_a_run_that_started_from_a_folder_that_is_gone_is_named(tmp_path, capsys):
-    path = save_run(tmp_path / 'x.pth.tar', create().state_dict(), model=f'local-dir:{tmp_path / "gone"}')
+    path = save_run(tmp_path / 'x.pth.tar', small_resnet().state_dict(), model=f'local-dir:{tmp_path / "gone"}')
     assert main(['push', str(path), 'user/net', '--dry-run']) == 1
     err = capsys.readouterr().err
     assert f'{tmp_path / "gone"} must hold a file config.json' in err and err.count('\n') == 1
@@ -186,10 +181,10 @@ def test_a_run_that_started_from_a_folder_that_is_gone_is_named(tmp_path, capsys
 
 def average_of_two(**kwargs):
     """What timm's avg_checkpoints.py makes of two checkpoints: a bare state_dict, its counters as floats."""
-    networks = [create(**kwargs) for _ in range(2)]
+    networks = [small_resnet(**kwargs) for _ in range(2)]
     states = [network.state_dict() for network in networks]
     average = {key: ((states[0][key].double() + states[1][key].double()) / 2).float() for key in states[0]}
-    model = create(**kwargs)
+    model = small_resnet(**kwargs)
     model.load_state_dict(average)
     return average, model
 
@@ -228,7 +223,7 @@ def test_weights_alone_are_not_published_on_an_assumption(name, tmp_path, capsys
 
 @pytest.mark.parametrize('says_its_scales', [True, False])
 def test_a_name_without_its_rate_is_not_published_on_an_assumption(says_its_scales, tmp_path):
-    state_dict = create(drop_path_rate=0.5, **WHOLE).state_dict()
+    state_dict = small_resnet(drop_path_rate=0.5, **WHOLE).state_dict()
     path = tmp_path / 'model.pth'
     torch.save(
         dict(arch='resnet50_sd_block', state_dict=state_dict if says_its_scales else clean_state_dict(state_dict)), path
@@ -247,7 +242,7 @@ def assert_not_published(model, record):
 
 @pytest.mark.parametrize('suffix', ['.safetensors', '.pth', '.pth.tar'])
 def test_folded_weights_are_what_their_suffix_says(suffix, tmp_path):
-    model = create(num_classes=3, drop_path_rate=0.5)
+    model = small_resnet(num_classes=3, drop_path_rate=0.5)
     path = save_run(tmp_path / 'last.pth.tar', model.state_dict(), drop_path=0.5)
     target = tmp_path / f'plain{suffix}'
     assert main(['fold', str(path), str(target)]) == 0
@@ -260,14 +255,14 @@ def test_folded_weights_are_what_their_suffix_says(suffix, tmp_path):
 @pytest.mark.parametrize('command', ['push', 'fold'])
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 def test_weights_that_are_not_finite_are_named(command, value, tmp_path, capsys):
-    state_dict = create(num_classes=3).state_dict()
+    state_dict = small_resnet(num_classes=3).state_dict()
     state_dict['layer4.0.conv1.weight'][0, 0] = value
     path = save_run(tmp_path / 'last.pth.tar', state_dict)
     target = {'push': ['user/net', '--dry-run'], 'fold': [str(tmp_path / 'plain.safetensors')]}[command]
     assert main([command, str(path), *target]) == 1
     assert 'but layer4.0.conv1.weight holds values that are not finite' in capsys.readouterr().err
     assert not (tmp_path / 'plain.safetensors').exists()
-    model = create()
+    model = small_resnet()
     model.fc.bias.data[1] = value
     with pytest.raises(ValueError, match='fc.bias holds values that are not finite'):
         ts.push_to_hub(model, 'user/net', dry_run=True)

@@ -4,13 +4,12 @@ import argparse
 import json
 import resource
 import shutil
-import subprocess
-import sys
 import warnings
 
 import pytest
 import timm
 import torch
+from forks import run_python
 from huggingface_hub import ModelCard
 from networks import assert_same_output, images, randomize
 from safetensors.torch import load_file, save_file
@@ -309,12 +308,8 @@ def test_a_full_disk_leaves_what_was_there(checkpoint, tmp_path):
     target = tmp_path / 'plain.safetensors'
     save_file({'before': torch.ones(1)}, target)
     before = target.read_bytes()
-    result = subprocess.run(
-        [sys.executable, '-m', 'timm_stochdepth', 'fold', checkpoint[0], target, '--force'],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_000, 10_000_000)),
-    )
+    limit = resource.RLIMIT_FSIZE, (10_000_000, 10_000_000)
+    result = run_python('-m', 'timm_stochdepth', 'fold', checkpoint[0], target, '--force', limit=limit)
     assert result.returncode == 1, result.stderr
     assert result.stderr.count('\n') == 1 and 'Traceback' not in result.stderr
     assert target.read_bytes() == before and list(tmp_path.iterdir()) == [target]

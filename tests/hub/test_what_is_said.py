@@ -6,7 +6,7 @@ import warnings
 import pytest
 import timm
 import torch
-from networks import assert_same_output, randomize
+from networks import LAYERS, assert_same_output, small_resnet
 from safetensors.torch import load_file, save, save_file
 from timm.models import clean_state_dict
 from timm.utils import freeze
@@ -16,12 +16,6 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_ac
 import timm_stochdepth as ts
 from timm_stochdepth.cli.main import main
 from timm_stochdepth.hub.load import load_model
-
-LAYERS = dict(layers=[1, 1, 1, 2], base_width=8)
-
-
-def create(name='resnet50_sd_block', **kwargs):
-    return randomize(timm.create_model(name, **{**LAYERS, **kwargs})).eval()
 
 
 def save_as(path, model, **said):
@@ -49,7 +43,7 @@ def run_args(**args):
     ],
 )
 def test_a_user_who_contradicts_the_file_is_told(said, given, tmp_path, capsys):
-    path = save_as(tmp_path / 'last.pth.tar', create('resnet50', num_classes=3), **said)
+    path = save_as(tmp_path / 'last.pth.tar', small_resnet('resnet50', num_classes=3), **said)
     assert main(['fold', str(path), str(tmp_path / 'plain.pth'), *given]) == 1
     err = capsys.readouterr().err
     assert f'must agree with what {path} says of its weights' in err and err.count('\n') == 1
@@ -57,7 +51,7 @@ def test_a_user_who_contradicts_the_file_is_told(said, given, tmp_path, capsys):
 
 
 def test_a_user_who_agrees_with_the_file_is_not_told(tmp_path):
-    model = create(drop_path_rate=0.1)
+    model = small_resnet(drop_path_rate=0.1)
     path = save_as(tmp_path / 'last.pth.tar', model, args=run_args())
     given = ['--model', 'resnet50_sd_block', '--drop-path', '0.1', '--model-kwargs', 'drop_distribution=linear']
     assert main(['fold', str(path), str(tmp_path / 'plain.pth'), *given]) == 0
@@ -72,13 +66,13 @@ def test_a_user_who_agrees_with_the_file_is_not_told(tmp_path):
     ],
 )
 def test_arguments_that_leave_the_rate_open_are_told(said, tmp_path):
-    path = save_as(tmp_path / 'x.pth', create(drop_path_rate=0.5), **said)
+    path = save_as(tmp_path / 'x.pth', small_resnet(drop_path_rate=0.5), **said)
     with pytest.warns(UserWarning, match='do not say the drop_path_rate'):
         timm.create_model('resnet50_sd_block', pretrained=True, pretrained_cfg_overlay=dict(file=str(path)), **LAYERS)
 
 
 def test_a_warmup_that_is_over_is_no_question(tmp_path):
-    model = create(drop_path_rate=0.5)
+    model = small_resnet(drop_path_rate=0.5)
     args = run_args(drop_path=0.5, epochs=10, model_kwargs={**LAYERS, 'drop_warmup': 0.5})
     path = save_as(tmp_path / 'x.pth', model, args=args, epoch=4)
     with warnings.catch_warnings():
@@ -110,14 +104,14 @@ def activations_by_hand(model):
     ],
 )
 def test_what_a_config_cannot_say_is_not_pushed(change, message):
-    model = create()
+    model = small_resnet()
     change(model)
     with pytest.raises(ValueError, match=message):
         ts.push_to_hub(model, 'user/net', dry_run=True)
 
 
 def test_rates_by_hand_are_pushed_folded(tmp_path):
-    model = create()
+    model = small_resnet()
     rates_by_hand(model)
     ts.push_to_hub(model, 'user/net', plain=True, dry_run=True, out=tmp_path / 'net')
     x = torch.randn(2, 3, 64, 64)
@@ -126,7 +120,7 @@ def test_rates_by_hand_are_pushed_folded(tmp_path):
 
 
 def test_weights_without_counters_are_whole(tmp_path):
-    model = create()
+    model = small_resnet()
     path = tmp_path / 'model.pth'
     torch.save({k: v for k, v in model.state_dict().items() if not k.endswith('num_batches_tracked')}, path)
     kwargs = dict(pretrained_cfg_overlay=dict(file=str(path)), **LAYERS)
@@ -140,7 +134,7 @@ def test_weights_without_counters_are_whole(tmp_path):
 
 @pytest.mark.parametrize('plain', [False, True])
 def test_frozen_and_checkpointed_networks_are_pushed(plain, tmp_path):
-    model = create(num_classes=3)
+    model = small_resnet(num_classes=3)
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         y = model(x)
@@ -156,7 +150,7 @@ def test_frozen_and_checkpointed_networks_are_pushed(plain, tmp_path):
 @pytest.mark.parametrize('source', ['checkpoint', 'folder', 'weights alone'])
 def test_plain_networks_of_any_shape_are_unfolded(source, tmp_path):
     shape = dict(stem_type='deep', num_classes=3, **LAYERS)
-    plain = create('resnet50', **shape)
+    plain = small_resnet('resnet50', **shape)
     more = []
     if source == 'checkpoint':
         args = run_args(model='resnet50', drop_path=None, model_kwargs=dict(stem_type='deep', **LAYERS))
@@ -181,13 +175,13 @@ def test_plain_networks_of_any_shape_are_unfolded(source, tmp_path):
 
 
 def test_a_stochastic_network_is_not_unfolded(tmp_path, capsys):
-    path = save_as(tmp_path / 'last.pth.tar', create(), args=run_args())
+    path = save_as(tmp_path / 'last.pth.tar', small_resnet(), args=run_args())
     assert main(['fold', str(path), str(tmp_path / 'x.pth'), '--unfold', 'resnet50_sd_block']) == 1
     assert 'rates up to 0.1' in capsys.readouterr().err
 
 
 def test_what_somebody_wrote_under_the_same_name_is_left(tmp_path, capsys):
-    path = save_as(tmp_path / 'last.pth.tar', create(), args=run_args())
+    path = save_as(tmp_path / 'last.pth.tar', small_resnet(), args=run_args())
     target = tmp_path / 'plain.pth'
     target.write_text('my notes')
     assert main(['fold', str(path), str(target)]) == 2
@@ -200,7 +194,7 @@ def test_a_home_folder_that_no_shell_expanded(tmp_path, monkeypatch):
     (tmp_path / 'home').mkdir()
     monkeypatch.setenv('HOME', str(tmp_path / 'home'))
     monkeypatch.chdir(tmp_path)
-    path = save_as(tmp_path / 'home' / 'last.pth.tar', create(), args=run_args())
+    path = save_as(tmp_path / 'home' / 'last.pth.tar', small_resnet(), args=run_args())
     assert main(['fold', '~/last.pth.tar', '~/plain.pth']) == 0
     assert main(['push', str(path), 'user/net', '--dry-run', '--out=~/net']) == 0
     assert sorted(p.name for p in (tmp_path / 'home').iterdir()) == ['last.pth.tar', 'net', 'plain.pth']
@@ -212,7 +206,7 @@ def script_archive(path):
 
 
 def whole_model(path):
-    torch.save(create(), path)
+    torch.save(small_resnet(), path)
 
 
 FILES = {
@@ -226,29 +220,29 @@ FILES = {
     'whole model': (whole_model, 'which could run any code'),
     'names that are numbers': (lambda p: torch.save({0: torch.zeros(1)}, p), 'but 0 is a Tensor'),
     'another key': (
-        lambda p: torch.save({'model_state_dict': create().state_dict()}, p),
+        lambda p: torch.save({'model_state_dict': small_resnet().state_dict()}, p),
         "but 'model_state_dict' is a",
     ),
     'arguments that are a list': (
-        lambda p: save_as(p, create(), args=run_args(model_kwargs=[1])),
+        lambda p: save_as(p, small_resnet(), args=run_args(model_kwargs=[1])),
         'does not fit the model',  # a ResNet-50 of the usual depth, since they say nothing
     ),
     'a rate out of range': (
-        lambda p: save_as(p, create(), args=run_args(drop_path=7)),
+        lambda p: save_as(p, small_resnet(), args=run_args(drop_path=7)),
         'drop_path_rate must be in [0, 1]',
     ),
-    'a rate that is a word': (lambda p: save_as(p, create(), args=run_args(drop_path='high')), "but got 'high'"),
+    'a rate that is a word': (lambda p: save_as(p, small_resnet(), args=run_args(drop_path='high')), "but got 'high'"),
     'an argument unknown to timm': (
-        lambda p: save_as(p, create(), args=run_args(model_kwargs=dict(act_layer='foo'))),
+        lambda p: save_as(p, small_resnet(), args=run_args(model_kwargs=dict(act_layer='foo'))),
         'model_args must be arguments of resnet50_sd_block',
     ),
     'an argument of create_model': (
-        lambda p: save_as(p, create(), args=run_args(model_kwargs=dict(checkpoint_path='x'))),
+        lambda p: save_as(p, small_resnet(), args=run_args(model_kwargs=dict(checkpoint_path='x'))),
         'arguments of the network alone, but has checkpoint_path',
     ),
     'a scalar for a matrix': (
         lambda p: torch.save(
-            dict(args=run_args(), state_dict={**create().state_dict(), 'conv1.weight': torch.tensor(1.0)}), p
+            dict(args=run_args(), state_dict={**small_resnet().state_dict(), 'conv1.weight': torch.tensor(1.0)}), p
         ),
         'does not fit the model',
     ),
@@ -269,6 +263,6 @@ def test_a_file_of_something_else_is_one_sentence(file, tmp_path, capsys):
 @pytest.mark.parametrize('suffix', ['.bin', '.pth', '.safetensors', '.SAFETENSORS'])
 def test_safetensors_are_known_under_any_name(suffix, tmp_path):
     path = tmp_path / f'model{suffix}'
-    path.write_bytes(save(create(**dict(layers=[3, 4, 6, 3], base_width=64, num_classes=3)).state_dict()))
+    path.write_bytes(save(small_resnet(**dict(layers=[3, 4, 6, 3], base_width=64, num_classes=3)).state_dict()))
     with pytest.warns(UserWarning, match='does not say which network it is for'):
         load_model(path)

@@ -7,7 +7,6 @@ from functools import partial
 import pytest
 import timm
 import torch
-from distributed import run_ranks
 from networks import stack
 from timm.models.convnext import ConvNeXtBlock
 from torch import nn
@@ -124,7 +123,7 @@ def train_sharded(rank, family, mode):
 
 
 @pytest.mark.parametrize('family, mode', [('timm_basic', mode) for mode in MODES] + [('convnext', 'same')])
-def test_sharded_networks_train_as_replicated_ones(family, mode):
+def test_sharded_networks_train_as_replicated_ones(family, mode, run_ranks):
     for reference, losses in run_ranks(train_sharded, family, mode):
         assert len(set(reference)) == NUM_STEPS
         for name, values in losses.items():
@@ -169,7 +168,7 @@ def surgery_after_sharding(rank):
     torch.testing.assert_close(model(x), y)
 
 
-def test_surgery_after_sharding():
+def test_surgery_after_sharding(run_ranks):
     run_ranks(surgery_after_sharding)
 
 
@@ -193,7 +192,7 @@ def shard_parts_of_blocks(rank, mode):
 
 
 @pytest.mark.parametrize('mode', MODES)
-def test_a_unit_within_a_branch_is_shared_or_refused_and_does_not_hang(mode):
+def test_a_unit_within_a_branch_is_shared_or_refused_and_does_not_hang(mode, run_ranks):
     run_ranks(shard_parts_of_blocks, mode)
 
 
@@ -218,7 +217,7 @@ def tell_of_trained(rank):
     return told
 
 
-def test_a_fresh_network_that_is_sharded_is_told_nothing():
+def test_a_fresh_network_that_is_sharded_is_told_nothing(run_ranks):
     for told in run_ranks(tell_of_trained):
         assert [of_fresh for of_fresh, _ in told.values()] == [[], [], []]
         assert told['FSDP2'][1] == ['The network has been trained']

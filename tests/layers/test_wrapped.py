@@ -7,7 +7,7 @@ import peft
 import pytest
 import timm
 import torch
-from networks import assert_same_output, randomize
+from networks import assert_same_output, images, randomize
 from timm.models.resnet import BasicBlock
 from timm.models.vision_transformer import Block
 from torch import nn
@@ -41,14 +41,10 @@ def create(name, rate=0.4, **settings):
     return model.eval()
 
 
-def images():
-    return torch.randn(2, 3, 32, 32)
-
-
 @torch.no_grad()
 def assert_folds(model, name=None):
     """The folded network computes the same, and its weights are those of timm's plain one."""
-    x = images()
+    x = images(2, 32)
     y = model.eval()(x)
     folded = ts.fold_stochastic_depth(model).eval()
     assert_same_output(folded(x), y)
@@ -61,7 +57,7 @@ def assert_folds(model, name=None):
 
 @torch.no_grad()
 def assert_warms_up(model):
-    x = images()
+    x = images(2, 32)
     y = model.eval()(x)
     ts.start_warmup(model)
     assert set(ts.drop_rates(model).values()) == {0.0}
@@ -80,7 +76,7 @@ def prune_ends(model):
 @pytest.mark.parametrize('name', ['resnet18', 'vit_tiny_patch16_224', 'convnext_atto'])
 def test_pruned(name):
     model = prune_ends(create(name))
-    model.train()(images()).sum().backward()  # the pruned tensors have a history, and cannot be copied as they are
+    model.train()(images(2, 32)).sum().backward()  # the pruned tensors have a history, and cannot be copied as they are
     assert_folds(model, name)
     assert_warms_up(model)
     assert any(key.endswith('weight_orig') for key in model.state_dict())
@@ -92,7 +88,7 @@ def test_a_pruned_tensor_of_the_block_itself():
     prune.random_unstructured(block, 'gamma', 0.2)
     made = type(block)
     for _ in range(2):  # pruning sets the tensor anew in each forward pass
-        model.train()(images()).sum().backward()
+        model.train()(images(2, 32)).sum().backward()
     assert type(block) is made
     assert_folds(model, 'convnext_atto')
     assert_warms_up(model)
@@ -218,12 +214,12 @@ def test_peft_trains_folds_and_merges(name, method, settings):
     model = create_plain(name)
     ts.apply_stochastic_depth(model, method, 'DropPath', 0.4, 'uniform', drop_warmup=0.5, **settings)
     adapted = adapt(model)
-    adapted.train()(images()).square().sum().backward()
+    adapted.train()(images(2, 32)).square().sum().backward()
     trained = {n: p.grad for n, p in adapted.named_parameters() if p.requires_grad}
     assert all('lora_' in n and grad is not None for n, grad in trained.items())
     assert all(p.grad is None for p in adapted.parameters() if not p.requires_grad)
     assert_folds(adapted)
-    x = images()
+    x = images(2, 32)
     y = adapted.eval()(x)
     merged = adapted.merge_and_unload()
     assert_same_output(merged.eval()(x), y)
@@ -294,7 +290,7 @@ WRAPPINGS = {
 @pytest.mark.parametrize('plain', [False, True])
 @pytest.mark.parametrize('wrapping', WRAPPINGS)
 def test_pushing(wrapping, plain, tmp_path):
-    model, x = create_registered(), images()
+    model, x = create_registered(), images(2, 32)
     WRAPPINGS[wrapping](model)
     y = model(x)
     ts.push_to_hub(model, 'user/my_model', dry_run=True, plain=plain, out=tmp_path / 'out')
@@ -318,7 +314,7 @@ def save_checkpoint(state_dict, path):
 
 
 def test_a_checkpoint_of_a_pruned_network(tmp_path):
-    model, x = create_registered(), images()
+    model, x = create_registered(), images(2, 32)
     WRAPPINGS['pruned'](model)
     loaded, _ = load_model(save_checkpoint(model.state_dict(), tmp_path / 'checkpoint.pth.tar'))
     assert_same_output(loaded.eval()(x), model(x))

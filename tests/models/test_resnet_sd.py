@@ -1,10 +1,9 @@
-import subprocess
-import sys
 import warnings
 
 import pytest
 import timm
 import torch
+from forks import run_python
 from networks import ZOO, assert_same_output, images, plain_name, randomize
 
 import timm_stochdepth as ts
@@ -220,8 +219,6 @@ def test_bad_arguments_are_named(kwargs, error, message):
 def test_weights_of_a_tag_are_folded_without_a_word(hub_cache):
     """The Hub's client reads its environment once, and so does a process of its own."""
     script = """
-import subprocess
-import sys
 import warnings
 import timm, torch
 import timm_stochdepth
@@ -236,4 +233,5 @@ with torch.no_grad():
             assert max(timm_stochdepth.drop_rates(model).values()) >= 0.1
             assert (model(x) - y).abs().max() <= 1e-4 * y.abs().max()
 """
-    subprocess.run([sys.executable, '-c', script], env=hub_cache, check=True)
+    result = run_python('-c', script, env=hub_cache)
+    assert result.returncode == 0, result.stderr

@@ -9,7 +9,7 @@ import huggingface_hub
 import pytest
 import timm
 import torch
-from networks import assert_same_output, images, randomize
+from networks import LAYERS, assert_same_output, images, randomize
 from safetensors.torch import save_file
 from timm.models import clean_state_dict
 
@@ -20,7 +20,6 @@ from timm_stochdepth.hub.load import load_model
 from timm_stochdepth.integrations.timm_scripts.checkpoints import folded_checkpoints
 from timm_stochdepth.integrations.timm_scripts.script_run import ScriptRun
 
-LAYERS = dict(layers=[1, 2, 1, 1], base_width=8)  # a ResNet-50 of five blocks
 TRAINED = {
     'plain': {},
     'another rate': dict(drop_path_rate=0.6),

@@ -3,10 +3,9 @@
 import copy
 
 import pytest
-import timm
 import torch
 import torch._inductor.config
-from family_networks import FAMILIES
+from family_networks import create_family, family_images
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.profiler import ProfilerActivity, profile
@@ -22,20 +21,13 @@ VIT, CONVNEXT = 'vision_transformer.Block', 'convnext.ConvNeXtBlock'
 pytestmark = pytest.mark.usefixtures('fresh_compiler')
 
 
-def create(family, rate=0.5, **kwargs):
-    name, small, _ = FAMILIES[family]
-    torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=5, **small | kwargs)
-    for p in model.parameters():
-        if p.ndim <= 1:
-            nn.init.uniform_(p, 0.1, 0.5)
-    ts.apply_stochastic_depth(model, 'sample', 'DropPath', rate, 'uniform', scale_by_keep=True, skip_dropped=True)
-    return model.double()
+def create(family, rate=0.5):
+    return create_family(family, 'sample', rate, scale_by_keep=True, skip_dropped=True).double()
 
 
 def images(family, batch_size=4):
-    size = FAMILIES[family][2]
-    return torch.randn(batch_size, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(1)
+    return family_images(family, batch_size).double()
 
 
 def gradients(model, run, x, seed=3):

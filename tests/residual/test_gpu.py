@@ -6,7 +6,6 @@ import pytest
 import timm
 import torch
 import torch._inductor.config
-from distributed import run_ranks
 from networks import images, randomize, stack
 from torch.nn.parallel import DistributedDataParallel
 
@@ -236,7 +235,7 @@ def train_ddp(rank, method, same_seed, skip_dropped):
 @pytest.mark.parametrize(
     'method, same_seed, skip_dropped', [('block', True, False), ('block', False, False), ('sample', True, True)]
 )
-def test_ranks_that_share_a_gpu_stay_alike(method, same_seed, skip_dropped):
+def test_ranks_that_share_a_gpu_stay_alike(method, same_seed, skip_dropped, run_ranks):
     first, second = run_ranks(train_ddp, method, same_seed, skip_dropped)
     assert all(torch.equal(p, q) for p, q in zip(first, second))
     assert all(p.isfinite().all() for p in first)

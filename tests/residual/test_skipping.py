@@ -199,16 +199,6 @@ def test_without_batch_statistics_it_equals_masking(name, memory_format):
         torch.testing.assert_close(p.grad, q.grad, msg=n)
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_autocast(dtype):
-    model = timm.create_model('resnet50_sd_sample', num_classes=10, drop_path_rate=0.5, skip_dropped=True)
-    with torch.autocast('cpu', dtype):
-        y = model(images(4, 64))
-    assert y.dtype == dtype and torch.isfinite(y).all()
-    y.float().square().mean().backward()
-    assert all(p.grad.dtype == torch.float32 for p in model.parameters())
-
-
 def test_torchscript_masks():
     model = one_block(0.3)
     masking = copy.deepcopy(model)

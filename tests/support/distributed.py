@@ -4,6 +4,8 @@ import tempfile
 import traceback
 from pathlib import Path
 
+import forks  # noqa: F401  what the processes are forks of
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -21,8 +23,13 @@ def _run(rank, world_size, folder, fn, args):
         dist.destroy_process_group()
 
 
-def run_ranks(fn, *args, world_size=2):
-    """What fn(rank, *args) returned on each rank."""
-    with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_run, (world_size, folder, fn, args), nprocs=world_size)
-        return [torch.load(Path(folder) / f'{rank}.pt', weights_only=False) for rank in range(world_size)]
+@pytest.fixture(scope='session')
+def run_ranks():
+    """A function that says what fn(rank, *args) returned on each rank."""
+
+    def run(fn, *args, world_size=2):
+        with tempfile.TemporaryDirectory() as folder:
+            mp.start_processes(_run, (world_size, folder, fn, args), nprocs=world_size, start_method='forkserver')
+            return [torch.load(Path(folder) / f'{rank}.pt', weights_only=False) for rank in range(world_size)]
+
+    return run

@@ -1,5 +1,11 @@
 """A small network of timm for each class of its blocks that holds a drop path, by timm 1.0.31, and an image size."""
 
+import timm
+import torch
+from torch import nn
+
+import timm_stochdepth as ts
+
 VIT = dict(img_size=32, depth=3, embed_dim=48, num_heads=3)
 
 FAMILIES = {
@@ -166,3 +172,20 @@ FIRST = [
     'swin_transformer_v2.SwinTransformerV2Block',
     'vision_transformer.Block',
 ]
+
+
+def create_family(family, method='sample', rate=0.5, **settings):
+    """The network of a family, every parameter of which matters, with stochastic depth at one rate."""
+    name, kwargs, _ = FAMILIES[family]
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=5, **kwargs)
+    for p in model.parameters():
+        if p.ndim <= 1:
+            nn.init.uniform_(p, 0.1, 0.5)
+    ts.apply_stochastic_depth(model, method, 'DropPath', rate, 'uniform', **settings)
+    return model
+
+
+def family_images(family, batch_size=4):
+    size = FAMILIES[family][2]
+    return torch.randn(batch_size, 3, size, size)

@@ -18,16 +18,14 @@ from urllib.error import HTTPError
 from urllib.request import ProxyHandler, build_opener
 
 import pytest
+from forks import run_python
 from hub_server import HubServer
 from limits import HANG
 
 
-def run_client(
-    code: str, env: Dict[str, str], *args: object, cwd: Optional[Path] = None
-) -> 'subprocess.CompletedProcess[str]':
+def run_client(code: str, env: Dict[str, str], *args: object) -> 'subprocess.CompletedProcess[str]':
     """Python code in a process with that environment, its arguments in sys.argv[1:]; not checked for success."""
-    command = [sys.executable, '-c', textwrap.dedent(code), *map(str, args)]
-    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=HANG)
+    return run_python('-c', textwrap.dedent(code), *args, env=env)
 
 
 def free_port() -> int:

@@ -4,13 +4,11 @@ import argparse
 import csv
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 import yaml
-from limits import HANG
+from forks import run_python
 
 SCRIPT = Path(__file__).parent / 'small_train.py'
 VIT = ('--model', 'test_vit', '--model-kwargs', 'img_size=32', '--drop-path', 0.4)
@@ -18,20 +16,12 @@ VIT = ('--model', 'test_vit', '--model-kwargs', 'img_size=32', '--drop-path', 0.
 
 def run(options, *args, ranks=1, env=None):
     """The small script under the launcher, a process of its own: exit status and what it said."""
-    command = [sys.executable, '-m', 'timm_stochdepth.run']
+    command = ['-m', 'timm_stochdepth.run', *options, SCRIPT, *args]
     if ranks > 1:
-        command[1:1] = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={ranks}']
-    command += [*options, SCRIPT, *args]
+        command[:0] = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={ranks}']
     env = {**(env or os.environ), 'OMP_NUM_THREADS': '1'}
-    result = subprocess.run(
-        [str(word) for word in command],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=HANG,
-    )
-    return result.returncode, result.stdout
+    result = run_python(*command, env=env)
+    return result.returncode, result.stdout + result.stderr
 
 
 def train(options, *args, **kwargs):

@@ -12,6 +12,8 @@ FAMILIES = {
     'torchvision_basic': (torchvision.models.resnet.BasicBlock, 'ResNetBasicBlock', 16),
     'torchvision_bottleneck': (torchvision.models.resnet.Bottleneck, 'ResNetBottleneck', 4),
 }
+# what makes a ResNet-50 one of five narrow blocks
+LAYERS = dict(layers=[1, 2, 1, 1], base_width=8)
 ZOO = ['resnet50_sd_sample', 'resnet50_sd_block', 'resnet101_sd_sample', 'resnet101_sd_block']
 
 
@@ -42,6 +44,10 @@ def stack(family, num_blocks=3):
     """Residual blocks with identity shortcuts on 16 channels, and the name of their target layer."""
     block, target_layer_name, planes = FAMILIES[family]
     return randomize(nn.Sequential(*[block(16, planes) for _ in range(num_blocks)])), target_layer_name
+
+
+def small_resnet(name='resnet50_sd_block', **kwargs):
+    return randomize(timm.create_model(name, **{**LAYERS, **kwargs})).eval()
 
 
 def plain_name(name):
@@ -76,6 +82,11 @@ def assert_same_gradients(y, y_reference, inputs, inputs_reference):
 
 def images(batch_size=4, size=64):
     return torch.randn(batch_size, 3, size, size)
+
+
+def of_seed(run, seed=3):
+    torch.manual_seed(seed)
+    return run()
 
 
 def branch_formula(state, x):
