@@ -7,7 +7,6 @@ import pytest
 import timm
 import torch
 from forks import run_python
-from hub import run_client
 from huggingface_hub import ModelCard
 from networks import randomize
 from safetensors.torch import load_file, save, save_file
