@@ -175,7 +175,7 @@ def test_errors_are_said_anywhere_and_what_takes_long_on_a_terminal_alone(capsys
     start_command('fold')
     say('reading a checkpoint')
     complain('no such file')
-    with progress_bar(10, 'hashing', 'B') as progress:
+    with progress_bar(10, 'counting', 'network') as progress:
         progress.update(10)
     start_command(None)
     complain('no such file')
@@ -189,11 +189,11 @@ def test_a_bar_and_a_word_are_there_on_a_terminal():
 from timm_stochdepth.output.terminal import complain, progress_bar, say, start_command
 start_command('fold')
 say('reading')
-with progress_bar(9, 'hashing', 'B') as progress:
+with progress_bar(9, 'counting', 'network') as progress:
     progress.update(9)
 """
     subprocess.run([sys.executable, '-c', script], stderr=terminal, check=True)
     seen = os.read(master, 10_000)  # the process has ended: all of it is there
-    assert b'timm-stochdepth fold: reading' in seen and b'hashing' in seen
+    assert b'timm-stochdepth fold: reading' in seen and b'counting' in seen
     os.close(terminal)
     os.close(master)

@@ -1,4 +1,4 @@
-"""config.json, as timm reads it: checked before anything is built from it."""
+"""Read and check config.json, before anything is built from it."""
 import json
 from dataclasses import fields
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Networks for files of folded and unfolded weights."""
+"""Fold and unfold files of weights."""
 import math
 from pathlib import Path
 from typing import Any, Optional

@@ -1,4 +1,4 @@
-"""The files of a repository: weights, config and card."""
+"""Write the files of a repository: weights, config and card."""
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory

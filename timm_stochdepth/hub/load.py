@@ -122,11 +122,7 @@ _OF_A_NAME = ('model_args', '--drop-path', '--model-kwargs')
 
 
 def check_goes_with(location: NetworkLocation, given: Mapping[str, Any]) -> None:
-    """Refuse what says something of a file of weights where something else says it: it would have no effect.
-
-    Args:
-        location: Where the network is.
-        given: What was given, by the names of `load_model`'s arguments or those of the command line.
+    """Refuse what is given of a network, by the names of arguments or options, where something else says it.
 
     Raises:
         ValueError: The message has the name of what was given.

@@ -1,4 +1,4 @@
-"""Networks by the names and arguments that somebody or some file gives."""
+"""Build networks by name, with errors for names and arguments that users and files give."""
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
