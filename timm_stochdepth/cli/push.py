@@ -5,7 +5,7 @@ import warnings
 from functools import partial
 from typing import Any
 
-from ..output.files import check_folder
+from ..output.files import check_folder, check_new
 from ..output.terminal import say
 from . import arguments as kind
 from .arguments import usage_errors
@@ -35,16 +35,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    with usage_errors():
-        if args.out:
-            check_folder(args.out, '--out', args.force)
     from huggingface_hub.utils import disable_progress_bars
 
     from ..hub.arguments import check_label_names, read_label_names
+    from ..hub.folder import FILES
     from ..hub.load import load_model
     from ..hub.push import format_sizes, push_to_hub
     from .checks import check_img_size
 
+    if args.out:
+        with usage_errors():
+            check_folder(args.out, '--out', args.force)
+            for name in FILES:
+                check_new(args.out / name, '--out', args.force, args.network.paths)
     label_names = read_label_names(args.labels) if args.labels else None
     if not sys.stderr.isatty():
         disable_progress_bars()  # of the upload, which the Hub's client shows anywhere

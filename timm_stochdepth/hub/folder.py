@@ -21,7 +21,9 @@ from .card import PICTURE, create_card, for_repository, full_drop_rates
 from .named_models import create_model, is_stochastic
 from .record import TrainingRecord
 
-__all__ = ['create_config', 'save_weights', 'write_folder']
+__all__ = ['FILES', 'create_config', 'save_weights', 'write_folder']
+
+FILES = ('README.md', 'config.json', PICTURE, 'model.safetensors')
 
 # of a pretrained_cfg: what timm says of the weights that it has for the name of a network
 _OF_OTHER_WEIGHTS = ('tag', 'license', 'description', 'origin_url', 'paper_name', 'paper_ids', 'notes')
