@@ -162,15 +162,6 @@ def test_a_picture_is_replaced_by_force_alone(tmp_path, capsys):
     assert picture.read_bytes() != before
 
 
-def test_a_reader_that_goes_ends_the_command_in_silence():
-    read, write = os.pipe()
-    os.close(read)
-    script = 'import sys; from timm_stochdepth.cli.main import main; sys.exit(main(["list"]))'
-    result = subprocess.run([sys.executable, '-c', script], stdout=write, stderr=subprocess.PIPE, text=True)
-    os.close(write)
-    assert result.returncode == 141 and result.stderr == ''
-
-
 def test_errors_are_said_anywhere_and_what_takes_long_on_a_terminal_alone(capsys):
     start_command('fold')
     say('reading a checkpoint')
