@@ -161,7 +161,7 @@ def test_plain_networks_of_any_shape_are_unfolded(source, tmp_path):
     else:
         path = tmp_path / 'plain.safetensors'
         save_file(plain.state_dict(), path)
-        more = ['--model-kwargs', 'layers=[1, 1, 1, 2]', 'base_width=8', 'stem_type=deep']
+        more = ['--model-kwargs', *(f'{name}={value}' for name, value in LAYERS.items()), 'stem_type=deep']
     target = tmp_path / 'back.safetensors'
     unfold = ['--unfold', 'resnet50_sd_block', '--drop-path', '0.6']
     assert main(['fold', str(path), str(target), *unfold, *more]) == 0
