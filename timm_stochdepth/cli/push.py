@@ -1,10 +1,10 @@
 """Push a checkpoint or a folder to the Hub, with config and model card."""
 import argparse
 import sys
-import warnings
 from functools import partial
 from typing import Any
 
+from ..messages import warn_user
 from ..output.files import check_folder, check_new
 from ..output.terminal import say
 from . import arguments as kind
@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> None:
             check_img_size('--img-size', args.img_size, model)
             record.args['img_size'] = args.img_size
     if record.args.get('model_ema') and record.scores_ema != args.ema:
-        warnings.warn(
+        warn_user(
             f'The run scored its {"EMA" if record.scores_ema else "own"} weights, and these are others: the card has no'
-            f' results. push {"with" if record.scores_ema else "without"} --ema takes those.', stacklevel=2)
+            f' results. push {"with" if record.scores_ema else "without"} --ema takes those.')
     say(f'writing the files of {args.repo_id}' if args.dry_run else f'sending {args.repo_id}')
     options = ('plain', 'private', 'revision', 'create_pr', 'license', 'dry_run', 'out', 'force')
     url, sizes = push_to_hub(

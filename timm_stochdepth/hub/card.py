@@ -9,7 +9,7 @@ from torch import nn
 
 from ..checkpoints.names import strip_module_name
 from ..inspection import blocks_by_name, drop_paths
-from ..settings import DISTRIBUTIONS, Settings, depth_scales
+from ..settings import DISTRIBUTIONS, Settings, depth_shares
 from .named_models import is_stochastic
 from .record import TrainingRecord
 
@@ -77,7 +77,7 @@ def _distribution(settings: Settings, rates: Dict[str, float]) -> Optional[str]:
     """How the rate is spread over the blocks, if their rates bear it out."""
     rate = (settings.drop_rate or 0.) * settings.share(1.)
     for name in DISTRIBUTIONS:
-        spread = [rate * share for share in depth_scales(len(rates), name)]
+        spread = [rate * share for share in depth_shares(len(rates), name)]
         if all(isclose(one, other, abs_tol=1e-6) for one, other in zip(rates.values(), spread)):
             return name
     return None

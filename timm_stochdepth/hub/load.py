@@ -1,5 +1,4 @@
 """Build the network of a name, a repository, a folder or a file."""
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +14,7 @@ from torch import nn
 from ..checkpoints.file import read_weights_file, says_rate
 from ..checkpoints.names import check_finite, strip_wrappers
 from ..checkpoints.offline import says_how_to_go_on
+from ..messages import warn_user
 from ..output.terminal import one_line
 from .card import read_card
 from .config import read_config
@@ -176,9 +176,9 @@ def _load_folder(folder: Path) -> Tuple[nn.Module, TrainingRecord]:
     # strictly, where timm would give a network of other classes a new classifier
     load_state_dict(model, state_dict, folder)
     if is_stochastic(model) and not says_rate(config.get('model_args', {})):
-        warnings.warn(
+        warn_user(
             f'{folder}/config.json does not say the drop_path_rate of its network in model_args. It is assumed to be'
-            ' the default one.', stacklevel=4)
+            ' the default one.')
     card, license = read_card(folder)
     return model, TrainingRecord(
         label_names=config['label_names'], label_descriptions=config.get('label_descriptions'), license=license,

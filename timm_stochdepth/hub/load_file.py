@@ -1,5 +1,4 @@
 """Build the network of a checkpoint of timm's scripts, or of a file of weights alone."""
-import warnings
 from math import isclose
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
@@ -12,7 +11,8 @@ from ..checkpoints.drop_options import DropOptions
 from ..checkpoints.file import WeightsFile, read_weights_file, says_rate
 from ..checkpoints.names import check_finite, settings_in_metadata
 from ..folding.rescale import as_weights_of, fold_weights
-from ..inspection import drop_paths, inference_scales
+from ..inspection import drop_paths, inference_factors
+from ..messages import warn_user
 from ..output.terminal import one_line
 from .named_models import build_model, is_stochastic
 from .record import TrainingRecord, record_of_run
@@ -44,7 +44,7 @@ def load_file(
         record.assumed = (
             f'{_says_no_network(file, path)}. It is assumed to be {name} at its default drop rate: say which it is with'
             ' --model NAME, and its rate with --drop-path RATE.')
-        warnings.warn(record.assumed, stacklevel=3)
+        warn_user(record.assumed)
     return model, record
 
 
@@ -90,7 +90,7 @@ def _check_agrees(model: nn.Module, file: WeightsFile, path: Path, model_args: D
     trained_scales = file.trained_scales(full=True)
     if trained_scales is None:
         return
-    scales = inference_scales(model, full=True)
+    scales = inference_factors(model, full=True)
     if any(trained_scales.get(name, 1.) != scales.get(name, 1.) for name in {**trained_scales, **scales}):
         said = 'a plain network' if not trained_scales else f'rates up to {1. - min(trained_scales.values()):.4g}'
         raise ValueError(

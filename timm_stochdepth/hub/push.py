@@ -1,6 +1,5 @@
 """Push a network to the Hub, in one commit."""
 import shutil
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +12,7 @@ from torch import nn
 from ..folding.computed_tensors import copy_plain, is_reparametrized
 from ..folding.fold import fold_stochastic_depth
 from ..inspection import drop_paths
+from ..messages import warn_user
 from ..output.files import check_folder, expand_home, write_into
 from ..settings import check_flag
 from ..version import __version__
@@ -95,7 +95,7 @@ def push_to_hub(
     if record.assumed and not dry_run:
         raise ValueError(f'Nothing is published on an assumption: {record.assumed}')
     if record.card and plain and is_stochastic(unwrapped):
-        warnings.warn('The card beside the weights is of the network as it was: a new one is written.', stacklevel=2)
+        warn_user('The card beside the weights is of the network as it was: a new one is written.')
         record.card = None
     _complete(record, network, label_names, license)
     with TemporaryDirectory() as name:
@@ -135,9 +135,9 @@ def _network_to_push(model: nn.Module, plain: bool) -> nn.Module:
         return copy_plain(model) if is_reparametrized(model) else model
     folded: Any = fold_stochastic_depth(model)
     if not plain and not folded.folded_settings.scale_by_keep:
-        warnings.warn(
+        warn_user(
             f'It is pushed folded, as timm\'s {folded.pretrained_cfg["architecture"]} with the drop rates in its'
-            ' weights: its name is none of `timm-stochdepth list`.', stacklevel=3)
+            ' weights: its name is none of `timm-stochdepth list`.')
     return folded
 
 
@@ -172,9 +172,9 @@ def _send(
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     paths = sorted(folder.iterdir())
     if not force and api.file_exists(repo_id, CARD, revision=revision):
-        warnings.warn(
+        warn_user(
             f'{CARD} of {repo_id} stays as it is, and may say something else than these weights are: --force, or'
-            ' force=True, replaces it.', stacklevel=3)
+            ' force=True, replaces it.')
         paths.remove(folder / CARD)
     commit = api.create_commit(
         repo_id,
