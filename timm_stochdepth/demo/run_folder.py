@@ -47,12 +47,13 @@ def read_result(folder: Path) -> Result:
     """What a run showed that was written before.
 
     Raises:
-        ValueError: It was written by another version, of other fields.
+        ValueError: It was written by another version, of other fields, or by somebody else.
     """
+    path = folder / RESULT
     try:
-        return result_of(json.loads((folder / RESULT).read_text(encoding='utf-8')))
-    except TypeError as e:
-        raise ValueError(f'{folder} was written by another version: {e}') from e
+        return result_of(json.loads(path.read_text(encoding='utf-8')))
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        raise ValueError(f'{path} is not the result of a run of this version: {e}') from e
 
 
 def result_of(record: Dict[str, Any]) -> Result:
