@@ -114,6 +114,9 @@ def _run_own(args: argparse.Namespace) -> None:
         if args.command != 'pull' and 'torch' not in sys.modules:  # which needs neither
             say('loading torch and timm')
             _import_libraries()
+        if not sys.stderr.isatty():
+            from huggingface_hub.utils import disable_progress_bars
+            disable_progress_bars()  # which the Hub's client shows anywhere
         _COMMANDS[args.command].run(args)
 
 

@@ -1,6 +1,5 @@
 """Push a checkpoint or a folder to the Hub, with config and model card."""
 import argparse
-import sys
 from functools import partial
 from typing import Any
 
@@ -35,8 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from huggingface_hub.utils import disable_progress_bars
-
     from ..hub.arguments import check_label_names, read_label_names
     from ..hub.folder import FILES
     from ..hub.load import load_model
@@ -49,8 +46,6 @@ def run(args: argparse.Namespace) -> None:
             for name in FILES:
                 check_new(args.out / name, '--out', args.force, args.network.paths)
     label_names = read_label_names(args.labels) if args.labels else None
-    if not sys.stderr.isatty():
-        disable_progress_bars()  # of the upload, which the Hub's client shows anywhere
     say(f'reading {args.network}')
     check_network(args, {'--ema': args.ema, '--drop-path': args.drop_path})
     model, record = load_model(args.network, **load_args(args))

@@ -21,7 +21,6 @@ from .config import read_config
 from .load_file import build_from_file, check_is_of, first_that_fits, load_file, load_state_dict
 from .location import NetworkLocation, find_network
 from .named_models import check_model_name, create_model, is_stochastic
-from .pull import TerminalBar
 from .record import TrainingRecord
 
 __all__ = ['TrainingRecord', 'check_goes_with', 'load_model', 'load_state_dict', 'load_structure']
@@ -108,8 +107,7 @@ def _download(name: str, *files: str) -> Path:
     repo_id, _, revision = name.partition('@')
 
     def download(*names: str) -> Path:
-        return Path(snapshot_download(
-            repo_id, revision=revision or None, allow_patterns=list(names), tqdm_class=TerminalBar))
+        return Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=list(names)))
 
     with says_how_to_go_on(name, _WITHOUT_NETWORK):
         folder = download('config.json', *files)

@@ -2,23 +2,15 @@
 import hashlib
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Dict, Iterator, Optional, Tuple
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.hf_api import ModelInfo
-from huggingface_hub.utils import tqdm
 
 from ..output.files import PREFIX, check_folder, move_files
 from .arguments import check_repo_id
 
-__all__ = ['TerminalBar', 'check_inside', 'compare_hashes', 'pull', 'repository_info']
-
-
-class TerminalBar(tqdm):
-    """The Hub client's progress bar, where stderr is a terminal alone: the one of its downloads is shown anywhere."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{'disable': None, **kwargs})
+__all__ = ['check_inside', 'compare_hashes', 'pull', 'repository_info']
 
 
 def repository_info(repo_id: str, revision: Optional[str] = None) -> ModelInfo:
@@ -80,7 +72,7 @@ def pull(repo_id: str, folder: Path, revision: Optional[str] = None, force: bool
     check_folder(folder, 'folder', force)
     info = repository_info(repo_id, revision)
     download = folder / f'{PREFIX}-{str(info.sha)[:16]}'  # stays where it breaks off
-    snapshot_download(repo_id, revision=info.sha, local_dir=download, tqdm_class=TerminalBar)
+    snapshot_download(repo_id, revision=info.sha, local_dir=download)
     for name, _, matches in compare_hashes(download, info):
         if not matches:
             (download / name).unlink()

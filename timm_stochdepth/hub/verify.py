@@ -13,7 +13,7 @@ from .card import code_blocks, create_card, repo_id_of
 from .errors import explain
 from .load import load_model
 from .location import NetworkLocation
-from .pull import TerminalBar, compare_hashes, repository_info
+from .pull import compare_hashes, repository_info
 from .record import TrainingRecord
 
 __all__ = ['verify']
@@ -47,7 +47,7 @@ def _verify_repository(name: str, revision: Optional[str]) -> Iterator[Check]:
         folder = Path(folder_name)
         try:
             info = repository_info(repo_id, revision or said_revision or None)
-            snapshot_download(repo_id, revision=info.sha, local_dir=folder, tqdm_class=TerminalBar)
+            snapshot_download(repo_id, revision=info.sha, local_dir=folder)
         except Exception as e:
             raise OSError(explain(e, repo_id)) from e
         yield 'download', True, f'{sum(1 for _ in folder.iterdir())} files'

@@ -52,18 +52,14 @@ def check_path(path: PathLike, name: str) -> Path:
     folder = next(parent for parent in (target / '_').absolute().parents if os.path.lexists(parent))
     if folder != target.absolute() and not folder.is_dir():
         raise NotADirectoryError(f'{name} must lie in a folder, but got {str(path)!r}, and {folder} is not a folder.')
-    _check_writable(folder if folder.is_dir() else folder.parent, path, name)
-    return target
-
-
-def _check_writable(folder: Path, path: PathLike, name: str) -> None:
     try:
-        with tempfile.TemporaryFile(dir=folder, prefix=PREFIX) as file:  # rights say nothing of a full disk
-            file.write(bytes(4096))
+        with tempfile.TemporaryFile(dir=folder if folder.is_dir() else folder.parent, prefix=PREFIX) as file:
+            file.write(bytes(4096))  # rights say nothing of a full disk
             file.flush()
     except OSError as e:
         raise PermissionError(
             f'{name} must lie in a folder that can be written to, but got {str(path)!r}: {e.strerror}.') from e
+    return target
 
 
 def check_output_file(path: PathLike, suffixes: Sequence[str], name: str) -> Path:
