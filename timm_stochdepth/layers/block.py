@@ -71,14 +71,12 @@ class StochasticBlock(nn.Module):
     @torch.jit.unused
     def stochastic_forward(self, *args: Any, **kwargs: Any) -> Any:
         """The plain block's forward, with branches of samples dropped."""
-        is_plain, skips, is_looked_at = True, False, False
+        is_plain, skips = True, False
         for name in self._places:
             drop_path: StochasticDropPath = getattr(self, name)
             mode = drop_path.mode()
             is_plain = is_plain and mode is Mode.PLAIN
             skips = skips or mode is Mode.SKIP
-            is_looked_at = is_looked_at or bool(
-                drop_path._forward_hooks or drop_path._backward_hooks or drop_path._backward_pre_hooks)
         is_compiling = torch.compiler.is_compiling()
         if not is_compiling and is_traced(args, kwargs):
             return as_whole_block(self, args, kwargs) if skips else self._forward_masked(*args, **kwargs)
@@ -89,8 +87,7 @@ class StochasticBlock(nn.Module):
             refuse_frozen_decisions('skip_dropped', True)
             cut = raise_refusal(found)
             return self._skip_in_graph(cut, given) if is_compiling else self._skip(cut, given)
-        # a hook is to see what timm's DropPath would give
-        if not isinstance(found, Cut) or is_looked_at:
+        if not isinstance(found, Cut):
             return self._forward_masked(*args, **kwargs)
         if found.takes_sum and not is_compiling:
             plan_of(self, found)

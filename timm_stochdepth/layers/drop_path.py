@@ -218,7 +218,11 @@ class StochasticDropPath(SaysScale):
             block: The block that it is a part of.
             inputs: Those of the branch.
         """
-        return ADD[self.mode()](self, shortcut, branch, block, inputs)
+        mode = self.mode()
+        if mode is not Mode.SKIP and (self._forward_hooks or self._backward_hooks or self._backward_pre_hooks):
+            y = self(branch.run(block, *inputs))  # a hook is to see what timm's DropPath would give
+            return y + shortcut if branch.branch_first else shortcut + y
+        return ADD[mode](self, shortcut, branch, block, inputs)
 
     # what was decided stays outside of compiled code, what it decides on is compiled by itself
     @torch.jit.unused
