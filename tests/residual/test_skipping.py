@@ -78,16 +78,16 @@ def test_derivatives_equal_those_of_the_formula(identity, memory_format, as_on_g
 
 
 @pytest.mark.parametrize('as_on_gpu', [False, True])
-@pytest.mark.parametrize('branch_first', [False, True])
-def test_a_sum_has_the_memory_format_that_the_plain_sum_has(branch_first, as_on_gpu):
+@pytest.mark.parametrize('branch_is_left', [False, True])
+def test_a_sum_has_the_memory_format_that_the_plain_sum_has(branch_is_left, as_on_gpu):
     shortcut, branch = torch.randn(4, 3, 2, 2), torch.randn(2, 3, 2, 2).to(memory_format=torch.channels_last)
     plain = branch.new_zeros(4, 3, 2, 2).to(memory_format=torch.channels_last)
-    plain = plain + shortcut if branch_first else shortcut + plain
-    y = add_branch_of_some(shortcut, branch, kept_of([1, 0, 1, 0], as_on_gpu), branch_first=branch_first)
+    plain = plain + shortcut if branch_is_left else shortcut + plain
+    y = add_branch_of_some(shortcut, branch, kept_of([1, 0, 1, 0], as_on_gpu), branch_is_left=branch_is_left)
     assert y.stride() == plain.stride()
     full = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
     keep_N = torch.tensor([1.0, 0.0, 1.0, 1.0])
-    y = add_masked_branch(shortcut, full, keep_N, takes_sum=False, branch_first=branch_first)
+    y = add_masked_branch(shortcut, full, keep_N, inplace_add=False, branch_is_left=branch_is_left)
     assert y.stride() == plain.stride()
 
 
@@ -96,13 +96,13 @@ def test_a_branch_of_any_strides_is_added(training):
     shortcut = torch.randn(4, 3, 2, 5).to(memory_format=torch.channels_last)
     branch = torch.randn(4, 3, 5, 2).transpose(2, 3)
     keep_N = torch.tensor([1.0, 0.0, 1.0, 1.0]) if training else torch.tensor([0.3])
-    y = add_masked_branch(shortcut, branch, keep_N, takes_sum=False)
+    y = add_masked_branch(shortcut, branch, keep_N, inplace_add=False)
     torch.testing.assert_close(y, shortcut + keep_N[:, None, None, None] * branch)
-    torch.testing.assert_close(add_branch(shortcut, branch, 0.3, takes_sum=False), shortcut + 0.3 * branch)
+    torch.testing.assert_close(add_branch(shortcut, branch, 0.3, inplace_add=False), shortcut + 0.3 * branch)
     for as_on_gpu in (False, True):
         kept = kept_of([1, 0, 1, 0], as_on_gpu)
         expected = shortcut.index_add(0, kept.run_K, branch[kept.run_K])
-        y = add_branch_of_some(shortcut, branch[kept.run_K], kept, branch_first=True)
+        y = add_branch_of_some(shortcut, branch[kept.run_K], kept, branch_is_left=True)
         torch.testing.assert_close(y, expected)
 
 
@@ -110,7 +110,7 @@ def test_a_branch_of_any_strides_is_added(training):
 def test_sums_of_two_types_and_their_gradients(types):
     shortcut, full = (torch.randn(4, 3, dtype=dtype, requires_grad=True) for dtype in types)
     keep_N = torch.tensor([1.25, 0.0, 1.25, 0.0])
-    sums = [add_masked_branch(shortcut, full, keep_N, takes_sum=False)]
+    sums = [add_masked_branch(shortcut, full, keep_N, inplace_add=False)]
     for as_on_gpu in (False, True):
         kept = kept_of([1, 0, 1, 0], as_on_gpu)
         sums.append(add_branch_of_some(shortcut, full[kept.run_K], kept, 1.25))

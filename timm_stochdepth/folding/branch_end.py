@@ -45,7 +45,8 @@ def branch_exponents(name: str, block: nn.Module, drop_path: str) -> Exponents:
     for (dropped_at, branch), end in zip(cut.branches, cut.ends):
         if dropped_at == drop_path:
             found = _walk(block, end, name)
-            of_block = {own_tensor(block, n, name) for n in branch.owned if isinstance(getattr(block, n, 0), Tensor)}
+            names = [n for n in branch.branch_only if isinstance(getattr(block, n, 0), Tensor)]
+            of_block = {own_tensor(block, n, name) for n in names}
             if not found.keys() <= {*branch.parameters(block), *of_block}:
                 raise _no_end(name, block)  # what else uses it would be scaled, too
             exponents.update(found)

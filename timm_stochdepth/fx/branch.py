@@ -16,21 +16,21 @@ class Branch:
         run: The branch, a function of the block and the branch's inputs.
         add_scaled: Its place's `add_scaled`, a function of the block, the shortcut and the branch's inputs.
         batch_dimensions: For each input the number of dimensions from which on its first is the batch, or None.
-        owned: Names of the block's children and parameters that nothing but the branch uses.
-        takes_sum: Whether the block adds in place, to the result of the branch.
-        branch_first: Whether the branch is the first operand of the addition, which gives the sum its memory format.
+        branch_only: Names of the block's children and parameters that nothing but the branch uses.
+        inplace_add: Whether the block adds in place, to the result of the branch.
+        branch_is_left: Whether the branch is the first operand of the addition, which gives the sum its memory format.
     """
     run: Callable[..., Tensor]
     add_scaled: Callable[..., Tensor]
     batch_dimensions: Tuple[Optional[int], ...]
-    owned: Tuple[str, ...]
-    takes_sum: bool = False
-    branch_first: bool = False
+    branch_only: Tuple[str, ...]
+    inplace_add: bool = False
+    branch_is_left: bool = False
 
     def modules(self, block: nn.Module) -> List[nn.Module]:
         """The modules that the branch alone uses, with all that they hold."""
-        owned = (_get(block, name) for name in self.owned)
-        return [m for child in owned if isinstance(child, nn.Module) for m in child.modules()]
+        found = (_get(block, name) for name in self.branch_only)
+        return [m for child in found if isinstance(child, nn.Module) for m in child.modules()]
 
     def parameters(self, block: nn.Module) -> List[Tensor]:
         """The parameters that the branch alone uses."""
@@ -38,7 +38,7 @@ class Branch:
 
     def own_tensors(self, block: nn.Module) -> List[Tensor]:
         """Those of them that are no module's of the branch."""
-        return [p for p in (_get(block, name) for name in self.owned) if isinstance(p, Tensor)]
+        return [p for p in (_get(block, name) for name in self.branch_only) if isinstance(p, Tensor)]
 
     def run_for_single_sample(self, block: nn.Module, *inputs: Any) -> Tensor:
         """The branch, of which a BatchNorm that is given one value a channel uses its running statistics.

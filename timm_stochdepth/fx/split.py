@@ -42,9 +42,9 @@ class Cut:
     code: str = ''
 
     @cached_property
-    def takes_sum(self) -> bool:
+    def inplace_add(self) -> bool:
         """Whether the block adds in place, to the result of a branch."""
-        return any(branch.takes_sum for _, branch in self.branches)
+        return any(branch.inplace_add for _, branch in self.branches)
 
     @cached_property
     def forward_eager(self) -> Callable[..., Any]:
@@ -106,14 +106,14 @@ class _Cutter(ResidualFinder):
             dict.fromkeys(str(n.target) for n in self.nodes
                           if n.op in ('call_module', 'get_attr') and (n in residual.nodes) == is_inside)
             for is_inside in (False, True))
-        branch_first = residual.addition.args[0] is residual.operand
+        branch_is_left = residual.addition.args[0] is residual.operand
         return Branch(
             run=names[residual.name],
             add_scaled=names[f'add_{residual.name}'],
             batch_dimensions=tuple(map(self.batch_dimension, inputs)),
-            owned=tuple(name for name in own if name not in used and name not in self.places),
-            takes_sum=branch_first and residual.addition.target in (operator.iadd, 'add_'),
-            branch_first=branch_first,
+            branch_only=tuple(name for name in own if name not in used and name not in self.places),
+            inplace_add=branch_is_left and residual.addition.target in (operator.iadd, 'add_'),
+            branch_is_left=branch_is_left,
         )
 
     def outer_graph(
@@ -194,16 +194,17 @@ def cut_forward(block: nn.Module, graph: fx.Graph, places: Sequence[str]) -> Cut
     return _Cutter(block, graph, places).cut()
 
 
-def cut_by_hand(plain_class: Type[nn.Module], owned: Tuple[str, ...]) -> Cut:
+def cut_by_hand(plain_class: Type[nn.Module], branch_only: Tuple[str, ...]) -> Cut:
     """The cut of a block that says itself what its shortcut, branch and activation are.
 
     Args:
         plain_class: The class that it has without stochastic depth.
-        owned: Names of the branch's children and parameters.
+        branch_only: Names of the branch's children and parameters.
     """
     namespace = compile_source(_source_of_addition('branch', 'drop_path'), {})
     branch = namespace['branch'] = Branch(
-        lambda block, x: block.branch(x), namespace['add_branch'], (1,), owned, takes_sum=True, branch_first=True)
+        lambda block, x: block.branch(x), namespace['add_branch'], (1,), branch_only, inplace_add=True,
+        branch_is_left=True)
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.activation(self.drop_path.add(self.shortcut(x), branch, self, x))

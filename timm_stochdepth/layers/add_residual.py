@@ -12,7 +12,7 @@ from ..residual.mask import add_branch, add_masked_branch, add_plain_branch
 from ..residual.mode import Mode
 from ..residual.selection import MIN_RUN, select, select_in_graph
 from ..residual.skip import add_branch_of_some, gather_inputs, skip_branch
-from .plan import branch_parameters, takes_sum
+from .plan import branch_parameters, may_add_inplace
 
 if TYPE_CHECKING:
     from .drop_path import StochasticDropPath
@@ -28,7 +28,7 @@ def _add_plain(
         inputs: Sequence[Any],
 ) -> Tensor:
     y = branch.run(block, *inputs)
-    return add_plain_branch(shortcut, y, branch.takes_sum and takes_sum(block), branch.branch_first)
+    return add_plain_branch(shortcut, y, branch.inplace_add and may_add_inplace(block), branch.branch_is_left)
 
 
 def _add_scaled(
@@ -39,7 +39,7 @@ def _add_scaled(
         inputs: Sequence[Any],
 ) -> Tensor:
     y = branch.run(block, *inputs)
-    form = branch.takes_sum and takes_sum(block), branch.branch_first
+    form = branch.inplace_add and may_add_inplace(block), branch.branch_is_left
     if drop_path.rate_is_graph_input():
         return add_masked_branch(
             shortcut, y, drop_path.keep_prob.to(y.device, y.dtype, non_blocking=True), *form)
@@ -54,7 +54,7 @@ def _add_masked(
         inputs: Sequence[Any],
 ) -> Tensor:
     y = branch.run(block, *inputs)
-    form = branch.takes_sum and takes_sum(block), branch.branch_first
+    form = branch.inplace_add and may_add_inplace(block), branch.branch_is_left
     return add_masked_branch(shortcut, y, drop_path.draw_samples(y), *form)
 
 
@@ -85,7 +85,7 @@ def _add_kept(
         return _add_whole(shortcut, run(block, *inputs), scale, branch, block)
     selection = select(kept_K, keep_N, shortcut.device)
     shortcut, inputs = gather_inputs(branch.batch_dimensions, shortcut, inputs, selection)
-    return add_branch_of_some(shortcut, run(block, *inputs), selection, scale, branch.branch_first)
+    return add_branch_of_some(shortcut, run(block, *inputs), selection, scale, branch.branch_is_left)
 
 
 def _add_in_graph(
@@ -102,7 +102,7 @@ def _add_in_graph(
     shortcut, inputs = gather_inputs(branch.batch_dimensions, shortcut, inputs, selection, in_graph=True)
     with known_layout(block):
         y = branch.run(block, *inputs)
-    return add_branch_of_some(shortcut, y, selection, branch_first=branch.branch_first, in_graph=True)
+    return add_branch_of_some(shortcut, y, selection, branch_is_left=branch.branch_is_left, in_graph=True)
 
 
 def _break_graph_in_checkpoint() -> None:
@@ -122,7 +122,7 @@ def _break_graph_within(context: Any) -> None:
 
 
 def _add_whole(shortcut: Tensor, y: Tensor, scale: float, branch: Branch, block: nn.Module) -> Tensor:
-    form = branch.takes_sum and takes_sum(block), branch.branch_first
+    form = branch.inplace_add and may_add_inplace(block), branch.branch_is_left
     if scale == 1.:
         return add_plain_branch(shortcut, y, *form)
     return add_masked_branch(shortcut, y, y.new_full((1,), scale), *form)

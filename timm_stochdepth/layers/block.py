@@ -14,7 +14,7 @@ from ..fx.trace import NotCuttable
 from ..residual.mode import Mode
 from .drop_path import StochasticDropPath
 from .guards import looks_at_batch, refuse_split_norms, refuse_waiting
-from .metadata import tell_of_weights
+from .metadata import note_block_metadata
 from .plan import plan_of
 from .sharding import unsharded_class
 
@@ -89,7 +89,7 @@ class StochasticBlock(nn.Module):
             return self._skip_in_graph(cut, given) if is_compiling else self._skip(cut, given)
         if not isinstance(found, Cut):
             return self._forward_masked(*args, **kwargs)
-        if found.takes_sum and not is_compiling:
+        if found.inplace_add and not is_compiling:
             plan_of(self, found)
         return found.forward(self, **given)
 
@@ -138,12 +138,12 @@ class StochasticBlock(nn.Module):
                 keeps.append(drop_path.mode() is not Mode.BATCH or drop_path.draws.batch(drop_path.drop_prob))
         if not any(keeps):
             return cut.forward_eager, (tuple(keeps),), given
-        if all(keeps) and not first.scale_by_keep and not (cut.takes_sum and plan.has_hook()):
+        if all(keeps) and not first.scale_by_keep and not (cut.inplace_add and plan.has_hook()):
             return cut.forward_kept, (), given
         return cut.forward_decided, (tuple(keeps),), given
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any) -> None:
-        tell_of_weights(self._drop_paths(), local_metadata)
+        note_block_metadata(self._drop_paths(), local_metadata)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _replicate_for_data_parallel(self) -> Any:
@@ -158,16 +158,16 @@ class StochasticBlock(nn.Module):
     @torch.jit.unused
     def _find_cut(self, *args: Any, **kwargs: Any) -> Tuple[Union[Cut, Refusal], Dict[str, Any]]:
         """The cut forward for the arguments that are given, or why there is none, and these by their names."""
-        owned = tuple(
+        branch_only = tuple(
             name for name in (*self._modules, *self._parameters)
             if name not in (*getattr(self, 'shortcut_modules', ()), *self._places))
-        cut = type(self)._cuts_by_hand.get(owned) or self._cut_by_hand(owned)
+        cut = type(self)._cuts_by_hand.get(branch_only) or self._cut_by_hand(branch_only)
         return cut, {'x': args[0]} if args else kwargs
 
     @torch.jit.unused
     @torch.compiler.disable
-    def _cut_by_hand(self, owned: Tuple[str, ...]) -> Cut:
-        cut = self._cuts_by_hand[owned] = cut_by_hand(plain_class_of(self), owned)
+    def _cut_by_hand(self, branch_only: Tuple[str, ...]) -> Cut:
+        cut = self._cuts_by_hand[branch_only] = cut_by_hand(plain_class_of(self), branch_only)
         return cut
 
 

@@ -1,114 +1,37 @@
-"""The module that stands at a drop path's place: settings in force, draw, and the addition of shortcut and branch."""
-import warnings
-from dataclasses import replace
+"""The module in the place of a drop path: the mode of a forward pass, and the addition of shortcut and branch."""
 from typing import Any, Dict, Optional
 
 import torch
 from torch import Tensor, nn
 
 from ..capture import as_leaf, is_exporting, is_traced
-from ..draws.bernoulli import Draws, draw_keep_block, draw_keep_samples
-from ..draws.shared import RankDraws, SharedDraws
+from ..draws.bernoulli import draw_keep_block, draw_keep_samples
 from ..fx.branch import Branch
 from ..residual.mask import per_sample
 from ..residual.mode import Mode
-from ..settings import Settings
 from .add_residual import ADD, add_to_batch, leave_out
-from .metadata import SaysScale
-from .progress import TrainingProgress
+from .metadata import RateMetadata
 
 __all__ = ['StochasticDropPath']
 
 
-class StochasticDropPath(SaysScale):
-    """Stochastic depth at one place of a network, where timm has a drop path.
+class StochasticDropPath(RateMetadata):
+    """Stochastic depth where a network of timm has a drop path.
 
     It has no parameters and no buffers. In a block that is cut it is given shortcut and branch (`add`), elsewhere the
     result of the branch, as timm's DropPath is (`forward`).
 
     Attributes:
-        settings: Those of the network.
-        depth_scale: Share of the network's drop rate that this place gets, in [0, 1].
-        own_rate: The drop rate that this block was given alone, instead of its share; None if it was not.
         former_scale: What the branch was multiplied with at inference when its weights were trained, if that is not so
             any more, and they were left as they are; None otherwise.
-        drop_prob: The probability in force, that the branch of a sample (or of the batch) is dropped.
-        full_drop_prob: The same at the end of training.
-        place_idx: Number of this place in the network.
         is_paused: Whether nothing is dropped, in training either; see `no_drop`.
-        rate_moves: Whether the rate changes while the network trains.
-        draws: What it draws by; another one may be put here.
         stands_for: What a plain block has here at rate 0: an `'Identity'`, `'None'`, or `'nothing'`.
     """
     __jit_ignored_attributes__ = ['block_metadata', 'draws', 'progress', 'shared_draws']
 
-    drop_prob: float
-    progress: TrainingProgress
     stands_for: str
     is_paused: bool
     former_scale: Optional[float] = None
-
-    def configure(
-            self,
-            settings: Settings,
-            depth_scale: float,
-            place_idx: int = 0,
-            progress: Optional[TrainingProgress] = None,
-            shared_draws: Optional[SharedDraws] = None,
-    ) -> None:
-        """Set how this place drops.
-
-        Args:
-            settings: Those of the network, with a drop_rate.
-            depth_scale: Share of the drop rate that this place gets, in [0, 1].
-            place_idx: Number of this place in the network.
-            progress: How far the network's training is; at its end if None.
-            shared_draws: Those of the network; of a network of its own if None.
-        """
-        self.settings = settings
-        # what compiled code asks for: it would be compiled again for other settings
-        self.drops_batch = settings.stochastic_method == 'block'
-        self.skip_dropped = settings.skip_dropped
-        self.scale_by_keep = bool(settings.scale_by_keep)
-        self.rate_moves = bool(settings.schedule)
-        self.never_drops = settings.drop_rate == 0. or depth_scale == 0.
-        self.own_rate = None
-        self.is_paused = False
-        self.depth_scale = depth_scale
-        self.place_idx = place_idx
-        self.draws = Draws()
-        self.shared_draws: Optional[SharedDraws] = None
-        if self.drops_batch and settings.use_same_gpu_seed:
-            self.shared_draws = shared_draws or SharedDraws('')
-            self.draws = RankDraws(self.shared_draws, place_idx)
-        self.keep_prob = torch.empty((), device='cpu')
-        if hasattr(self, 'progress'):
-            self.progress.remove(self)
-        self.progress = progress or TrainingProgress()
-        self.progress.add(self)
-        self.update_drop_prob()
-
-    @torch.jit.unused
-    def unscheduled_rate(self) -> float:
-        """The drop rate of this place, of which a schedule may let it have a share."""
-        return (self.settings.drop_rate or 0.) * self.depth_scale if self.own_rate is None else self.own_rate
-
-    @torch.jit.unused
-    def update_drop_prob(self) -> None:
-        """Take over the rate that the progress of training asks for."""
-        rate = self.unscheduled_rate()
-        self.full_drop_prob = rate * self.settings.share(1.)
-        self.drop_prob = rate * self.settings.share(self.progress.fraction)
-        self.keep_prob.fill_(1. - self.drop_prob)
-
-    @torch.jit.unused
-    def set_drop_rate(self, drop_rate: float, own_rate: Optional[float] = None) -> None:
-        """Take over another drop rate of the network, or of this block alone."""
-        self.settings = replace(self.settings, drop_rate=drop_rate)
-        self.own_rate = own_rate
-        self.rate_moves = True
-        self.never_drops = self.depth_scale == 0. and own_rate is None
-        self.update_drop_prob()
 
     def _load_from_state_dict(self, *args: Any) -> None:
         self.former_scale = None
@@ -117,34 +40,6 @@ class StochasticDropPath(SaysScale):
     def __getstate__(self) -> Dict[str, Any]:
         # where it is unpickled, nobody knows that it has trained
         return {**vars(self), 'former_scale': None if self.progress.has_stepped else self.former_scale}
-
-    def __setstate__(self, state: Dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self.is_paused = False  # whoever copies a network while it is paused
-        if 'draws' not in state:  # pickled before there were some
-            shared = state.get('shared_draws')
-            self.draws = Draws() if shared is None else RankDraws(shared, self.place_idx)
-        self.progress.add(self)
-
-    @torch.jit.unused
-    def inference_scale(self, full: bool = False) -> float:
-        """What the branch is multiplied with at inference; with `full`, at the rate of the end of training."""
-        return 1. if self.scale_by_keep else 1. - (self.full_drop_prob if full else self.drop_prob)
-
-    def train(self, mode: bool = True) -> 'StochasticDropPath':
-        if mode and self.shared_draws is not None:
-            self.shared_draws.start_epoch()
-        if mode and self.settings.schedule and not self.progress.is_told:
-            self.progress.is_told = True  # one warning a model
-            name, value = ('drop_warmup', self.settings.drop_warmup)
-            if self.settings.drop_schedule is not None:
-                name, value = 'drop_schedule', self.settings.drop_schedule  # type: ignore[assignment]
-            warnings.warn(
-                f'{name}={value} has no effect until the model is told how far training is: run the script with'
-                ' `timm-stochdepth run SCRIPT ...`, or call start_warmup(model) once and'
-                ' set_training_progress(model, fraction) at every step. Until then every rate is that of the end.',
-                stacklevel=2)
-        return super().train(mode)
 
     @torch.jit.unused
     def mode(self) -> Mode:
@@ -221,7 +116,7 @@ class StochasticDropPath(SaysScale):
         mode = self.mode()
         if mode is not Mode.SKIP and (self._forward_hooks or self._backward_hooks or self._backward_pre_hooks):
             y = self(branch.run(block, *inputs))  # a hook is to see what timm's DropPath would give
-            return y + shortcut if branch.branch_first else shortcut + y
+            return y + shortcut if branch.branch_is_left else shortcut + y
         return ADD[mode](self, shortcut, branch, block, inputs)
 
     # what was decided stays outside of compiled code, what it decides on is compiled by itself

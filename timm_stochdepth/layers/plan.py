@@ -15,7 +15,7 @@ from ..fx.branch import Branch
 from ..fx.split import Cut
 from .guards import what_waits
 
-__all__ = ['Plan', 'branch_parameters', 'plan_of', 'takes_sum']
+__all__ = ['Plan', 'branch_parameters', 'may_add_inplace', 'plan_of']
 
 _children = itemgetter('_modules')
 _values = methodcaller('values')
@@ -80,7 +80,7 @@ def plan_of(block: nn.Module, cut: Optional[Cut]) -> Plan:
     return plan
 
 
-def takes_sum(block: nn.Module) -> bool:
+def may_add_inplace(block: nn.Module) -> bool:
     """Whether a sum may be written into a branch's result, as the block does it.
 
     It may not where a hook has it: autograd refuses that for a backward hook, and a forward hook may keep it.

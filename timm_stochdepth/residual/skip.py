@@ -148,12 +148,12 @@ class _AddBranchInGraph(torch.autograd.Function):
             run_K: Tensor,
             row_N: Tensor,
             keep_N: Tensor,
-            branch_first: bool,
+            branch_is_left: bool,
     ) -> Tensor:
         ctx.save_for_backward(run_K, keep_N)
         branch = gather(branch, row_N)
         branch = _where_kept(keep_N, branch * per_sample(keep_N, branch))
-        return branch + shortcut if branch_first else shortcut + branch
+        return branch + shortcut if branch_is_left else shortcut + branch
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tuple[Optional[Tensor], ...]:
@@ -167,7 +167,7 @@ def add_branch_of_some(
         branch: Tensor,
         selection: Selection,
         scale: float = 1.,
-        branch_first: bool = False,
+        branch_is_left: bool = False,
         in_graph: bool = False,
 ) -> Tensor:
     """`shortcut + keep_N * scale * branch`, of a branch that ran for some of the samples.
@@ -177,7 +177,7 @@ def add_branch_of_some(
         branch: Shape (K, ...), its samples are those at run_K.
         selection: Which ran it.
         scale: Factor of the branch, beside those that the selection has.
-        branch_first: The sum has the memory format of `branch + shortcut`, and not of `shortcut + branch`.
+        branch_is_left: The sum has the memory format of `branch + shortcut`, and not of `shortcut + branch`.
         in_graph: For a graph that torch.compile makes; scale is 1 there, and the selection has all that it may have.
 
     Returns:
@@ -188,12 +188,12 @@ def add_branch_of_some(
         run_K, row_N, keep_N = cast(Tuple[Tensor, Tensor, Tensor], selection)
         dtype = torch.promote_types(shortcut.dtype, branch.dtype)
         total = _AddBranchInGraph.apply(
-            shortcut.to(dtype), branch.to(dtype), run_K, row_N, keep_N.to(dtype), branch_first)
+            shortcut.to(dtype), branch.to(dtype), run_K, row_N, keep_N.to(dtype), branch_is_left)
         return total
     dtype = torch.result_type(shortcut, branch)
     if is_transformed():
         return shortcut.to(dtype).index_add(0, selection.run_K, branch.to(dtype), alpha=scale)
-    memory_format = format_of_sum(shortcut, branch, branch_first)
+    memory_format = format_of_sum(shortcut, branch, branch_is_left)
     total = _AddBranchOfSome.apply(shortcut.to(dtype), branch, scale, memory_format, *selection)
     return total
 
