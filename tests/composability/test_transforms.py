@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from draws_of import GivenDraws, NotedDraws
+from draws_of import GivenDecisions, NotedDraws
 from networks import assert_same_output, of_seed
 from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
@@ -288,7 +288,7 @@ def test_replicas_of_one_place_decide_for_themselves():
     for replica, decision in ((first, True), (second, False)):
         block = replica.blocks[2]
         for place in ('drop_path1', 'drop_path2'):
-            getattr(block, place).draws = GivenDraws(repeat(decision))
+            getattr(block, place).draws = GivenDecisions(repeat(decision))
         decided.append((block, *block._decide((tokens,), {})))
     # both have decided before one of them runs, as threads may
     outputs = [run(block, *args, **kwargs) for block, run, args, kwargs in decided]

@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 import torch.distributed as dist
-from draws_of import GivenDraws, NotedDraws
+from draws_of import GivenDecisions, NotedDraws
 from networks import randomize
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -73,7 +73,7 @@ def local_gradients(before, kept, x, target):
     local, rng_state = before
     for name, module in local.named_modules():
         if isinstance(module, ts.StochasticBlock):
-            module.drop_path.draws = GivenDraws(repeat(name in kept))
+            module.drop_path.draws = GivenDecisions(repeat(name in kept))
     with torch.random.fork_rng():
         torch.set_rng_state(rng_state)
         torch.nn.functional.cross_entropy(local(x), target).backward()
@@ -169,6 +169,9 @@ class FirstDraws(NotedDraws):
     def __init__(self, draws, noted, are_given):
         super().__init__(draws, noted)
         self.are_given = are_given
+
+    def samples(self, *args):
+        return self.draws.samples(*args)
 
     def batch(self, drop_prob):
         if self.are_given:

@@ -21,17 +21,21 @@ class NotedDraws(Draws):
         return self.noted[-1]
 
 
-class GivenDraws(Draws):
-    """Draws that an iterator gives."""
+class GivenDecisions(Draws):
+    """Draws for batches that an iterator gives."""
 
     def __init__(self, given):
         self.given = given
 
-    def samples(self, x, *args):
-        return torch.as_tensor(next(self.given)).to(x.device, x.dtype)
-
     def batch(self, drop_prob):
         return next(self.given)
+
+
+class GivenDraws(GivenDecisions):
+    """Draws that an iterator gives."""
+
+    def samples(self, x, *args):
+        return torch.as_tensor(next(self.given)).to(x.device, x.dtype)
 
 
 def note_draws(model, noted=None):
