@@ -16,10 +16,14 @@ def starts_ranks(item):
 
 
 def pytest_collection_modifyitems(items):
-    """Share the files between two workers, one process group at a time: the tests that start one are one, the first."""
+    """Share the files between two workers that end at one time: what takes longest is first.
+
+    The tests that start process groups are one group of one worker, so that one is there at a time.
+    """
+    long_files = {item.path for item in items if item.get_closest_marker('long')}
     for item in items:
         item.add_marker(pytest.mark.xdist_group('ranks' if starts_ranks(item) else str(item.path)))
-    items.sort(key=lambda item: not starts_ranks(item))
+    items.sort(key=lambda item: (not starts_ranks(item), item.path not in long_files))
 
 
 @pytest.fixture(autouse=True)

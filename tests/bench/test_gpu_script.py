@@ -47,6 +47,7 @@ def test_a_machine_without_one_is_told_so():
     assert result.returncode == 2 and result.stderr.startswith('gpu.sh: a GPU is needed')
 
 
+@pytest.mark.long
 def test_runs_are_done_once_and_failures_are_told(tmp_path):
     args = ['--device', 'cpu', '--models', 'test_resnet test_vit', '--modes', 'eager', '--distributions', 'uniform']
     args += ['--batch-size', '2', '--img-size', '40', '--max-seconds', '1', '--out', tmp_path]
