@@ -47,7 +47,7 @@ def test_an_exported_network_draws_at_each_call(strict):
     assert len({exported(x).sum().item() for _ in range(8)}) > 4
 
 
-@pytest.mark.parametrize('name', ['resnet10t', 'test_vit'])
+@pytest.mark.parametrize('name', ['resnet10t', pytest.param('test_vit', marks=pytest.mark.long)])
 @pytest.mark.parametrize('method, settings', REFUSED)
 @pytest.mark.parametrize('leave', LEAVE.values(), ids=LEAVE)
 def test_decisions_are_not_frozen_into_an_exported_graph(leave, method, settings, name):
@@ -99,6 +99,7 @@ def test_fusion_sees_the_inside(method, settings):
     assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
 
 
+@pytest.mark.long
 def test_quantization_aware_training_draws():
     model, x = create('sample', name='resnet18'), images()
     prepared = prepare_qat_fx(model.train(), get_default_qat_qconfig_mapping(ENGINE), (x,))
