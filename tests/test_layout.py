@@ -12,7 +12,8 @@ PACKAGE = Path(timm_stochdepth.__file__).parent
 
 # a room uses rooms of the lines above its own, wherever in a file it imports them
 ROOMS = """
-    version settings capture output fx
+    version messages
+    settings capture output fx
     draws
     residual
     layers

@@ -27,7 +27,7 @@ HEAVY = {'torch', 'torchvision', 'timm', 'huggingface_hub', 'matplotlib', 'sklea
 
 def test_import_brings_no_extra():
     loaded = printed_by('import sys, timm, timm_stochdepth; print(*sys.modules)').split()
-    assert 'timm_stochdepth.apply' in loaded
+    assert 'timm_stochdepth.models' in loaded
     assert not {'matplotlib', 'sklearn', 'timm_stochdepth.cli', 'timm_stochdepth.demo'} & set(loaded)
 
 

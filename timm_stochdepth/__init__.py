@@ -11,6 +11,7 @@ Importing the package registers its models with timm: `timm.create_model('resnet
 The public names, all others are internal:
 
     apply_stochastic_depth      give the residual blocks of a model stochastic depth, in place
+    Settings                    how a network drops, in one object
     drop_rates                  the rates in force, by name of the block
     set_drop_rate               another rate
     set_training_progress       how far training is: drives a warm-up or a schedule
@@ -30,50 +31,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, List
 
 from .registration import register_with_timm
-from .version import __version__ as __version__
+from .version import __version__
 
 if TYPE_CHECKING:
-    from . import models as models
-    from .apply import apply_stochastic_depth as apply_stochastic_depth
-    from .control import no_drop as no_drop
-    from .control import set_drop_rate as set_drop_rate
-    from .control import set_training_progress as set_training_progress
-    from .control import start_warmup as start_warmup
-    from .folding.fold import fold_stochastic_depth as fold_stochastic_depth
-    from .hub.push import push_to_hub as push_to_hub
-    from .inspection import drop_rates as drop_rates
-    from .inspection import stochastic_depth_args as stochastic_depth_args
-    from .integrations.composer.algorithm import StochasticDepth as StochasticDepth
-    from .layers.block import StochasticBlock as StochasticBlock
-    from .layers.targets import STOCHASTIC_LAYER_MAPPING as STOCHASTIC_LAYER_MAPPING
+    from . import models
+    from .apply import apply_stochastic_depth
+    from .control import no_drop, set_drop_rate, set_training_progress, start_warmup
+    from .folding.fold import fold_stochastic_depth
+    from .hub.push import push_to_hub
+    from .inspection import drop_rates, stochastic_depth_args
+    from .integrations.composer.algorithm import StochasticDepth
+    from .layers.block import StochasticBlock
+    from .layers.targets import STOCHASTIC_LAYER_MAPPING
+    from .settings import Settings
 
-# the same once more, for who runs it; imported when used: `timm-stochdepth --help` need not wait for torch and timm
-_MODULES = {
-    'STOCHASTIC_LAYER_MAPPING': 'layers.targets',
-    'StochasticBlock': 'layers.block',
-    'fold_stochastic_depth': 'folding.fold',
-    'start_warmup': 'control',
-    'push_to_hub': 'hub.push',
-    'no_drop': 'control',
-    'apply_stochastic_depth': 'apply',
-    'drop_rates': 'inspection',
-    'set_drop_rate': 'control',
-    'set_training_progress': 'control',
-    'stochastic_depth_args': 'inspection',
-    'StochasticDepth': 'integrations.composer.algorithm',
-}
+__all__ = [
+    'STOCHASTIC_LAYER_MAPPING', 'Settings', 'StochasticBlock', 'StochasticDepth', '__version__',
+    'apply_stochastic_depth', 'drop_rates', 'fold_stochastic_depth', 'models', 'no_drop', 'push_to_hub',
+    'set_drop_rate', 'set_training_progress', 'start_warmup', 'stochastic_depth_args']
 
-__all__ = [*_MODULES, 'models', '__version__']  # noqa: PLE0604
+# where the names are, which are imported when used: `timm-stochdepth --help` need not wait for torch and timm
+_MODULES = (
+    'settings', 'inspection', 'control', 'apply', 'folding.fold', 'layers.block', 'layers.targets', 'hub.push',
+    'integrations.composer.algorithm')
 
 
 def __getattr__(name: str) -> Any:
     if name == 'models':
         return import_module('.models', __name__)
-    if name not in _MODULES:
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    value = getattr(import_module(f'.{_MODULES[name]}', __name__), name)
-    globals()[name] = value
-    return value
+    if name in __all__:
+        for module in _MODULES:
+            value = getattr(import_module(f'.{module}', __name__), name, None)
+            if value is not None:
+                globals()[name] = value
+                return value
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 def __dir__() -> List[str]:

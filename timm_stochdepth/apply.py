@@ -1,28 +1,52 @@
 """Apply stochastic depth to a model that exists."""
-import warnings
-from dataclasses import replace
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from dataclasses import fields, replace
+from functools import wraps
+from inspect import signature
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar, cast
 
 from torch import nn
 
 from .checkpoints.names import RecordedDropPath
-from .folding.rescale import scale_own_branches
-from .folding.trained_weights import former_scales, tell_of_kept_function, tell_of_other_function
-from .inspection import drop_paths, inference_scales
+from .folding.rescale import Rescaling, multiply, rescaling
+from .folding.trained_weights import former_factors, note_change
+from .inspection import drop_paths, inference_factors
 from .layers.guards import refuse_split_norms
-from .layers.install import install_all, undone_after_an_error
+from .layers.install import install_all
 from .layers.progress import TrainingProgress
 from .layers.target_names import HOW_TO_ADD_BLOCKS, check_target_layer_name, names_that_fit
 from .layers.targets import STOCHASTIC_LAYER_MAPPING, Target, class_name, drop_paths_left, find_targets
-from .settings import Settings, check_flag, depth_scales
+from .messages import shown, warn_user
+from .settings import Settings, check_flag, depth_shares
 
-__all__ = ['apply_recorded', 'apply_settings', 'apply_stochastic_depth', 'tell_of_no_effect', 'tell_of_replaced']
+__all__ = ['apply_recorded', 'apply_settings', 'apply_stochastic_depth']
+
+F = TypeVar('F', bound=Callable[..., None])
 
 
+def _settings_or_single_ones(function: F) -> F:
+    """Refuse single settings beside `settings`, as defaults that are given, too, show in the call alone."""
+    names = {field.name for field in fields(Settings)}
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> None:
+        settings = kwargs.get('settings')
+        if settings is not None:
+            if not isinstance(settings, Settings):
+                raise TypeError(
+                    f'settings must be a timm_stochdepth.Settings, but got {shown(settings, with_type=True)}.')
+            both = [name for name in signature(function).bind_partial(*args, **kwargs).arguments if name in names]
+            if both:
+                raise ValueError(f'settings must not be given with single ones, but {", ".join(both)} were given, too.')
+        function(*args, **kwargs)
+
+    return cast(F, call)
+
+
+@_settings_or_single_ones
 def apply_stochastic_depth(
         model: nn.Module,
-        stochastic_method: str,
-        target_layer_name: str,
+        stochastic_method: Optional[str] = None,
+        target_layer_name: Optional[str] = None,
         drop_rate: Optional[float] = 0.2,
         drop_distribution: str = 'linear',
         use_same_gpu_seed: bool = True,
@@ -32,6 +56,7 @@ def apply_stochastic_depth(
         scale_by_keep: Optional[bool] = None,
         skip_dropped: bool = False,
         keep_function: bool = False,
+        settings: Optional[Settings] = None,
 ) -> None:
     """Give the residual blocks of a model stochastic depth (https://arxiv.org/abs/1603.09382), in place.
 
@@ -45,34 +70,28 @@ def apply_stochastic_depth(
     Args:
         model: Any model that holds blocks of the target layer's classes; the first dimension of their input is the
             batch.
-        stochastic_method: `'sample'`, an independent draw for each sample and branch, or `'block'`, one draw for a
-            branch and the whole batch, a dropped branch is then not computed.
-        target_layer_name: `'DropPath'`, every place where timm has a drop path, torchvision a `StochasticDepth`, or
+        stochastic_method: `'sample'` or `'block'`; see `Settings`, as for all that is in it.
+        target_layer_name: `'DropPath'`, wherever timm has a drop path, torchvision a `StochasticDepth`, or
             somebody else, under a name with `drop_path`, a class that is called so and does the same; a key of
             `STOCHASTIC_LAYER_MAPPING`; or a class's own name, as in `'vision_transformer.Block'`.
         drop_rate: Drop rate of the network, in [0, 1]; None keeps the rate of each drop path that is there.
-        drop_distribution: `'linear'`, block l of 0 to L - 1 gets drop_rate * l / (L - 1), or `'uniform'`, each gets
-            drop_rate. The branches of one block share its rate, and draw each for itself.
+        drop_distribution: `'linear'` or `'uniform'`: how it is spread over the blocks.
         use_same_gpu_seed: Block method: whether the ranks of a distributed run drop the same blocks.
         drop_warmup: Fraction of training over which the rate rises from 0, in [0, 1]; see `set_training_progress`.
-        drop_schedule: Instead of drop_warmup, points (progress of training, share of the rate), linear in between:
-            early stochastic depth is `[(0, 1), (0.2, 0)]`, late `[(0.2, 0), (0.2001, 1)]`
-            (https://arxiv.org/abs/2303.01500).
-        scale_by_keep: Divide by the keep probability in training, as timm's DropPath does, instead of scaling the
-            branch by it at inference, as the paper does. None for the latter, or with a drop_rate of None for what the
-            drop paths that are there do: timm's divide.
-        skip_dropped: Sample method: run a branch for the samples that keep it alone, which saves the time of the
-            others. With norms that do not look at the batch this is masking, to rounding. A BatchNorm trains on the
-            statistics of the kept samples, and uses its running statistics where it is given one value per channel.
+        drop_schedule: Instead of drop_warmup, points (progress of training, share of the rate).
+        scale_by_keep: Divide by the keep probability in training, instead of scaling by it at inference.
+        skip_dropped: Sample method: run a branch for the samples that keep it alone.
         keep_function: Scale the weights that the model has, at the end of each branch, so that it computes at inference
             what it computed before: for weights that were trained. Values change in place, tensors stay the same.
+        settings: All but the model, target_layer_name and keep_function in one object, instead of one by one.
 
     Raises:
-        TypeError: model is no module, a rate not a number, or a flag not a bool.
-        ValueError: A value is not one of those allowed; the message names the argument, the value and them. Or the
-            branches of a block can't be left out, only masked: the message names the block's class and the reason. Or
-            skip_dropped meets a SplitBatchNorm2d. Or no weights keep the function, as a block is always dropped (rate
-            1), or a branch ends in nothing that can be scaled. The model is left as it was.
+        TypeError: model is no module, a rate not a number, a flag not a bool, or settings no `Settings`.
+        ValueError: A value is not one of those allowed; the message names the argument, the value and them. Or settings
+            are given in both ways. Or the branches of a block can't be left out, only masked: the message names the
+            block's class and the reason. Or skip_dropped meets a SplitBatchNorm2d. Or no weights keep the function, as
+            a block is always dropped (rate 1), or a branch ends in nothing that can be scaled. The model is left as it
+            was.
 
     Example:
         >>> import timm
@@ -87,56 +106,73 @@ def apply_stochastic_depth(
         >>> model = timm.create_model('test_vit', drop_path_rate=0.4)
         >>> apply_stochastic_depth(model, 'sample', 'DropPath', drop_rate=None, scale_by_keep=True, skip_dropped=True)
     """
-    settings = Settings(
-        stochastic_method, drop_rate, drop_distribution, use_same_gpu_seed, drop_warmup, drop_schedule, scale_by_keep,
-        skip_dropped)
+    settings = settings or Settings(
+        cast(str, stochastic_method), drop_rate, drop_distribution, use_same_gpu_seed, drop_warmup, drop_schedule,
+        scale_by_keep, skip_dropped)
     check_flag('keep_function', keep_function)
-    apply_settings(model, target_layer_name, settings, keep_function=keep_function)
+    apply_settings(model, target_layer_name, settings, keep_function)
 
 
 def apply_settings(
         model: nn.Module,
-        target_layer_name: str,
+        target_layer_name: Optional[str],
         settings: Settings,
         keep_function: bool = False,
         progress: Optional[TrainingProgress] = None,
 ) -> None:
-    """`apply_stochastic_depth`, for who has its settings as one object.
-
-    Args:
-        model: As there.
-        target_layer_name: As there.
-        settings: All that is set.
-        keep_function: As there.
-        progress: How far training is; at its end if None.
-    """
-    scales, trained_scales = inference_scales(model), former_scales(model)
+    """`apply_stochastic_depth` for a network that is at some point of its training, at the end if progress is None."""
+    factors, former = inference_factors(model), former_factors(model)
     check_target_layer_name(target_layer_name, model)
+    assert target_layer_name is not None
     targets = find_targets(model, target_layer_name)
-    _refuse_targets(targets, settings)  # before any change
+    _refuse_targets(targets, settings)
     for target in targets:
-        scales.update((target.full_name(place), peer.inference_scale) for place, peer in target.peers.items())
+        factors.update((target.full_name(place), peer.inference_scale) for place, peer in target.peers.items())
     if settings.drop_rate is not None and target_layer_name != 'DropPath':
-        tell_of_replaced(targets, stacklevel=3)
-    settings, depth_shares = _of_targets(targets, settings)
-    tell_of_no_effect(model, target_layer_name, targets, settings, depth_shares, stacklevel=3)
+        _warn_of_replaced(targets)
+    settings, shares = _of_targets(targets, settings)
+    _warn_of_what_stays(model, target_layer_name, targets)
+    _warn_of_no_effect(settings, shares if targets else None)
+    progress = progress or TrainingProgress()
+    scaling = _rescaling(targets, factors, settings, shares, progress.fraction) if keep_function else []
 
-    with undone_after_an_error(targets):
-        install_all(targets, settings, depth_shares, progress or TrainingProgress())
-        if keep_function:
-            scale_own_branches(model, scales, inference_scales(model))
-    if keep_function:
-        has_scaled = any(scale != scales.get(name, 1.) for name, scale in inference_scales(model).items())
-        tell_of_kept_function(trained_scales, has_scaled, stacklevel=3)
-        if has_scaled:
-            trained_scales = scales = inference_scales(model)
-    tell_of_other_function(
-        model, scales, trained_scales, stacklevel=3, advice=', scale_by_keep=True scales in training instead')
+    install_all(targets, settings, shares, progress)
+    multiply(scaling)
+    note_change(
+        model, factors, former, keep_function, advice=', scale_by_keep=True scales in training instead')
+
+
+def _rescaling(
+        targets: Sequence[Target],
+        factors: Mapping[str, float],
+        settings: Settings,
+        shares: Sequence[Sequence[float]],
+        progress: float,
+) -> Rescaling:
+    """What keeps the function of blocks that are to become stochastic ones, before any of them is changed."""
+    blocks, after = [], {}
+    for target, of_block in zip(targets, shares):
+        block = _as_stochastic(target)
+        for place, share in zip(target.places, of_block):
+            blocks.append((target.full_name(place), block))
+            after[target.full_name(place)] = settings.inference_factor((settings.drop_rate or 0.) * share, progress)
+    return rescaling(blocks, factors, after)
+
+
+def _as_stochastic(target: Target) -> nn.Module:
+    """What a block is going to be, made of the same tensors."""
+    if target.stochastic_class is None:
+        return target.block
+    block: nn.Module = target.stochastic_class.__new__(target.stochastic_class)
+    attributes = {name: value for name, value in vars(target.block).items() if name not in target.places}
+    attributes['_modules'] = {**target.block._modules, **{place: nn.Identity() for place in target.places}}
+    object.__setattr__(block, '__dict__', attributes)
+    return block
 
 
 def _of_targets(targets: Sequence[Target], settings: Settings) -> Tuple[Settings, List[List[float]]]:
-    """The settings, with what is taken over from the drop paths that are there, and each place's share of the rate."""
-    block_shares = depth_scales(len(targets), settings.drop_distribution)
+    """The settings with what is taken over from the drop paths that are there, and each one's share of the rate."""
+    block_shares = depth_shares(len(targets), settings.drop_distribution)
     shares = [[share] * len(target.places) for target, share in zip(targets, block_shares)]
     if settings.drop_rate is not None:
         return replace(settings, scale_by_keep=bool(settings.scale_by_keep)), shares
@@ -201,79 +237,48 @@ def apply_recorded(model: nn.Module, recorded: Mapping[str, RecordedDropPath]) -
             drop_path.set_drop_rate(drop_path.settings.drop_rate or 0., recorded[name].own_rate)
 
 
-def tell_of_replaced(targets: Sequence[Target], stacklevel: int) -> None:
-    """Warn of others' drop paths in blocks that were asked for by their kind, whose rates are lost.
-
-    Args:
-        targets: The blocks, before they are changed.
-        stacklevel: As of `warnings.warn`, seen from the caller.
-    """
+def _warn_of_replaced(targets: Sequence[Target]) -> None:
+    """Warn of others' drop paths in blocks that were asked for by their kind, whose rates are lost."""
     peers = [
         f'{target.full_name(place)} ({type(getattr(target.block, place)).__name__})'
         for target in targets for place in target.peers]
     if peers:
-        warnings.warn(
-            f'A block is not given stochastic depth twice, these are replaced: {", ".join(peers)}.',
-            stacklevel=stacklevel + 1)
+        warn_user(f'A block is not given stochastic depth twice, these are replaced: {", ".join(peers)}.')
 
 
-def tell_of_no_effect(
-        model: nn.Module,
-        target_layer_name: str,
-        targets: Sequence[Target],
-        settings: Settings,
-        shares: Sequence[Sequence[float]],
-        stacklevel: int,
-) -> None:
-    """Warn of what a model has that is not taken over, and of settings without an effect.
-
-    Args:
-        model: The model, before it is changed.
-        target_layer_name: What its blocks are asked for by.
-        targets: Those that were found.
-        settings: What they are to be given.
-        shares: Share of the rate of each of their places.
-        stacklevel: As of `warnings.warn`, seen from the caller.
-    """
-    left = _listed(drop_paths_left(model, target_layer_name, targets))
-    texts = []
-    if not targets:
-        found = f'No {target_layer_name} found in {type(model).__name__}'
-        texts.append(
-            f'{found} that can be taken over: nothing changes. {left}' if left else
-            f'{found}: nothing is dropped, {_what_fits(model)}')
+def _warn_of_what_stays(model: nn.Module, target_layer_name: str, targets: Sequence[Target]) -> None:
+    """Warn of a model without targets, and of drop paths in it that are not taken over."""
+    kinds: Dict[Tuple[str, str], List[str]] = {}
+    for name, kind in drop_paths_left(model, target_layer_name, targets).items():
+        kinds.setdefault(kind, []).append(name)
+    left = '; '.join(
+        f'{class_name} ({names[0]}{f" and {len(names) - 1} more" if names[1:] else ""}), as {reason}'
+        for (class_name, reason), names in kinds.items())
+    left = left and f'These stay what they are: {left}. timm.layers.DropPath in their places is.'
+    found = f'No {target_layer_name} found in {type(model).__name__}'
+    if targets and left:
+        warn_user(f'Not all drop paths of {type(model).__name__} are taken over. {left}')
     elif left:
-        texts.append(f'Not all drop paths of {type(model).__name__} are taken over. {left}')
-    if targets and settings.drop_rate == 0.:
-        texts.append('drop_rate is 0: stochastic depth has no effect until set_drop_rate sets another.')
-    elif targets and not any(share for of_block in shares for share in of_block):
-        texts.append(
+        warn_user(f'{found} that can be taken over: nothing changes. {left}')
+    elif not targets:
+        fitting = ', '.join(names_that_fit(model))
+        fits = f'the names that fit it are {fitting}.' if fitting else (
+            f'none of its blocks has a drop path. {HOW_TO_ADD_BLOCKS}')
+        warn_user(f'{found}: nothing is dropped, {fits}')
+
+
+def _warn_of_no_effect(settings: Settings, shares: Optional[Sequence[Sequence[float]]]) -> None:
+    """Warn of settings without an effect on drop paths with these shares of the rate."""
+    if shares and settings.drop_rate == 0.:
+        warn_user('drop_rate is 0: stochastic depth has no effect until set_drop_rate sets another.')
+    elif shares and not any(share for of_block in shares for share in of_block):
+        warn_user(
             f"drop_rate={settings.drop_rate} has no effect: with drop_distribution='linear' the first block has the"
             f" rate 0, and it is the only one. 'uniform' gives it drop_rate.")
     if settings.stochastic_method == 'sample' and not settings.use_same_gpu_seed:
-        texts.append(
+        warn_user(
             "use_same_gpu_seed=False has no effect with stochastic_method='sample': every sample has a draw of its"
             ' own.')
     if settings.stochastic_method == 'block' and settings.skip_dropped:
-        texts.append(
+        warn_user(
             "skip_dropped=True has no effect with stochastic_method='block', which never computes what it drops.")
-    for text in texts:
-        warnings.warn(text, stacklevel=stacklevel + 1)
-
-
-def _what_fits(model: nn.Module) -> str:
-    fitting = names_that_fit(model)
-    return (
-        f'the names that fit it are {", ".join(fitting)}.' if fitting else
-        f'none of its blocks has a drop path. {HOW_TO_ADD_BLOCKS}')
-
-
-def _listed(left: Mapping[str, Tuple[str, str]]) -> str:
-    """Drop paths by their classes and the reasons, one name for all of a kind."""
-    kinds: Dict[Tuple[str, str], List[str]] = {}
-    for name, kind in left.items():
-        kinds.setdefault(kind, []).append(name)
-    texts = [
-        f'{class_name} ({names[0]}{f" and {len(names) - 1} more" if names[1:] else ""}), as {reason}'
-        for (class_name, reason), names in kinds.items()]
-    return f'These stay what they are: {"; ".join(texts)}. timm.layers.DropPath in their places is.' if left else ''

@@ -1,52 +1,34 @@
-"""Change how a model drops while it trains: rates, progress, warm-up, and no drops at all."""
-import warnings
-from contextlib import contextmanager, nullcontext
-from typing import Callable, Generator, List, Sequence
+"""Control how a model drops while it trains: rates, progress, warm-up, and no drops at all."""
+from contextlib import contextmanager
+from typing import Dict, Generator
 
 from torch import nn
 
-from .folding.rescale import scale_own_branches
-from .folding.trained_weights import former_scales, tell_of_kept_function, tell_of_other_function
-from .inspection import drop_paths, inference_scales
+from .folding.rescale import multiply, own_rescaling
+from .folding.trained_weights import former_factors, note_change
+from .inspection import drop_paths, inference_factors
 from .layers.drop_path import StochasticDropPath
+from .messages import warn_user
 from .settings import check_flag, check_fraction
 
 __all__ = ['no_drop', 'set_drop_rate', 'set_training_progress', 'start_warmup']
 
+DropPaths = Dict[str, StochasticDropPath]
 
-def _places(model: nn.Module, caller: str) -> List[StochasticDropPath]:
-    """The drop paths of a model, with a warning if there are none."""
-    found = [drop_path for _, drop_path in drop_paths(model)]
+
+def _drop_paths(model: nn.Module, caller: str, needs_schedule: bool = False) -> DropPaths:
+    """The drop paths of a model, with a warning if there are none that the caller can change."""
+    found = dict(drop_paths(model))
     if not found:
-        warnings.warn(
+        warn_user(
             f'{caller} has no effect: {type(model).__name__} has no stochastic depth, which'
-            ' apply_stochastic_depth gives it.', stacklevel=3)
-    return found
-
-
-def _tell_of_no_schedule(model: nn.Module, places: Sequence[StochasticDropPath], caller: str) -> None:
-    """Once a network: loops call it for each step."""
-    if places and not any(place.settings.schedule or place.progress.is_told for place in places):
-        warnings.warn(
+            ' apply_stochastic_depth gives it.')
+    elif needs_schedule and not any(d.settings.schedule or d.progress.is_told for d in found.values()):
+        # once a network, whose progress is told from then on: loops call it for each step
+        warn_user(
             f'{caller} has no effect: the drop rates of {type(model).__name__} do not move, as it was given neither'
-            ' drop_warmup nor drop_schedule.', stacklevel=3)
-
-
-@contextmanager
-def _function_kept(model: nn.Module, undo: Callable[[], None]) -> Generator[None, None, None]:
-    """Context in which rates change; the weights keep the function then, or it is undone where no weights do."""
-    scales, trained_scales = inference_scales(model), former_scales(model)
-    yield
-    try:
-        scale_own_branches(model, scales, inference_scales(model))
-    except ValueError:
-        undo()
-        raise
-    has_scaled = inference_scales(model) != scales
-    tell_of_kept_function(trained_scales, has_scaled, stacklevel=4)
-    if has_scaled:
-        for _, drop_path in drop_paths(model):
-            drop_path.former_scale = None
+            ' drop_warmup nor drop_schedule.')
+    return found
 
 
 def set_drop_rate(model: nn.Module, drop_rate: float, keep_function: bool = False) -> None:
@@ -78,35 +60,31 @@ def set_drop_rate(model: nn.Module, drop_rate: float, keep_function: bool = Fals
     """
     drop_rate = check_fraction('drop_rate', drop_rate)
     check_flag('keep_function', keep_function)
-    places = _places(model, 'set_drop_rate')
-    before = [(p.progress, p.place_idx, p.settings.drop_rate or 0., p.own_rate) for p in places]
-    scales, trained_scales = inference_scales(model), former_scales(model)
+    found = _drop_paths(model, 'set_drop_rate')
+    before, former = inference_factors(model), former_factors(model)
+    rates_before = {d.own_rate if d.own_rate is not None else d.settings.drop_rate or 0. for d in found.values()}
+    is_single_block = len({name.rpartition('.')[0] for name in found}) == 1
+    has_own_rate = {
+        name: is_single_block and (d.depth_scale < 1. or d.progress.num_places() > len(found))
+        for name, d in found.items()}
+    rates = {name: drop_rate if has_own_rate[name] else drop_rate * d.depth_scale for name, d in found.items()}
+    after = {name: d.settings.inference_factor(rates[name], d.progress.fraction) for name, d in found.items()}
+    scaling = own_rescaling(model, before, after) if keep_function else []
 
-    def undo() -> None:
-        for progress, place_idx, rate, own_rate in before:
-            progress.tell_rate(place_idx, rate, own_rate)
-
-    with _function_kept(model, undo) if keep_function else nullcontext():
-        is_alone = _is_single_block(model)
-        for place, (progress, place_idx, rate_before, _) in zip(places, before):
-            if is_alone and (place.depth_scale < 1. or progress.num_places() > len(places)):
-                progress.tell_rate(place_idx, rate_before, own_rate=drop_rate)
-            else:
-                progress.tell_rate(place_idx, drop_rate)
-    if places and drop_rate > 0. and not any(place.unscheduled_rate() for place in places):
-        warnings.warn(
+    for name, d in found.items():
+        if has_own_rate[name]:
+            d.progress.tell_rate(d.place_idx, d.settings.drop_rate or 0., own_rate=drop_rate)
+        else:
+            d.progress.tell_rate(d.place_idx, drop_rate)
+    multiply(scaling)
+    if found and drop_rate > 0. and not any(rates.values()):
+        warn_user(
             f'drop_rate={drop_rate} has no effect: the share of the rate that each of these blocks has is 0, as'
-            ' apply_stochastic_depth gave it. Set the rate of a single block, or apply stochastic depth anew.',
-            stacklevel=2)
+            ' apply_stochastic_depth gave it. Set the rate of a single block, or apply stochastic depth anew.')
     # in the course of training the rate may move
-    if not keep_function and not any(place.progress.has_run or place.progress.is_told for place in places):
-        rates = {rate if own_rate is None else own_rate for _, _, rate, own_rate in before}
-        call = f'set_drop_rate(model, {min(rates)})' if len(rates) == 1 and not trained_scales else ''
-        tell_of_other_function(model, scales, trained_scales, stacklevel=2, undo=call)
-
-
-def _is_single_block(model: nn.Module) -> bool:
-    return len({name.rpartition('.')[0] for name, _ in drop_paths(model)}) == 1
+    if keep_function or not any(d.progress.has_stepped or d.progress.is_told for d in found.values()):
+        undo = f'set_drop_rate(model, {min(rates_before)})' if len(rates_before) == 1 and not former else ''
+        note_change(model, before, former, keep_function, undo=undo)
 
 
 def set_training_progress(model: nn.Module, fraction: float) -> None:
@@ -133,9 +111,7 @@ def set_training_progress(model: nn.Module, fraction: float) -> None:
         0.1
     """
     fraction = check_fraction('fraction', fraction)
-    places = _places(model, 'set_training_progress')
-    _tell_of_no_schedule(model, places, 'set_training_progress')
-    for progress in {place.progress for place in places}:
+    for progress in {d.progress for d in _drop_paths(model, 'set_training_progress', needs_schedule=True).values()}:
         progress.tell(fraction)
 
 
@@ -164,17 +140,15 @@ def start_warmup(model: nn.Module) -> None:
         >>> max(drop_rates(model).values())
         0.0
     """
-    places = _places(model, 'start_warmup')
-    _tell_of_no_schedule(model, places, 'start_warmup')
-    fractions = {place.progress: place.progress.fraction for place in places}
+    found = _drop_paths(model, 'start_warmup', needs_schedule=True)
+    before, former = inference_factors(model), former_factors(model)
+    after = {name: d.settings.inference_factor(d.unscheduled_rate(), 0.) for name, d in found.items()}
+    scaling = own_rescaling(model, before, after)
 
-    def undo() -> None:
-        for progress, fraction in fractions.items():
-            progress.tell(fraction)
-
-    with _function_kept(model, undo):
-        for progress in fractions:
-            progress.tell(0.)
+    for progress in {d.progress for d in found.values()}:
+        progress.tell(0.)
+    multiply(scaling)
+    note_change(model, before, former, keep_function=True)
 
 
 @contextmanager

@@ -1,17 +1,16 @@
-"""A model's drop paths, their rates and settings, and what they multiply branches with at inference."""
-import warnings
+"""Inspect a model: its drop paths, their rates and settings, and what branches are multiplied with at inference."""
 from typing import Any, Dict, Iterator, List, Tuple
 
 from torch import nn
 
 from .layers.drop_path import StochasticDropPath
-from .settings import shown
+from .messages import shown, warn_user
 
-__all__ = ['blocks_by_name', 'drop_paths', 'drop_rates', 'inference_scales', 'stochastic_depth_args']
+__all__ = ['blocks_by_name', 'drop_paths', 'drop_rates', 'inference_factors', 'stochastic_depth_args']
 
 
 def drop_paths(model: nn.Module) -> Iterator[Tuple[str, StochasticDropPath]]:
-    """Names and modules of all places where a model drops, in the order that they were registered in.
+    """Names and modules of a model's drop paths, in the order that they were registered in.
 
     Raises:
         TypeError: model is no module.
@@ -71,23 +70,23 @@ def stochastic_depth_args(model: nn.Module) -> Dict[str, Any]:
         >>> stochastic_depth_args(model)['drop_path_rate']
         0.3
     """
-    places = dict(drop_paths(model))
-    if not places:
+    found = dict(drop_paths(model))
+    if not found:
         raise ValueError(f'model must hold stochastic blocks, but {type(model).__name__} holds none.')
-    settings = next(iter(places.values())).settings
-    others = [n for n, place in places.items() if place.own_rate is not None or place.settings != settings]
+    settings = next(iter(found.values())).settings
+    others = [name for name, d in found.items() if d.own_rate is not None or d.settings != settings]
     if others:
-        warnings.warn(
+        warn_user(
             f'Blocks were given settings of their own, which no arguments of a whole model say: {", ".join(others[:3])}'
-            f'{" and others" * (len(others) > 3)}. A model that is rebuilt has others there.', stacklevel=2)
+            f'{" and others" * (len(others) > 3)}. A model that is rebuilt has others there.')
     return settings.model_args()
 
 
-def inference_scales(model: nn.Module, full: bool = False) -> Dict[str, float]:
+def inference_factors(model: nn.Module, full: bool = False) -> Dict[str, float]:
     """What each branch is multiplied with at inference, by the name of its drop path.
 
     Args:
-        model: Any model; without stochastic depth there are no scales.
+        model: Any model; without stochastic depth there are none.
         full: At the rates of the end of training, instead of those in force.
     """
     return {name: drop_path.inference_scale(full) for name, drop_path in drop_paths(model)}

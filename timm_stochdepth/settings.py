@@ -1,7 +1,9 @@
-"""The settings of stochastic depth: one object, its checks, and rates spread over depth and training."""
-from dataclasses import dataclass
+"""Settings of stochastic depth: one checked object, and rates spread over depth and training."""
+from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from .messages import shown
 
 __all__ = [
     'DISTRIBUTIONS',
@@ -11,31 +13,16 @@ __all__ = [
     'check_flag',
     'check_fraction',
     'check_schedule',
-    'depth_scales',
+    'depth_shares',
     'schedule_share',
-    'shown',
 ]
 
 DISTRIBUTIONS = ('linear', 'uniform')
-
-_LONG = 120  # characters; what a message shows of a value is to stay a part of its sentence
-
-
-def shown(value: Any, with_type: bool = False) -> str:
-    """A value as a message shows it: by its type alone where it would be a page long, as a network is."""
-    text, type_name = repr(value), type(value).__name__
-    if len(text) > _LONG or '\n' in text:
-        return f'an object of type {type_name}'
-    return f'{text} ({type_name})' if with_type else text
+METHODS = ('block', 'sample')
 
 
 def check_fraction(name: str, value: Any) -> float:
-    """Return value as a float if it is a real number in [0, 1].
-
-    Raises:
-        TypeError: It is no real number; the message names the argument, the value and what is allowed.
-        ValueError: It lies outside [0, 1] or is NaN.
-    """
+    """Return value as a float; a TypeError or ValueError unless it is a real number in [0, 1]."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f'{name} must be a real number in [0, 1], but got {shown(value, with_type=True)}.')
     if not 0. <= float(value) <= 1.:  # NaN is in no range
@@ -44,37 +31,23 @@ def check_fraction(name: str, value: Any) -> float:
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
-    """Return value if it is one of choices.
-
-    Raises:
-        ValueError: It is none of them; the message names the argument, the value and the choices.
-    """
+    """Return value; a ValueError unless it is one of choices."""
     if value not in choices:
         raise ValueError(f'{name} must be one of {", ".join(map(repr, choices))}, but got {shown(value)}.')
     return value
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """Return value if it is True or False.
-
-    Raises:
-        TypeError: It is something else, a string from a command line for instance.
-    """
+    """Return value; a TypeError unless it is True or False, and no string from a command line for instance."""
     if not isinstance(value, bool):
         raise TypeError(f'{name} must be True or False, but got {shown(value, with_type=True)}.')
     return value
 
 
 def check_schedule(name: str, value: Any) -> Tuple[Tuple[float, float], ...]:
-    """Return value as pairs of floats if it is a schedule: points (progress, share of the rate), progress rising.
-
-    Raises:
-        TypeError: It is no sequence of pairs of numbers.
-        ValueError: It is empty, a number lies outside [0, 1], or progress does not rise from point to point.
-    """
-    points = tuple(tuple(point) if isinstance(point, (list, tuple)) else () for point in value) if isinstance(
-        value, (list, tuple)) else ((),)
-    if any(len(point) != 2 for point in points):
+    """Return value as pairs of floats; a TypeError or ValueError unless it is points whose progress rises."""
+    points = value if isinstance(value, (list, tuple)) else [value]
+    if any(not isinstance(point, (list, tuple)) or len(point) != 2 for point in points):
         raise TypeError(
             f'{name} must be a sequence of points (progress, share of the rate), as in [(0, 0), (0.1, 1)], but got'
             f' {shown(value)}.')
@@ -84,27 +57,20 @@ def check_schedule(name: str, value: Any) -> Tuple[Tuple[float, float], ...]:
     return pairs
 
 
-def depth_scales(num_blocks: int, drop_distribution: str = 'linear') -> List[float]:
+def depth_shares(num_blocks: int, drop_distribution: str = 'linear') -> List[float]:
     """The share of the drop rate that each block gets, in forward order.
 
-    Args:
-        num_blocks: Number L of stochastic blocks.
-        drop_distribution: `'linear'`, l / (L - 1) for l from 0 to L - 1 (timm's rule, and the paper's eq. 4 but for
-            the first block, that never drops here), or `'uniform'`, 1 for every block.
+    Linear shares are timm's, and those of the paper's eq. 4 but for the first block, which never drops here.
     """
-    check_choice('drop_distribution', drop_distribution, DISTRIBUTIONS)
     if drop_distribution == 'uniform':
         return [1.] * num_blocks
     return [block_idx / max(num_blocks - 1, 1) for block_idx in range(num_blocks)]
 
 
 def schedule_share(progress: float, schedule: Sequence[Tuple[float, float]]) -> float:
-    """The share of its full rate that a block has at some point of training.
+    """The share of its full rate that a block has at some point of training; all of it without a schedule.
 
-    Args:
-        progress: How far training is, in [0, 1].
-        schedule: Points (progress, share), as of `check_schedule`: linear in between, constant outside of them; none
-            for the full rate all along.
+    It is linear between the schedule's points (progress, share), and constant outside of them.
     """
     if not schedule:
         return 1.
@@ -114,27 +80,37 @@ def schedule_share(progress: float, schedule: Sequence[Tuple[float, float]]) -> 
     return schedule[0][1] if progress < schedule[0][0] else schedule[-1][1]
 
 
-METHODS = ('block', 'sample')
-
-
 @dataclass(frozen=True)
 class Settings:
-    """How a network drops its branches.
+    """How a network drops its branches; `dataclasses.replace` changes it.
 
     Attributes:
-        stochastic_method: `'sample'`, an independent draw for each sample and branch, or `'block'`, one for the batch.
-        drop_rate: Drop rate of the network, in [0, 1]; None for the rates of the drop paths that it has.
-        drop_distribution: `'linear'`, block l of L gets drop_rate * l / (L - 1), or `'uniform'`, each gets drop_rate.
+        stochastic_method: `'sample'`, an independent draw for each sample and branch, or `'block'`, one draw for a
+            branch and the whole batch, a dropped branch is then not computed.
+        drop_rate: Drop rate of the network, in [0, 1]; None keeps the rate of each drop path that is there.
+        drop_distribution: `'linear'`, block l of 0 to L - 1 gets drop_rate * l / (L - 1), or `'uniform'`, each gets
+            drop_rate. The branches of one block share its rate, and draw each for itself.
         use_same_gpu_seed: Block method: whether the ranks of a distributed run drop the same blocks.
         drop_warmup: Fraction of training over which the rate rises from 0, in [0, 1].
-        drop_schedule: Points (progress of training, share of the rate), with progress rising, linear in between.
-        scale_by_keep: Divide by the keep probability in training, instead of scaling by it at inference; None for the
-            latter, or with a drop_rate of None for what the drop paths of the network do.
-        skip_dropped: Sample method: run a branch for the samples that keep it alone.
+        drop_schedule: Instead of drop_warmup, points (progress of training, share of the rate), linear in between:
+            early stochastic depth is `[(0, 1), (0.2, 0)]`, late `[(0.2, 0), (0.2001, 1)]`
+            (https://arxiv.org/abs/2303.01500).
+        scale_by_keep: Divide by the keep probability in training, as timm's DropPath does, instead of scaling the
+            branch by it at inference, as the paper does. None for the latter, or with a drop_rate of None for what the
+            drop paths that are there do: timm's divide.
+        skip_dropped: Sample method: run a branch for the samples that keep it alone, which saves the time of the
+            others. With norms that do not look at the batch this is masking, to rounding. A BatchNorm trains on the
+            statistics of the kept samples, and uses its running statistics where it is given one value per channel.
 
     Raises:
         TypeError: A rate is not a number, a flag not a bool.
         ValueError: A value is not one of those allowed; the message names the argument, the value and them.
+
+    Example:
+        >>> import timm
+        >>> from timm_stochdepth import Settings, apply_stochastic_depth
+        >>> settings = Settings('sample', drop_rate=0.1, scale_by_keep=True, skip_dropped=True)
+        >>> apply_stochastic_depth(timm.create_model('test_vit'), settings=settings, target_layer_name='DropPath')
     """
     stochastic_method: str
     drop_rate: Optional[float] = 0.2
@@ -175,16 +151,13 @@ class Settings:
         """The share of the full rate at some point of training, from 0 at its start to 1 at its end."""
         return schedule_share(progress, self.schedule)
 
+    def inference_factor(self, drop_rate: float, progress: float) -> float:
+        """What a branch of some full rate is multiplied with at inference, at some point of training."""
+        return 1. if self.scale_by_keep else 1. - drop_rate * self.share(progress)
+
     def model_args(self) -> Dict[str, Any]:
         """The keyword arguments that give a registered model these settings."""
-        args: Dict[str, Any] = dict(
-            drop_path_rate=self.drop_rate,
-            drop_distribution=self.drop_distribution,
-            drop_warmup=self.drop_warmup,
-            use_same_gpu_seed=self.use_same_gpu_seed,
-            scale_by_keep=self.scale_by_keep,
-            skip_dropped=self.skip_dropped,
-        )
-        if self.drop_schedule is not None:
-            args['drop_schedule'] = [list(point) for point in self.drop_schedule]
-        return args
+        args = {f.name: getattr(self, f.name) for f in fields(self) if f.name != 'stochastic_method'}
+        args = {'drop_path_rate': args.pop('drop_rate'), **args}
+        schedule = args.pop('drop_schedule')
+        return args if schedule is None else {**args, 'drop_schedule': [list(point) for point in schedule]}

@@ -1,19 +1,19 @@
 import pytest
 
-from timm_stochdepth.settings import check_fraction, depth_scales, schedule_share
+from timm_stochdepth.settings import check_fraction, depth_shares, schedule_share
 
 
 def test_linear_scales_rise_from_zero_to_one():
-    assert depth_scales(5) == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert depth_shares(5) == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
 def test_one_block_alone_never_drops():
-    assert depth_scales(1) == [0.0]
-    assert depth_scales(0) == []
+    assert depth_shares(1) == [0.0]
+    assert depth_shares(0) == []
 
 
 def test_uniform_scales_are_all_one():
-    assert depth_scales(3, 'uniform') == [1.0, 1.0, 1.0]
+    assert depth_shares(3, 'uniform') == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,5 @@
 """Networks inside of something else, folded with it: each is timm's own from then on, by class and by name."""
 
-import argparse
-import copy
-from dataclasses import dataclass, field
-
 import pytest
 import timm
 import torch
@@ -97,33 +93,19 @@ def test_networks_that_give_features():
             assert_same_output(y, y_reference)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    backbone: str = 'resnet50_sd_block.a1_in1k'
-    others: list = field(default_factory=lambda: [dict(name='resnet101_sd_sample'), 'vit_tiny_patch16_224'])
-    drop_path_rate: float = 0.5
-    drop_warmup: float = 0.1
-    lr: float = 0.1
-
-
 def test_settings_of_ones_own_name_plain_networks():
     model = Holder(create())
     model.name = 'resnet50_sd_block'
-    model.recipe = Recipe()
-    model.hparams = argparse.Namespace(net=dict(name='resnet101_sd_block', scale_by_keep=True, width=2))
-    model.hparams.own = model.hparams
-    model.pair, model.seen = (1, 'resnet50_sd_block'), []
-    model.net.seen = model.seen
+    model.hparams = dict(net=dict(name='resnet101_sd_block', scale_by_keep=True, width=2), drop_path_rate=0.5, lr=0.1)
+    model.hparams['own'] = model.hparams
+    model.recipe = dict(backbone='resnet50_sd_block.a1_in1k', drop_path_rate=0.5, drop_warmup=0.1, lr=0.1)
     model.text = 'resnet50_sd_block at a rate of 0.5'
-    before = copy.deepcopy(vars(model.recipe))
     folded = ts.fold_stochastic_depth(model)
     assert folded.name == 'resnet50' and folded.text == model.text
-    assert vars(folded.recipe) == dict(
-        backbone='resnet50.a1_in1k', others=[dict(name='resnet101'), 'vit_tiny_patch16_224'], drop_path_rate=0.0, lr=0.1
-    )
-    assert folded.hparams.net == dict(name='resnet101', width=2) and folded.hparams.own is folded.hparams
-    assert folded.pair == (1, 'resnet50') and folded.seen is folded.net.seen
-    assert vars(model.recipe) == before and model.hparams.net['name'] == 'resnet101_sd_block'
+    assert folded.recipe == dict(backbone='resnet50.a1_in1k', drop_path_rate=0.0, lr=0.1)
+    assert folded.hparams['net'] == dict(name='resnet101', width=2) and folded.hparams['own'] is folded.hparams
+    assert folded.hparams['drop_path_rate'] == 0.5  # of something that is not named beside it
+    assert model.hparams['net']['name'] == 'resnet101_sd_block' and model.recipe['drop_warmup'] == 0.1
 
 
 class Shared(nn.Module, PyTorchModelHubMixin):

@@ -17,7 +17,7 @@ import timm_stochdepth as ts
 from timm_stochdepth.checkpoints.drop_options import LauncherError
 from timm_stochdepth.hub.folder import save_weights, write_folder
 from timm_stochdepth.hub.load import load_model
-from timm_stochdepth.integrations.timm_scripts.checkpoints import folded_checkpoints
+from timm_stochdepth.integrations.timm_scripts.launcher import helped
 from timm_stochdepth.integrations.timm_scripts.script_run import ScriptRun
 
 TRAINED = {
@@ -131,14 +131,14 @@ def from_state_dict(source, target):
 
 
 def from_initial_checkpoint(source, target):
-    with folded_checkpoints(ScriptRun()):  # as under the launcher
+    with helped(ScriptRun()):  # as under the launcher
         return source.create(checkpoint_path=str(source.write_checkpoint()), **target)
 
 
 def from_initial_state_dict(source, target):
     path = source.path / 'model.pth'
     torch.save(source.model.state_dict(), path)
-    with folded_checkpoints(ScriptRun()):
+    with helped(ScriptRun()):
         return source.create(checkpoint_path=str(path), **target)
 
 
@@ -205,12 +205,12 @@ def load_pretrained_path(source, path, **kwargs):
 
 
 def load_initial_checkpoint(source, path, **kwargs):
-    with folded_checkpoints(ScriptRun()):
+    with helped(ScriptRun()):
         return source.create(checkpoint_path=str(path), **kwargs)
 
 
 def load_checkpoint_of_validation(source, path, **kwargs):
-    with folded_checkpoints(ScriptRun()):
+    with helped(ScriptRun()):
         model = source.create(**kwargs)
         timm.models.load_checkpoint(model, str(path), False)
     return model
@@ -255,7 +255,7 @@ def test_a_run_that_is_resumed_keeps_its_weights_at_each_door(tmp_path):
     torch.save(source.model.state_dict(), path)
     run = ScriptRun()
     run.args = argparse.Namespace(model=source.name, resume=str(path))
-    with folded_checkpoints(run):  # as an older train.py of timm's loads the EMA weights
+    with helped(run):  # as an older train.py of timm's loads the EMA weights
         model = source.create(**source.trained, drop_warmup=0.5)
         ts.start_warmup(model)
         timm.models.load_checkpoint(model, str(path))
@@ -268,7 +268,7 @@ def test_a_plain_network_takes_no_weights_that_say_other_scales(load, trained, t
     source = Source('block', trained, tmp_path)
     path = source.write_checkpoint()
     source.name = 'resnet50'
-    with folded_checkpoints(ScriptRun()):
+    with helped(ScriptRun()):
         if trained not in ('plain', 'another convention'):
             with pytest.raises(LauncherError, match=r'of resnet50_sd_block, .* timm-stochdepth fold .*last.pth.tar'):
                 load(source, path)

@@ -1,4 +1,4 @@
-"""How the operations of a network are spread over its branches, and what dropping them can save at most."""
+"""Count how the operations of a network are spread over its branches, and what dropping them can save at most."""
 from copy import deepcopy
 from typing import Dict, Tuple
 
@@ -15,12 +15,8 @@ __all__ = ['block_drop_limit', 'branch_shares', 'place_shares']
 def place_shares(model: nn.Module, input_size: Tuple[int, ...] = (3, 224, 224)) -> Dict[str, float]:
     """Share of the network's operations that each drop path's branch has, by the drop path's name.
 
-    Counted are those of convolutions and matrix products, in a forward pass without data. A branch that can only be
-    masked has none: dropping it saves nothing.
-
-    Args:
-        model: Model with stochastic depth.
-        input_size: Shape of one input, without the batch.
+    Counted are those of convolutions and matrix products, in a forward pass without data, of one input of that size. A
+    branch that can only be masked has none: dropping it saves nothing.
     """
     meta_model = deepcopy(model).to('meta').eval()
     with FlopCounterMode(display=False) as counter:
@@ -47,10 +43,5 @@ def branch_shares(model: nn.Module, input_size: Tuple[int, ...] = (3, 224, 224))
 
 
 def block_drop_limit(drop_rates: Dict[str, float], shares: Dict[str, float]) -> float:
-    """Expected share of the operations that is left when every block skips its branch at its rate.
-
-    Args:
-        drop_rates: Rate of each block, by module name.
-        shares: Share of the operations of each block's branch, by module name.
-    """
+    """Expected share of the operations that is left when every block skips its branch at its rate; both by its name."""
     return 1. - sum(rate * shares[name] for name, rate in drop_rates.items())

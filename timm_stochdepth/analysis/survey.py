@@ -1,4 +1,4 @@
-"""Which networks of timm have drop paths, and what can be done with each block of theirs."""
+"""Survey timm's networks: which have drop paths, and what can be done with each block of theirs."""
 from dataclasses import dataclass, field
 from typing import Dict, List, Sequence, Set
 
@@ -15,40 +15,33 @@ __all__ = ['Family', 'Survey', 'format_survey', 'survey_families']
 
 @dataclass
 class Family:
-    """The blocks of one class.
+    """The blocks of one class, with the names of the networks that hold them and of their drop paths.
 
     Attributes:
-        models: Names of the networks that hold them.
-        places: Names of their drop paths.
         looks_at_batch: Whether a norm in them takes the statistics of the batch: skipping is then not masking.
         can_skip: Whether the branches of these blocks can be left out, in some of them at least.
         reasons: Why their branches can only be masked, and the networks where that is so.
     """
-    models: List[str] = field(default_factory=list)
-    places: Set[str] = field(default_factory=set)
+    models: Set[str] = field(default_factory=set)
+    drop_paths: Set[str] = field(default_factory=set)
     looks_at_batch: bool = False
     can_skip: bool = False
-    reasons: Dict[str, List[str]] = field(default_factory=dict)
+    reasons: Dict[str, Set[str]] = field(default_factory=dict)
 
     def add(self, model_name: str, target: Target) -> None:
-        if model_name not in self.models:
-            self.models.append(model_name)
-        self.places.update(target.places)
+        self.models.add(model_name)
+        self.drop_paths.update(target.places)
         self.looks_at_batch |= looks_at_batch(target.block)
         self.can_skip |= target.stochastic_class is not None
         if target.stochastic_class is None:
-            names = self.reasons.setdefault(target.reason, [])
-            names.extend([] if model_name in names else [model_name])
+            self.reasons.setdefault(target.reason, set()).add(model_name)
 
 
 @dataclass
 class Survey:
-    """What was found.
+    """Families by their class, as in `'vision_transformer.Block'`, and networks with branches that can only be masked.
 
-    Attributes:
-        families: By the blocks' class, as in `'vision_transformer.Block'`.
-        whole: Names of the networks all of whose branches can be left out.
-        masked: Names of those with branches that can only be masked.
+    All branches of the networks in `whole` can be left out.
     """
     families: Dict[str, Family] = field(default_factory=dict)
     whole: List[str] = field(default_factory=list)
@@ -56,11 +49,7 @@ class Survey:
 
 
 def survey_families(model_names: Sequence[str]) -> Survey:
-    """Look at the blocks of networks, without memory for their weights.
-
-    Args:
-        model_names: Names of timm's; networks that know no `drop_path_rate` are passed over.
-    """
+    """Look at the blocks of networks, without memory for weights; those that know no `drop_path_rate` have none."""
     survey = Survey()
     with progress_bar(len(model_names), 'networks', 'network') as progress:
         for model_name in model_names:
@@ -91,7 +80,7 @@ def format_survey(survey: Survey) -> str:
         reasons = '; '.join(f'{reason} ({len(models)} names)' for reason, models in family.reasons.items())
         what = 'skipped' if family.can_skip else 'masked'
         what += f'; masked where {reasons}' if family.can_skip and reasons else f': {reasons}' if reasons else ''
-        lines.append(f'| {name} | {len(family.models)} | {", ".join(sorted(family.places))} | {norms} | {what} |')
+        lines.append(f'| {name} | {len(family.models)} | {", ".join(sorted(family.drop_paths))} | {norms} | {what} |')
     return '\n'.join(lines)
 
 

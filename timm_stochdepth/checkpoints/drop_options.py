@@ -1,4 +1,4 @@
-"""The launcher's options: how the drop paths of a script's networks drop, at the rate of its own --drop-path."""
+"""Options of the launcher: how the drop paths of a script's networks drop, at the rate of its own --drop-path."""
 import shlex
 from dataclasses import dataclass, fields, replace
 from typing import Any, Dict, Optional
@@ -32,31 +32,22 @@ class DropOptions:
 
     def as_args(self) -> Dict[str, Any]:
         """As plain values, for args.yaml and the arguments in a checkpoint."""
-        args = {
-            'stochastic_method': self.settings.stochastic_method,
-            'drop_schedule': None,
-            **self.settings.model_args(),
-            'drop_distribution': self.drop_distribution,
-        }
+        args = {'stochastic_method': self.settings.stochastic_method, 'drop_schedule': None}
+        args.update(self.settings.model_args(), drop_distribution=self.drop_distribution)
         del args['drop_path_rate']  # an argument of the script's own
         return args
 
     @classmethod
     def from_args(cls, args: Any) -> 'DropOptions':
-        """Read what `as_args` has written.
-
-        Raises:
-            LauncherError: It is something else.
-        """
+        """Read what `as_args` has written; a LauncherError if it is something else."""
         names = {field.name for field in fields(Settings)} - {'drop_rate'}
         try:
             if not isinstance(args, dict) or not set(args) <= names or args.get('scale_by_keep') is not True:
                 raise ValueError(f'must have {", ".join(sorted(names))} alone, scale_by_keep as true.')
-            settings = dict(args)
-            drop_distribution = settings.pop('drop_distribution', None)
-            if drop_distribution is not None:
-                check_choice('drop_distribution', drop_distribution, DISTRIBUTIONS)
-            return cls(Settings(**settings, drop_rate=None), drop_distribution)
+            distribution = args.get('drop_distribution')
+            if distribution is not None:
+                check_choice('drop_distribution', distribution, DISTRIBUTIONS)
+            return cls(Settings(**{**args, 'drop_rate': None, 'drop_distribution': 'linear'}), distribution)
         except (TypeError, ValueError) as e:
             raise LauncherError(
                 'stochastic_depth among the arguments of a run must be what the launcher has noted there, but got'
@@ -83,11 +74,10 @@ class DropOptions:
         return shlex.join(['--model-kwargs', *words]) if words else ''
 
     def _given(self) -> Dict[str, Any]:
-        settings = self.settings
         given = dict(
-            skip_dropped=settings.skip_dropped,
+            skip_dropped=self.settings.skip_dropped,
             drop_distribution=self.drop_distribution,
-            drop_warmup=settings.drop_warmup,
-            drop_schedule=settings.drop_schedule,
+            drop_warmup=self.settings.drop_warmup,
+            drop_schedule=self.settings.drop_schedule,
         )
         return {name: value for name, value in given.items() if value}

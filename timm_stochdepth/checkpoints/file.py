@@ -1,12 +1,13 @@
-"""Files of weights, and what they say of themselves: checkpoints of timm's scripts, bare state_dicts, safetensors."""
+"""Read files of weights, and what they say of themselves: checkpoints of timm's scripts, state_dicts, safetensors."""
 import argparse
 import json
 import pickle
 import warnings
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import timm
 import torch
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from timm.models import is_model_in_modules, parse_model_name, split_model_name_tag
 from torch import Tensor, nn
 
-from ..inspection import inference_scales
+from ..inspection import inference_factors
 from ..output.file_kinds import holds_kind
 from ..output.terminal import one_line
 from .names import how_to_merge, scales_in_metadata, strip_wrappers
@@ -68,16 +69,13 @@ class WeightsFile:
     def trained_scales(self, full: bool = False) -> Optional[Dict[str, float]]:
         """What each branch was multiplied with at inference where the weights come from, None if nothing says.
 
-        The first that is there: the scales in the metadata of the state_dict, which a stochastic network gave at that
-        very moment; the network's name and arguments; metadata without scales, which a plain network gave. A plain
-        network has no entries, its scales are 1.
-
-        Args:
-            full: At the rates of the end of the warm-up, instead of those in force at that moment.
+        The first that is there: the metadata of the state_dict, as a stochastic network gave it at that very moment;
+        the network's name and arguments; metadata without factors, which a plain network gave. A plain network has no
+        entries, its factors are 1. With `full` they are those of the end of the warm-up.
         """
-        scales = scales_in_metadata(self.state_dict, full)
-        if scales is not None:
-            return scales
+        factors = scales_in_metadata(self.state_dict, full)
+        if factors is not None:
+            return factors
         if self.architecture is None:
             return {} if getattr(self.state_dict, '_metadata', None) else None
         source, name = parse_model_name(self.architecture)
@@ -85,10 +83,9 @@ class WeightsFile:
             return {}
         if not self.says_rate() or (self._is_amid_warmup() and not full):
             return None
-        try:
-            return inference_scales(create_on_meta(self.architecture, **self.model_args))
-        except Exception:  # a folder that is gone, a Hub out of reach: then nothing says it
-            return None
+        with suppress(Exception):  # a folder that is gone, a Hub out of reach: then nothing says it
+            return inference_factors(create_on_meta(self.architecture, **self.model_args))
+        return None
 
     def _is_amid_warmup(self) -> bool:
         epochs, warmup = self.args.get('epochs'), self.model_args.get('drop_warmup')
@@ -130,14 +127,17 @@ def _refuse_others_files(path: Path) -> None:
     """Say what a file is that people often have in place of the weights."""
     with path.open('rb') as file:
         start = file.read(64)
+    held = ''
     if not start:
-        raise ValueError(f'{path} must hold weights, but is empty.')
-    if start.startswith(b'version https://git-lfs'):
-        raise ValueError(f'{path} must hold weights, but is a pointer of Git LFS: `git lfs pull` brings the file.')
-    if zipfile.is_zipfile(path):
+        held = 'is empty.'
+    elif start.startswith(b'version https://git-lfs'):
+        held = 'is a pointer of Git LFS: `git lfs pull` brings the file.'
+    elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith('/constants.pkl') for name in archive.namelist()):
-                raise ValueError(f'{path} must hold weights, but is a TorchScript archive: save model.state_dict().')
+                held = 'is a TorchScript archive: save model.state_dict().'
+    if held:
+        raise ValueError(f'{path} must hold weights, but {held}')
 
 
 def _read_safetensors(path: Path) -> WeightsFile:
@@ -147,12 +147,11 @@ def _read_safetensors(path: Path) -> WeightsFile:
         state_dict = strip_wrappers(load_file(path))
     except SafetensorError as e:
         raise ValueError(f'{path} is truncated or altered, or no safetensors: {one_line(e)}') from e
-    architecture, other_name = _first_model_name([metadata.get('architecture')])
-    try:
+    model_args: Any = {}
+    with suppress(ValueError):
         model_args = json.loads(metadata.get('model_args', '{}'))
-    except ValueError:
-        model_args = None
-    return WeightsFile(state_dict, architecture, other_name, model_args if isinstance(model_args, dict) else {})
+    names = _first_model_name([metadata.get('architecture')])
+    return WeightsFile(state_dict, *names, model_args if isinstance(model_args, dict) else {})
 
 
 def _read_checkpoint(path: Path, use_ema: Optional[bool]) -> WeightsFile:
@@ -160,11 +159,9 @@ def _read_checkpoint(path: Path, use_ema: Optional[bool]) -> WeightsFile:
     state_dict = _find_state_dict(checkpoint, path, use_ema)
     args = checkpoint.get('args')
     args = dict(vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, dict) else {})
-    architecture, other_name = _first_model_name([args.get('model'), checkpoint.get('arch')])
     return WeightsFile(
         strip_wrappers(state_dict),
-        architecture=architecture,
-        other_name=other_name,
+        *_first_model_name([args.get('model'), checkpoint.get('arch')]),
         model_args=_model_args_of_run(args),
         args=args,
         epoch=checkpoint.get('epoch'),
@@ -178,7 +175,9 @@ def _load_pickle(path: Path) -> Dict[str, Any]:
             # without reading the tensors before they are used, where the file's format allows it
             checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as e:
-        unsafe = _unsafe_globals(path)
+        unsafe: List[str] = []
+        with suppress(Exception):  # it reads zip files alone
+            unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         if not unsafe:
             raise ValueError(f'{path} must be a checkpoint or state_dict of torch.save, but is something else.') from e
         raise ValueError(
@@ -189,13 +188,6 @@ def _load_pickle(path: Path) -> Dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise ValueError(f'{path} must hold a checkpoint or a state_dict, but holds a {type(checkpoint).__name__}.')
     return checkpoint
-
-
-def _unsafe_globals(path: Path) -> 'list[str]':
-    try:
-        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # it reads zip files alone
-        return []
 
 
 def _find_state_dict(checkpoint: Dict[str, Any], path: Path, use_ema: Optional[bool]) -> Dict[str, Tensor]:
@@ -233,13 +225,9 @@ def _model_args_of_run(args: Dict[str, Any]) -> Dict[str, Any]:
 def _first_model_name(names: Sequence[Any]) -> Tuple[Optional[str], Optional[str]]:
     """The first name that `timm.create_model` takes, or if there is none the first that it does not."""
     said = [name for name in names if isinstance(name, str) and name]
-    known = [name for name in said if _is_model_name(name)]
-    return (known[0], None) if known else (None, said[0] if said else None)
-
-
-def _is_model_name(name: str) -> bool:
-    try:
-        source, model_id = parse_model_name(name)
-    except ValueError:
-        return False
-    return source is not None or timm.is_model(split_model_name_tag(model_id)[0])
+    for name in said:
+        with suppress(ValueError):
+            source, model_id = parse_model_name(name)
+            if source is not None or timm.is_model(split_model_name_tag(model_id)[0]):
+                return name, None
+    return None, said[0] if said else None

@@ -1,4 +1,4 @@
-"""Weights under the names that the network itself has, and what a state_dict's metadata says of them."""
+"""Strip wrappers off the names of weights, and read what a state_dict's metadata says of them."""
 from collections import OrderedDict
 from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional
 
@@ -73,15 +73,10 @@ def how_to_merge(names: Iterable[str]) -> str:
 
 
 def scales_in_metadata(state_dict: Mapping[str, Any], full: bool = False) -> Optional[Dict[str, float]]:
-    """What each branch was multiplied with at inference when it gave its weights.
+    """What each branch was multiplied with at inference when it gave its weights, by its drop path's name.
 
-    Args:
-        state_dict: Weights.
-        full: At the rates of the end of the warm-up, instead of those in force at that moment.
-
-    Returns:
-        The scales by the names of drop paths; None if the metadata has none, or is lost as after timm's
-        `clean_state_dict`.
+    With `full` it is that of the end of the warm-up. None if the metadata does not say, or is lost as after timm's
+    `clean_state_dict`.
     """
     key = 'full_inference_scale' if full else 'inference_scale'
     metadata = getattr(state_dict, '_metadata', {})
@@ -96,13 +91,7 @@ class RecordedDropPath(NamedTuple):
 
 
 def settings_in_metadata(state_dict: Mapping[str, Any]) -> Dict[str, RecordedDropPath]:
-    """How each drop path of the network that gave its weights dropped.
-
-    Args:
-        state_dict: Weights.
-
-    Returns:
-        By the names of drop paths; none if the metadata says nothing.
+    """How each drop path of the network that gave its weights dropped, by name; none if the metadata does not say.
 
     Raises:
         ValueError: The settings are those of another version of this package.
@@ -121,11 +110,7 @@ def settings_in_metadata(state_dict: Mapping[str, Any]) -> Dict[str, RecordedDro
 
 
 def check_finite(state_dict: Mapping[str, Any], name: str) -> None:
-    """Refuse weights that are not finite.
-
-    Raises:
-        ValueError: A tensor holds NaN or infinite values; the message names it, and where it comes from by name.
-    """
+    """Refuse weights with NaN or infinite values; the message says which, and by name where they come from."""
     for key, value in state_dict.items():
         if not torch.isfinite(value).all():
             raise ValueError(f'{name} must hold finite weights, but {key} holds values that are not finite.')

@@ -1,4 +1,4 @@
-"""What to do when the Hub is out of reach, said where its client only says that."""
+"""Say what to do when the Hub is out of reach, where its client only says that."""
 from contextlib import contextmanager
 from typing import Generator
 
@@ -21,14 +21,10 @@ def is_out_of_reach(error: BaseException) -> bool:
 
 @contextmanager
 def says_how_to_go_on(name: str, how: str) -> Generator[None, None, None]:
-    """Context in which weights are downloaded.
-
-    Args:
-        name: What they are the weights of.
-        how: What can be done without a network.
+    """Context in which the weights of a network of that name are downloaded.
 
     Raises:
-        ConnectionError: The Hub is out of reach, which the Hub's client has said in many ways.
+        ConnectionError: The Hub is out of reach; it says how to go on without a network.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the ranks of a distributed run agree on without waiting: the process group's store, where the first writes."""
+"""Agree with other ranks without waiting for them: in the process group's store, where the first one writes."""
 import os
 from typing import Any, Optional
 from weakref import ref
@@ -22,11 +22,7 @@ def is_first_rank() -> bool:
 
 
 class Run:
-    """The ranks of one process group, their store and their seed.
-
-    Attributes:
-        store: Keys and values that all ranks see.
-    """
+    """The ranks of one process group, the store whose keys and values they all see, and their seed."""
 
     def __init__(self, group: Any) -> None:
         self.group = ref(group)  # who holds a group when Python ends has its threads abort

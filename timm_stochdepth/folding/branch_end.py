@@ -1,4 +1,4 @@
-"""Where a factor on a residual branch goes: the tensors at its end that it can be multiplied into."""
+"""Find the parameters at a branch's end that absorb a factor."""
 from typing import Any, Dict, Optional
 
 import timm.layers
@@ -31,13 +31,8 @@ _LINEAR_FUNCTIONS = ('conv1d', 'conv2d', 'linear')
 Exponents = Dict[Tensor, int]
 
 
-def branch_exponents(name: str, block: nn.Module, place: str) -> Exponents:
-    """Tensors of a block that a factor on a branch goes into, and the factor's exponent in each.
-
-    Args:
-        name: The block's name in its model.
-        block: A block with stochastic depth.
-        place: Name of its drop path.
+def branch_exponents(name: str, block: nn.Module, drop_path: str) -> Exponents:
+    """Tensors of a block that a factor on the branch of a drop path goes into, and the factor's exponent in each.
 
     Raises:
         ValueError: The branch ends in something else than a scale, a norm, a linear layer or a convolution, its end
@@ -50,8 +45,8 @@ def branch_exponents(name: str, block: nn.Module, place: str) -> Exponents:
     if not cut.ends:
         return _exponents_by_hand(name, block)
     exponents: Exponents = {}
-    for (branch_place, branch), end in zip(cut.branches, cut.ends):
-        if branch_place == place:
+    for (dropped_at, branch), end in zip(cut.branches, cut.ends):
+        if dropped_at == drop_path:
             found = _walk(block, end, name)
             of_block = {own_tensor(block, n, name) for n in branch.owned if isinstance(getattr(block, n, 0), Tensor)}
             if not found.keys() <= {*branch.parameters(block), *of_block}:

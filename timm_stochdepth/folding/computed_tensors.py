@@ -1,4 +1,4 @@
-"""Tensors that a module computes from others: pruning, parametrizations, and PyTorch's older norms of weights."""
+"""Handle tensors that a module computes from others: pruning, parametrizations, PyTorch's older norms of weights."""
 from copy import deepcopy
 from typing import Any, Iterator, Tuple
 
@@ -35,11 +35,7 @@ def is_reparametrized(model: nn.Module) -> bool:
 
 
 def copy_plain(model: nn.Module) -> nn.Module:
-    """A deepcopy in which each tensor that is computed is a parameter, with the value that it has.
-
-    Raises:
-        ValueError: The model is sharded.
-    """
+    """A deepcopy in which each tensor that is computed is a parameter, with the value that it has; never of a shard."""
     refuse_sharded(model)
     # a deepcopy refuses tensors with a history
     values = [v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf]
@@ -67,12 +63,7 @@ def _make_parameters(module: nn.Module) -> None:
 
 
 def own_tensor(module: nn.Module, name: str, path: str) -> Tensor:
-    """What a factor on one of a module's tensors goes into.
-
-    Args:
-        module: A module.
-        name: Name of a tensor that it computes with.
-        path: The module's name, for the message.
+    """What a factor on the tensor that a module at some path computes with by some name goes into.
 
     Raises:
         ComputedTensor: A parametrization computes it, or a norm of its own.
@@ -89,11 +80,7 @@ def own_tensor(module: nn.Module, name: str, path: str) -> Tensor:
 
 
 def own_tensors(module: nn.Module, path: str) -> Iterator[Tensor]:
-    """What a factor on the result of a norm, a scale or a linear layer goes into: of each of its parameters.
-
-    Raises:
-        ComputedTensor: As `own_tensor`.
-    """
+    """What a factor on the result of a norm, a scale or a linear layer goes into: each of its parameters."""
     names = {n for n, p in module._parameters.items() if p is not None}
     for name, _ in _computed(module):
         names = {n for n in names if not n.startswith(f'{name}_')} | {name}

@@ -1,12 +1,11 @@
-"""Folding: a plain copy of a model, with the drop rates in its weights."""
-
+"""Fold a model into a plain copy, with the drop rates in its weights."""
 from torch import nn
 
-from ..inspection import drop_paths, drop_rates, inference_scales
+from ..inspection import drop_paths, drop_rates, inference_factors
 from ..layers.install import remove_stochastic_depth
 from .computed_tensors import copy_plain
 from .plain_names import make_config_plain
-from .rescale import scale_own_branches
+from .rescale import multiply, own_rescaling
 
 __all__ = ['fold_stochastic_depth']
 
@@ -36,10 +35,10 @@ def fold_stochastic_depth(model: nn.Module) -> nn.Module:
         >>> timm.create_model('resnet50', num_classes=10).load_state_dict(plain.state_dict())
         <All keys matched successfully>
     """
-    scales = inference_scales(model)
+    factors = inference_factors(model)
     folded = copy_plain(model)
     networks = [module for module in folded.modules() if any(drop_paths(module))]
-    scale_own_branches(folded, scales, {})
+    multiply(own_rescaling(folded, factors, {}))
     for network in networks:
         if network is folded or 'pretrained_cfg' in vars(network):  # the inner ones last: wrappers write to them
             network.folded_drop_rates = drop_rates(network)  # type: ignore[assignment]

@@ -1,26 +1,29 @@
-"""What a branch is multiplied with at inference, and weights for other scales with which the function stays the same.
+"""Rescale branches so that a network computes the same at other inference factors.
 
-The scale is `1 - p` of its block, 1 in a plain network and with `scale_by_keep`. Weights that were trained for the
-scale s, in a network that has the scale t, need the factor s / t in the weight and bias of the branch's last norm.
-Where an attention layer follows, its gate has to see what it saw before, so that the factor is taken out again in the
-gate's first layer.
+A branch's factor at inference is `1 - p` of its block, 1 in a plain network and with `scale_by_keep`. Weights that were
+trained for the factor s, in a network that has the factor t, need s / t in the weight and bias of the branch's last
+norm. Where an attention layer follows, its gate has to see what it saw before, so that the factor is taken out again in
+the gate's first layer.
 """
 from collections import OrderedDict
-from typing import Any, Dict, Iterator, List, Mapping, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from ..checkpoints.names import strip_name
-from ..inspection import drop_paths, inference_scales
+from ..inspection import drop_paths, inference_factors
 from .branch_end import branch_exponents
 
-__all__ = ['as_weights_of', 'fold_weights', 'scale_branches', 'scale_own_branches', 'weights_at_full_rate']
+__all__ = ['as_weights_of', 'fold_weights', 'multiply', 'own_rescaling', 'rescaling', 'weights_at_full_rate']
+
+# a block's name, a tensor of it, and what that is to be multiplied with
+Rescaling = List[Tuple[str, Tensor, float]]
 
 
-def _scale_of(scales: Mapping[str, float], name: str) -> float:
-    # scales have been noted by the names of blocks, too
-    return scales.get(name, scales.get(name.rpartition('.')[0], 1.))
+def _factor_of(factors: Mapping[str, float], name: str) -> float:
+    # factors have been noted by the names of blocks, too
+    return factors.get(name, factors.get(name.rpartition('.')[0], 1.))
 
 
 def as_weights_of(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
@@ -35,48 +38,63 @@ def as_weights_of(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[st
     return marked
 
 
-def _factors(
-        model: nn.Module,
-        trained_scales: Mapping[str, float],
-        scales: Mapping[str, float],
-) -> Iterator[Tuple[str, Tensor, float]]:
-    """Names of blocks, tensors of theirs, and factors that make a branch right for its scale and not the trained one.
+def rescaling(
+        drop_paths: Iterable[Tuple[str, nn.Module]],
+        trained: Mapping[str, float],
+        factors: Mapping[str, float],
+) -> Rescaling:
+    """What makes branches right for inference factors that they were not trained for.
+
+    Args:
+        drop_paths: Names of drop paths in the network, and the stochastic blocks that have them.
+        trained: Factors that the weights are right for, by the name of the drop path or block; 1 if not named.
+        factors: Factors that they shall be right for, alike.
 
     Raises:
-        ValueError: A scale is 0 and the trained one is not.
+        ValueError: A factor is 0 and the trained one is not, or the branch ends in nothing that can be scaled.
     """
-    for place_name, _ in drop_paths(model):
-        trained_scale, scale = _scale_of(trained_scales, place_name), _scale_of(scales, place_name)
-        name, _, place = place_name.rpartition('.')
-        if trained_scale == scale:
+    found: Rescaling = []
+    for full_name, block in drop_paths:
+        name, _, place = full_name.rpartition('.')
+        before, after = _factor_of(trained, full_name), _factor_of(factors, full_name)
+        if before == after:
             continue
-        if scale == 0.:
+        if after == 0.:
             raise ValueError(
                 f'drop_rate must be below 1 to fold weights that were trained for a lower one, but {name} is dropped'
                 ' with probability 1.0: use a lower rate, or scale_by_keep=True.')
-        factor = trained_scale / scale
-        for tensor, exponent in branch_exponents(name, model.get_submodule(name), place).items():
+        for tensor, exponent in branch_exponents(name, block, place).items():
             # a branch of zeros needs nothing taken out of its gate
-            yield name, tensor, 1. if factor == 0. and exponent < 0 else factor ** exponent
+            found.append((name, tensor, 1. if before == 0. and exponent < 0 else (before / after) ** exponent))
+    return found
 
 
-def scale_branches(
+def own_rescaling(model: nn.Module, trained: Mapping[str, float], factors: Mapping[str, float]) -> Rescaling:
+    """`rescaling` of all drop paths that a model has."""
+    blocks = ((name, model.get_submodule(name.rpartition('.')[0])) for name, _ in drop_paths(model))
+    return rescaling(blocks, trained, factors)
+
+
+def multiply(rescaling: Rescaling) -> None:
+    """Rescale tensors in place: what wraps a network may give and take a state_dict of its own."""
+    with torch.no_grad():
+        for _, tensor, factor in rescaling:
+            tensor.mul_(factor)
+
+
+def _scaled_weights(
         state_dict: Mapping[str, Tensor],
         model: nn.Module,
-        trained_scales: Mapping[str, float],
-        scales: Mapping[str, float],
+        trained: Mapping[str, float],
+        factors: Mapping[str, float],
 ) -> Dict[str, Tensor]:
-    """A state_dict for model, in which the branch of each block is right for its scale, and was for the trained one.
-
-    Raises:
-        ValueError: A tensor that is to be scaled is not there, or a scale is 0 and the trained one is not.
-    """
+    """A state_dict for model that is right for inference factors; a ValueError if it lacks what has to be scaled."""
     scaled = as_weights_of(model, state_dict)
     keys: Dict[Tensor, List[str]] = {}
     own: Any = model.state_dict(keep_vars=True)
     for key, tensor in own.items():
         keys.setdefault(tensor, []).append(key)
-    for name, tensor, factor in _factors(model, trained_scales, scales):
+    for name, tensor, factor in own_rescaling(model, trained, factors):
         if tensor not in keys:
             raise ValueError(
                 f'model.state_dict() must hold the tensors of {name} to fold them, but lacks one of shape'
@@ -90,55 +108,38 @@ def scale_branches(
     return scaled
 
 
-def scale_own_branches(
-        model: nn.Module,
-        trained_scales: Mapping[str, float],
-        scales: Mapping[str, float],
-) -> None:
-    """The same for the weights that a model has, in place: what wraps it may give and take a state_dict of its own."""
-    factors = list(_factors(model, trained_scales, scales))  # all of them, or none
-    with torch.no_grad():
-        for _, tensor, factor in factors:
-            tensor.mul_(factor)
-
-
 def fold_weights(
         state_dict: Mapping[str, Tensor],
         model: nn.Module,
-        trained_scales: Mapping[str, float],
+        trained: Mapping[str, float],
 ) -> Dict[str, Tensor]:
-    """Weights from elsewhere, as model needs them to compute at inference what they computed there.
+    """Weights from elsewhere, as model needs them at the rates in force to compute what they computed there.
 
     Args:
         state_dict: Weights of a network like model, but for its drop rates; left as they are.
-        model: Model with stochastic blocks that they shall be loaded into; the rates in force count.
-        trained_scales: What each block's branch was multiplied with at inference where the weights come from, by
-            module name; 1, as in a plain network, for those that are not named.
+        model: Model with stochastic depth.
+        trained: The inference factors where the weights come from, by name; 1, as in a plain network, if not named.
 
     Raises:
-        ValueError: A block of model is always dropped, at a rate of 1: no weights make its branch count. Or the scales
-            are those of another network, with other blocks.
+        ValueError: A block of model is always dropped, at a rate of 1, or the factors are those of another network.
     """
     names = [name for name, _ in drop_paths(model)]
     known = {*names, *(name.rpartition('.')[0] for name in names)}
-    missing = [name for name, scale in trained_scales.items() if scale != 1. and name not in known]
+    missing = [name for name, factor in trained.items() if factor != 1. and name not in known]
     if missing:
         raise ValueError(
             f'model must have stochastic depth in the blocks whose weights were trained with it, {", ".join(missing)},'
             f' but has it in {", ".join(names) or "none"}.')
-    return scale_branches(state_dict, model, trained_scales, inference_scales(model))
+    return _scaled_weights(state_dict, model, trained, inference_factors(model))
 
 
 def weights_at_full_rate(model: nn.Module) -> Dict[str, Tensor]:
     """A model's weights for its full rates, with which they compute what the model computes at the rates in force.
 
-    In the middle of a warm-up both differ, and a file says the full rates alone.
-
-    Raises:
-        ValueError: The full rate of a block is 1, and the one in force is not: no weights make its branch count.
+    In the middle of a warm-up both differ, and a file says the full rates alone. A full rate of 1 is a ValueError.
     """
-    full_scales = inference_scales(model, full=True)
-    weights: Any = scale_branches(model.state_dict(), model, inference_scales(model), full_scales)
-    for name, scale in full_scales.items():
-        weights._metadata[name].update(inference_scale=scale)
+    full = inference_factors(model, full=True)
+    weights: Any = _scaled_weights(model.state_dict(), model, inference_factors(model), full)
+    for name, factor in full.items():
+        weights._metadata[name].update(inference_scale=factor)
     return weights

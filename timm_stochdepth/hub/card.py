@@ -8,7 +8,7 @@ from torch import nn
 
 from ..checkpoints.names import strip_module_name
 from ..inspection import blocks_by_name, drop_paths
-from ..settings import DISTRIBUTIONS, Settings, depth_scales
+from ..settings import DISTRIBUTIONS, Settings, depth_shares
 from .named_models import is_stochastic
 from .record import TrainingRecord
 from .signed_card import for_repository, sign
@@ -166,7 +166,7 @@ def _method(settings: Settings, rates: Dict[str, float]) -> str:
     fitting = [
         name for name in DISTRIBUTIONS
         if all(isclose(rate, full_rate * scale, abs_tol=1e-6)
-               for rate, scale in zip(rates.values(), depth_scales(len(rates), name)))]
+               for rate, scale in zip(rates.values(), depth_shares(len(rates), name)))]
     spread = f'with {fitting[0]} distribution' if fitting else 'at the most'
     rate = settings.drop_rate or 0.
     if not fitting:

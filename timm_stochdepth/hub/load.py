@@ -18,7 +18,7 @@ from ..checkpoints.file import WeightsFile, read_weights_file, says_rate
 from ..checkpoints.names import check_finite, settings_in_metadata, strip_wrappers
 from ..checkpoints.offline import says_how_to_go_on
 from ..folding.rescale import as_weights_of, fold_weights
-from ..inspection import drop_paths, inference_scales
+from ..inspection import drop_paths, inference_factors
 from ..output.files import as_path
 from ..output.terminal import one_line
 from .config import read_config
@@ -232,7 +232,7 @@ def _check_agrees(model: nn.Module, file: WeightsFile, path: Path, model_args: D
     trained_scales = file.trained_scales(full=True)
     if trained_scales is None:
         return
-    scales = inference_scales(model, full=True)
+    scales = inference_factors(model, full=True)
     if any(trained_scales.get(name, 1.) != scales.get(name, 1.) for name in {**trained_scales, **scales}):
         said = 'a plain network' if not trained_scales else f'rates up to {1. - min(trained_scales.values()):.4g}'
         raise ValueError(

@@ -92,7 +92,7 @@ class StochasticBlock(nn.Module):
         return self._forward_masked(*args, **kwargs)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any) -> None:
-        tell_of_weights(self, self._drop_paths(), local_metadata)
+        tell_of_weights(self._drop_paths(), local_metadata)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     @torch.jit.unused

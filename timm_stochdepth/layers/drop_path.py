@@ -167,11 +167,7 @@ class StochasticDropPath(SaysScale):
 
     def drops(self) -> bool:
         """Whether a forward pass drops at random, and does not scale as at inference."""
-        drops = self.training and not self.is_paused
-        if not torch.jit.is_scripting():
-            if drops:
-                self.progress.note_run()
-        return drops
+        return self.training and not self.is_paused
 
     def is_idle(self) -> bool:
         """Whether the branch counts as in a plain network."""

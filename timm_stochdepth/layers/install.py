@@ -1,6 +1,5 @@
 """Put drop paths into blocks, and take them out again."""
-from contextlib import contextmanager
-from typing import Generator, Sequence
+from typing import Sequence
 
 from torch import nn
 
@@ -12,7 +11,7 @@ from .progress import TrainingProgress
 from .sharding import sharded_like
 from .targets import Target
 
-__all__ = ['install_all', 'remove_stochastic_depth', 'undone_after_an_error']
+__all__ = ['install_all', 'remove_stochastic_depth']
 
 
 def install_all(
@@ -31,25 +30,6 @@ def install_all(
             place_idx += 1
         if target.stochastic_class is not None:
             target.block.__class__ = sharded_like(target.block, target.stochastic_class)
-
-
-@contextmanager
-def undone_after_an_error(targets: Sequence[Target]) -> Generator[None, None, None]:
-    """Context after which blocks and their drop paths are what they were before, if it ends in an error."""
-    changed = [t.block for t in targets]
-    changed += [m for t in targets for m in t.block.children() if isinstance(m, StochasticDropPath)]
-    states = [(m, m.__class__, {**vars(m), '_modules': m._modules.copy()}) for m in changed]
-    try:
-        yield
-    except Exception:
-        for module, its_class, state in states:
-            if isinstance(module, StochasticDropPath):
-                module.progress.remove(module)
-                state['progress'].add(module)
-            module.__class__ = its_class
-            vars(module).clear()
-            vars(module).update(state)
-        raise
 
 
 def _install(block: nn.Module, place: str) -> StochasticDropPath:

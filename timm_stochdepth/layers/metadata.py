@@ -20,7 +20,6 @@ class SaysScale(nn.Module):
 
     # that of the block, in a plain network of which nothing stands here
     block_metadata: Dict[str, Any] = {}
-    block_has_gradients = False
     progress: TrainingProgress
     settings: Settings
     depth_scale: float
@@ -57,10 +56,6 @@ class SaysScale(nn.Module):
             self.shared_draws.num_steps = local_metadata['num_steps']
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
-    def _trains(self) -> bool:
-        """Whether this network has been training in this process: what it is given are weights of its own."""
-        return self.progress.has_run and (self.block_has_gradients or self.progress.has_stepped)
-
     def _tell_of_other_rates(self, local_metadata: Dict[str, Any]) -> None:
         # a run that goes on may have been at another point of its warm-up: the full rates tell
         trained_scale = local_metadata.get('full_inference_scale')
@@ -80,16 +75,14 @@ class SaysScale(nn.Module):
             warnings.warn(
                 'The weights are of a plain network. They are loaded as they are, as those of a network with stochastic'
                 f' depth at the rates of this one. For other weights, {keeps_function}', stacklevel=3)
-        elif not self._trains():
+        elif not self.progress.has_stepped:  # while it trains, libraries hand a network its own
             _tell_of_no_metadata(keeps_function)
 
 
-def tell_of_weights(block: nn.Module, drop_paths: Iterable[SaysScale], local_metadata: Dict[str, Any]) -> None:
+def tell_of_weights(drop_paths: Iterable[SaysScale], local_metadata: Dict[str, Any]) -> None:
     """Tell the drop paths of a block, which own no tensors, of the weights that are loaded into it."""
-    has_gradients = any(p.grad is not None for p in block.parameters())
     for drop_path in drop_paths:
         drop_path.block_metadata = local_metadata
-        drop_path.block_has_gradients = has_gradients
 
 
 @cache

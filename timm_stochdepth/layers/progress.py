@@ -2,8 +2,7 @@
 from typing import Any, Dict, Optional, Protocol, Tuple
 from weakref import WeakSet
 
-import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from ..draws.step_count import optimizer_steps
 
 __all__ = ['TrainingProgress']
 
@@ -24,16 +23,18 @@ class TrainingProgress:
     Attributes:
         fraction: 0 at the start of training, 1 at its end. A model that nobody tells stands at 1.
         is_told: Whether somebody has told it how far training is.
-        has_run: Whether the model has run in training mode, with gradients.
-        has_stepped: Whether an optimizer has made a step since.
     """
 
     def __init__(self, fraction: float = 1.) -> None:
         self.fraction = fraction
         self.is_told = False
-        self.has_run = False
-        self.has_stepped = False
+        self._steps_before = optimizer_steps()
         self._followers: WeakSet[Follower] = WeakSet()
+
+    @property
+    def has_stepped(self) -> bool:
+        """Whether an optimizer of this process has made a step since the network was made: it trains."""
+        return optimizer_steps() > self._steps_before
 
     def tell(self, fraction: float) -> None:
         self.fraction = fraction
@@ -49,15 +50,6 @@ class TrainingProgress:
     def num_places(self) -> int:
         return len({follower.place_idx for follower in self._followers})
 
-    # a compiler calls it once, when it compiles, and keeps what it returned
-    @torch.compiler.assume_constant_result
-    def note_run(self) -> bool:
-        """Note that the model runs in training mode."""
-        if not self.has_run and torch.is_grad_enabled():
-            self.has_run = True
-            _awaits_step.add(self)
-        return True
-
     def add(self, follower: Follower) -> None:
         self._followers.add(follower)
 
@@ -69,16 +61,3 @@ class TrainingProgress:
 
     def __reduce__(self) -> Tuple[Any, ...]:
         return TrainingProgress, (self.fraction,), dict(is_told=self.is_told)
-
-
-_awaits_step: WeakSet[TrainingProgress] = WeakSet()
-
-
-def _after_optimizer_step(*args: Any) -> None:
-    if _awaits_step:
-        for progress in _awaits_step:
-            progress.has_stepped = True
-        _awaits_step.clear()
-
-
-register_optimizer_step_post_hook(_after_optimizer_step)

@@ -4,7 +4,7 @@ from typing import Any, List, Optional, Sequence
 
 from torch import nn
 
-from ..settings import shown
+from ..messages import shown
 from .targets import STOCHASTIC_LAYER_MAPPING, class_name, find_targets
 
 __all__ = ['HOW_TO_ADD_BLOCKS', 'check_target_layer_name', 'names_that_fit']

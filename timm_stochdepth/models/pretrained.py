@@ -1,4 +1,4 @@
-"""What were these weights trained for? Pretrained weights are folded on load, from those rates to the ones in force.
+"""Fold pretrained weights on load, from the rates that they were trained for to the ones in force.
 
 What decides, the first rule that holds:
 
@@ -7,7 +7,7 @@ What decides, the first rule that holds:
 2. Weights of a tag, from timm's repository for the plain architecture: a plain network's.
 3. Weights beside a config.json (`hf-hub:`, `local-dir:`, a tag's `hf_hub_id`): its architecture and `model_args`.
 4. A file (`pretrained_cfg_overlay=dict(file=...)`, timm's `--pretrained-path`), or a state_dict: what it says, see
-   `weights_file`.
+   `checkpoints.file`.
 5. What names a stochastic network and no rate is taken for one with the rates in force. Anything else does not say: it
    is taken for a plain network's, as most weights are. In both cases a warning says so, and how to say otherwise.
 
@@ -16,6 +16,7 @@ state_dict whose metadata does not confirm that gets a warning. Under the launch
 `checkpoint_path` and timm's `load_checkpoint`, too: train.py's `--initial-checkpoint`, validate.py's `--checkpoint`.
 """
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Optional, Union
 
@@ -51,9 +52,11 @@ def checkpoint_filter_fn(
             tensors and not the metadata.
     """
     cfg: Any = model.pretrained_cfg
-    is_given = given_state_dict is not None and cfg.get('source') not in ('hf-hub', 'local-dir')
-    weights = strip_wrappers(given_state_dict if is_given else state_dict)  # type: ignore[arg-type]
-    if fold_pretrained is None and _is_timms_repository(model):
+    is_beside_config = cfg.get('source') in ('hf-hub', 'local-dir')
+    weights = strip_wrappers(state_dict if given_state_dict is None or is_beside_config else given_state_dict)
+    is_elsewhere = any(cfg.get(key) for key in ('source', 'state_dict', 'file'))
+    of_timm = (cfg.get('hf_hub_id') or '').startswith(f'timm/{model.plain_architecture}.')
+    if fold_pretrained is None and of_timm and not is_elsewhere:
         fold_pretrained = True
     return fold_as_said(weights, model, lambda: _what_is_said(weights, model, cache_dir), fold_pretrained)
 
@@ -64,20 +67,13 @@ def fold_as_said(
         read: Callable[[], WeightsFile],
         fold_pretrained: Optional[bool] = None,
 ) -> Dict[str, Tensor]:
-    """Fold weights into model, as somebody says or as the weights do; see the module's rules 1, 4 and 5.
-
-    Args:
-        weights: Under the names that the network itself has.
-        model: Network with stochastic depth that they are for.
-        read: Gives what is said of them where they come from.
-        fold_pretrained: The first rule; None: as read.
-    """
+    """Fold weights into model, as fold_pretrained or what is read of them says; see the module's rules 1, 4 and 5."""
     if fold_pretrained is not None:
         return fold_weights(weights, model, {}) if fold_pretrained else as_weights_of(model, weights)
     said = read()
-    trained_scales = said.trained_scales()
-    if trained_scales is not None:
-        return fold_weights(weights, model, trained_scales)
+    trained = said.trained_scales()
+    if trained is not None:
+        return fold_weights(weights, model, trained)
     if said.architecture and is_stochastic_architecture(said.architecture):
         warnings.warn(
             'The weights do not say the drop_path_rate that they were trained with (timm alone leaves it out of'
@@ -103,33 +99,23 @@ def said_of_this_load(
     return None if fold_pretrained == recorded else fold_pretrained
 
 
-def _is_timms_repository(model: nn.Module) -> bool:
-    cfg: Any = model.pretrained_cfg
-    is_elsewhere = any(cfg.get(key) for key in ('source', 'state_dict', 'file'))
-    return not is_elsewhere and (cfg.get('hf_hub_id') or '').startswith(f'timm/{model.plain_architecture}.')
-
-
 def _what_is_said(
-        state_dict: Dict[str, Tensor],
+        weights: Dict[str, Tensor],
         model: nn.Module,
         cache_dir: Optional[Union[str, Path]],
 ) -> WeightsFile:
     """Weights with what is said of them where timm takes them from."""
     cfg: Any = model.pretrained_cfg
-    model_args: Any = model.pretrained_model_args
+    architecture: Optional[str] = None
+    model_args: Any = {}
     if cfg.get('source') in ('hf-hub', 'local-dir'):
-        return WeightsFile(state_dict, cfg['architecture'], model_args=_without_fold(model_args))
-    if cfg.get('file') and not cfg.get('state_dict'):
+        architecture, model_args = cfg['architecture'], model.pretrained_model_args
+    elif cfg.get('state_dict'):
+        pass
+    elif cfg.get('file'):
         return read_weights_file(Path(cfg['file']))
-    if cfg.get('hf_hub_id') and not cfg.get('state_dict'):
-        try:
+    elif cfg.get('hf_hub_id'):
+        with suppress(Exception):  # weights without a config.json that timm reads: then nothing says it
             _, architecture, model_args = load_model_config_from_hf(cfg['hf_hub_id'], cache_dir)
-        except Exception:  # weights without a config.json that timm reads: then nothing says it
-            return WeightsFile(state_dict)
-        return WeightsFile(state_dict, architecture, model_args=_without_fold(model_args))
-    return WeightsFile(state_dict)
-
-
-def _without_fold(model_args: Mapping[str, Any]) -> Dict[str, Any]:
-    # recorded of an earlier load, of other weights
-    return {k: v for k, v in model_args.items() if k != 'fold_pretrained'}
+    of_these = {k: v for k, v in model_args.items() if k != 'fold_pretrained'}  # which was about others
+    return WeightsFile(weights, architecture, model_args=of_these)

@@ -1,7 +1,8 @@
 """ResNets with stochastic depth: timm's own networks, their blocks made stochastic.
 
 Methods and default rates are those of the method cards of Composer's StochasticDepth
-(https://github.com/mosaicml/composer/tree/main/composer/algorithms/stochastic_depth).
+(https://github.com/mosaicml/composer/tree/main/composer/algorithms/stochastic_depth). The names are registered at the
+end of an import of timm, which a part of this package may wait for: what networks need is imported when one is made.
 """
 from contextlib import nullcontext
 from dataclasses import fields, replace
@@ -12,10 +13,8 @@ from timm.models import DefaultCfg, build_model_with_cfg, register_model
 from timm.models.resnet import Bottleneck, ResNet
 from timm.models.resnet import default_cfgs as _timm_default_cfgs
 
-from ..apply import apply_stochastic_depth
-from ..checkpoints.offline import says_how_to_go_on
-from ..settings import METHODS, Settings, check_flag, check_fraction, shown
-from .pretrained import checkpoint_filter_fn, said_of_this_load
+from ..messages import shown
+from ..settings import METHODS, Settings, check_flag, check_fraction
 
 __all__: List[str] = []  # model_registry will add each entrypoint fn to this
 
@@ -26,13 +25,15 @@ def _build_resnet_sd(
         drop_path_rate: float,
         **kwargs: Any,
 ) -> ResNet:
+    from ..apply import apply_settings
+
     check_fraction('drop_path_rate', drop_path_rate)
-    names = [f.name for f in fields(Settings)]
-    settings = {name: kwargs.pop(name) for name in names if name in kwargs and name != 'drop_rate'}
+    names = {f.name for f in fields(Settings)} & kwargs.keys() - {'drop_rate'}
+    settings = Settings(stochastic_method, drop_path_rate, **{name: kwargs.pop(name) for name in names})
     block: Any = Bottleneck
     model: Any = ResNet(block=block, **kwargs)
     model.plain_architecture = plain_architecture
-    apply_stochastic_depth(model, stochastic_method, 'ResNetBottleneck', drop_path_rate, **settings)
+    apply_settings(model, 'ResNetBottleneck', settings)
     return model
 
 
@@ -51,10 +52,11 @@ def _create_resnet_sd(
         method: `'sample'` or `'block'`.
         pretrained: Load pretrained weights.
         fold_pretrained: Whether those are a plain network's, to be folded, see `models.pretrained`. None: as found.
-        **kwargs: `drop_path_rate` (the rate of stochastic depth), `drop_distribution`, `drop_warmup`, `drop_schedule`,
-            `use_same_gpu_seed`, `scale_by_keep` and `skip_dropped` as in `apply_stochastic_depth`, and all arguments
-            of timm's ResNet.
+        **kwargs: `drop_path_rate` (the rate of stochastic depth), all other `Settings`, and arguments of timm's ResNet.
     """
+    from ..checkpoints.offline import says_how_to_go_on
+    from .pretrained import checkpoint_filter_fn, said_of_this_load
+
     name = f'{plain_architecture}_sd_{method}'
     given = kwargs.pop('stochastic_method', method)
     if given != method:
@@ -65,26 +67,19 @@ def _create_resnet_sd(
     if fold_pretrained is not None:
         check_flag('fold_pretrained', fold_pretrained)
         fold_pretrained = said_of_this_load(fold_pretrained, kwargs.get('pretrained_model_args'))
+    cfgs = [cfg for key in ('pretrained_cfg_overlay', 'pretrained_cfg') if isinstance(cfg := kwargs.get(key), dict)]
+    filter_fn = partial(
+        checkpoint_filter_fn,
+        fold_pretrained=fold_pretrained,
+        cache_dir=kwargs.get('cache_dir'),
+        given_state_dict=next((cfg['state_dict'] for cfg in cfgs if cfg.get('state_dict')), None),
+    )
+    build = partial(_build_resnet_sd, plain_architecture, method)
     with says_how_to_go_on(
             name,
             "pretrained_cfg_overlay=dict(file=...), or train.py's --pretrained-path, takes weights that are on this"
             ' machine.') if pretrained else nullcontext():
-        return build_model_with_cfg(
-            partial(_build_resnet_sd, plain_architecture, method),
-            name,
-            pretrained,
-            pretrained_filter_fn=partial(
-                checkpoint_filter_fn,
-                fold_pretrained=fold_pretrained,
-                cache_dir=kwargs.get('cache_dir'),
-                given_state_dict=_given_state_dict(kwargs.get('pretrained_cfg_overlay'), kwargs.get('pretrained_cfg')),
-            ),
-            **kwargs,
-        )
-
-
-def _given_state_dict(*cfgs: Any) -> Any:
-    return next((cfg['state_dict'] for cfg in cfgs if isinstance(cfg, dict) and cfg.get('state_dict')), None)
+        return build_model_with_cfg(build, name, pretrained, pretrained_filter_fn=filter_fn, **kwargs)
 
 
 def _cfgs(plain_architecture: str) -> DefaultCfg:

@@ -1,11 +1,9 @@
-"""What timm's save_for_hf writes of networks with stochastic depth, so that timm and transformers rebuild them."""
+"""Complete what timm's save_for_hf writes of stochastic networks, so that timm and transformers rebuild them."""
 from functools import wraps
 from typing import Any, Callable, Dict, List, Optional
 
 from timm.models import _hub
 from torch import nn
-
-from ..inspection import drop_paths, stochastic_depth_args
 
 __all__: List[str] = []  # what it says to timm is all that it does
 
@@ -21,6 +19,8 @@ def _write_what_rebuilds_the_network() -> None:
 
     @wraps(get_model_args)
     def get_args(model: nn.Module, overrides: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
+        from ..inspection import drop_paths, stochastic_depth_args  # not for names alone
+
         is_stochastic = any(drop_paths(model))
         if is_stochastic and hasattr(model, 'plain_architecture'):
             overrides = {**stochastic_depth_args(model), **(overrides or {})}

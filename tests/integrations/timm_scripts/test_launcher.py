@@ -24,9 +24,9 @@ from timm.optim import create_optimizer_v2
 import timm_stochdepth as ts
 from timm_stochdepth.checkpoints.drop_options import DropOptions, LauncherError
 from timm_stochdepth.cli.main import create_parsers, main
+from timm_stochdepth.integrations.timm_scripts.launcher import helped
 from timm_stochdepth.integrations.timm_scripts.replaced import replaced
 from timm_stochdepth.integrations.timm_scripts.script_run import ScriptRun
-from timm_stochdepth.integrations.timm_scripts.summary import rate_in_summary
 from timm_stochdepth.settings import Settings
 
 RESNET = ('--model', 'resnet50_sd_block', '--model-kwargs', 'layers=[1,1,1,1]', 'base_width=8')
@@ -172,7 +172,7 @@ def test_a_run_that_goes_on_in_its_own_folder_has_its_rates_in_their_column(warm
     skipping = timm.create_model('test_vit', drop_path_rate=0.3)
     ts.apply_stochastic_depth(skipping, 'sample', 'DropPath', None, scale_by_keep=True, skip_dropped=True)
     script_run = ScriptRun()
-    with rate_in_summary(script_run):
+    with helped(script_run):
         for epoch, model in enumerate([skipping, network, network, skipping, skipping], 3):
             script_run.created(model, 'test_vit')
             # the newer train.py leaves the header to the function, an older one says that there is one
@@ -414,7 +414,7 @@ def test_torchscript_is_refused(monkeypatch):
 
 
 def test_what_is_imported_meanwhile_is_the_first_function_afterwards():
-    with replaced('is_model', lambda is_model: lambda name: 'other', timm):
+    with replaced('is_model', lambda original, name: 'other', timm):
         from timm import is_model
 
         assert is_model('resnet18') == 'other' and is_model.__doc__ == timm.models.is_model.__doc__

@@ -13,8 +13,8 @@ from timm.utils import CheckpointSaver, ModelEmaV3
 
 import timm_stochdepth as ts
 from timm_stochdepth.folding.rescale import fold_weights
+from timm_stochdepth.integrations.timm_scripts.launcher import helped
 from timm_stochdepth.integrations.timm_scripts.script_run import ScriptRun
-from timm_stochdepth.integrations.timm_scripts.warmup import warmup_from_scheduler
 
 NUM_EPOCHS, UPDATES_PER_EPOCH = 4, 3
 
@@ -137,7 +137,7 @@ def train_as_timm(folder, resume='', kill_at=None, sched='cosine', sched_on_upda
     folder.mkdir(exist_ok=True)
     torch.manual_seed(0)
     model = small_network()
-    with warmup_from_scheduler(ScriptRun()):
+    with helped(ScriptRun()):
         task = ClassificationTask(model, verbose=False)
         optimizer = timm.optim.create_optimizer_v2(model, opt='sgd', lr=0.01)
         start_epoch = resume_task_checkpoint(task, resume, optimizer, log_info=False) if resume else 0
@@ -220,7 +220,7 @@ def test_a_model_without_a_warmup_is_not_touched():
     model = small_network(drop_warmup=0.0)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     create_optimizer = timm.optim.create_optimizer_v2
-    with warmup_from_scheduler(ScriptRun()):
+    with helped(ScriptRun()):
         optimizer = timm.optim.create_optimizer_v2(model, opt='sgd', lr=0.01)
         scheduler, _ = timm.scheduler.create_scheduler_v2(optimizer, num_epochs=2, updates_per_epoch=2)
     scheduler.step(1)

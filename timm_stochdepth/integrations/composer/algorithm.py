@@ -1,12 +1,12 @@
-"""Stochastic depth as an algorithm of Composer's trainer."""
+"""Apply and warm up stochastic depth as an algorithm of Composer's trainer."""
 from dataclasses import asdict
 from typing import Any, Dict, Optional, Protocol, Sequence, Tuple, Union
 
 from ...apply import apply_settings
 from ...control import set_training_progress
 from ...draws.shared import SharedDraws
-from ...folding.rescale import scale_own_branches
-from ...inspection import drop_paths, drop_rates, inference_scales
+from ...folding.rescale import multiply, own_rescaling
+from ...inspection import drop_paths, drop_rates, inference_factors
 from ...layers.progress import TrainingProgress
 from ...layers.target_names import check_target_layer_name
 from ...settings import METHODS, Settings, check_flag
@@ -43,16 +43,10 @@ class StochasticDepth:
     Args:
         stochastic_method: `'sample'` or `'block'`.
         target_layer_name: `'DropPath'`, a key of `STOCHASTIC_LAYER_MAPPING`, or a class's own name.
-        drop_rate: Drop rate of the network, in [0, 1]; None keeps the rates of the drop paths that are there.
-        drop_distribution: `'linear'` or `'uniform'`.
         drop_warmup: How long the rate rises from 0: a fraction of training, in [0, 1], or a time of Composer's,
             `'0.1dur'`, `'2ep'`, `'10ba'` or a `Time`. A warm-up of 2 epochs or 10 batches is one of 1.0 in the model's
             settings, whose progress is the warm-up's.
-        use_same_gpu_seed: Block method: whether the ranks of a distributed run drop the same blocks.
-        drop_schedule: Points (progress of training, share of the rate), instead of drop_warmup.
-        scale_by_keep: Divide by the keep probability in training, instead of scaling by it at inference. None for the
-            latter, or with a drop_rate of None for what the drop paths that are there do.
-        skip_dropped: Sample method: run a branch for the samples that keep it alone.
+        drop_rate, drop_distribution, use_same_gpu_seed, drop_schedule, scale_by_keep, skip_dropped: See `Settings`.
         keep_function: Scale the weights that the model has when the trainer is made, so that it computes at inference
             what it computed; see `apply_stochastic_depth`.
 
@@ -119,11 +113,7 @@ class StochasticDepth:
         return name in ('init', 'after_load') or (name in _CLOCK_EVENTS and bool(self.settings.schedule))
 
     def apply(self, event: Any, state: State, logger: Logger) -> Optional[int]:
-        """Change `state.model` on INIT, and set its rate on all other events that match.
-
-        Raises:
-            ValueError: How far training is can't be told, since the train dataloader has no length.
-        """
+        """Change `state.model` on INIT, and set its rate on all other events that match."""
         name = _event_name(event)
         if name == 'init':
             self._change_model(state, logger)
@@ -140,39 +130,38 @@ class StochasticDepth:
     def _change_model(self, state: State, logger: Logger) -> None:
         had_stochastic_depth = any(drop_paths(state.model))
         # trained weights of a plain network are right at the rate of the start, others at that of the end
-        fraction = 1. if had_stochastic_depth or not self.settings.schedule else 0.
+        self.progress = 1. if had_stochastic_depth or not self.settings.schedule else 0.
         apply_settings(
-            state.model, self.target_layer_name, self.settings, self.keep_function, TrainingProgress(fraction))
-        self._set_progress(state, fraction)
+            state.model, self.target_layer_name, self.settings, self.keep_function, TrainingProgress(self.progress))
+        self._set_progress(state, self.progress)
         self._goes_on = False
-        self._shared_draws = next((drop_path.shared_draws for _, drop_path in drop_paths(state.model)), None)
         self._loaded_weights = LoadedWeights(state.model)
         logger.log_metrics({'stochastic_depth/num_stochastic_layers': len(drop_rates(state.model))})
         arguments = self._arguments()
         for _, drop_path in drop_paths(state.model):
+            self._shared_draws = drop_path.shared_draws
             arguments['scale_by_keep'] = drop_path.scale_by_keep  # where it was left to the drop paths that were there
         logger.log_hyperparameters({f'stochastic_depth/{k}': v for k, v in arguments.items()})
 
     def _take_loaded(self, state: State) -> None:
         assert self._loaded_weights is not None, 'INIT comes first'
-        self._loaded_weights.stop_noting()
-        trained_scales = self._loaded_weights.trained_scales
+        trained = self._loaded_weights.stop_noting()
         if self._goes_on:
             self._set_progress(state, self.progress)
             if self._shared_draws is not None and self._num_steps is not None:
                 # the weights' metadata said it, too, but then the optimizer's state was loaded, which takes a step
                 self._shared_draws.num_steps = self._num_steps
-        elif trained_scales is not None:
-            self._set_progress(state, 1. if trained_scales else 0.)
-            scale_own_branches(state.model, trained_scales, inference_scales(state.model))
+        elif trained is not None:
+            self._set_progress(state, 1. if trained else 0.)
+            multiply(own_rescaling(state.model, trained, inference_factors(state.model)))
 
     def _follow_clock(self, state: State) -> None:
         duration = self.warmup_duration or self._max_duration
         assert duration is not None, 'the trainer has a max_duration when it trains'
-        scales = inference_scales(state.model)
+        before = inference_factors(state.model)
         self._set_progress(state, share_done(state, duration))
         if not self._goes_on:
-            scale_own_branches(state.model, scales, inference_scales(state.model))
+            multiply(own_rescaling(state.model, before, inference_factors(state.model)))
         self._goes_on = True
 
     def _set_progress(self, state: State, fraction: float) -> None:
@@ -192,17 +181,12 @@ class StochasticDepth:
         return dict(repr=repr(self), progress=self.progress, num_steps=num_steps)
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
-        """Take over what a checkpoint holds.
-
-        Raises:
-            ValueError: It is that of Composer's own StochasticDepth.
-        """
+        """Take over what a checkpoint holds; a ValueError if it is one of Composer's own StochasticDepth."""
         if 'progress' not in state:
             raise ValueError(
                 'load_path must be a checkpoint of a run with timm_stochdepth.StochasticDepth, but it is of one with'
                 f" Composer's own: {state.get('repr')}. Resume it with composer.algorithms.StochasticDepth.")
-        self.progress = state['progress']
-        self._num_steps = state['num_steps']
+        self.progress, self._num_steps = state['progress'], state['num_steps']
         self._goes_on = True
 
     def _arguments(self) -> Dict[str, Any]:

@@ -1,11 +1,11 @@
-"""How far a run of Composer's trainer is, by the batch, and durations as its users write them."""
+"""Measure how far a run of Composer's trainer is, by the batch, and read durations as its users write them."""
 from typing import Any, Optional, Protocol, Union
 
 from torch import nn
 
 from ...settings import check_fraction
 
-__all__ = ['Duration', 'State', 'check_duration', 'elapsed', 'share_done']
+__all__ = ['Duration', 'State', 'check_duration', 'share_done']
 
 
 class Duration(Protocol):
@@ -27,13 +27,7 @@ class State(Protocol):
 def check_duration(name: str, value: Any) -> Union[float, Duration]:
     """Return value as a fraction of training, or as one of Composer's durations.
 
-    Args:
-        name: What it is called.
-        value: A fraction, a time string (`'0.1dur'`, `'2ep'`, `'10ba'`) or a `Time`.
-
-    Raises:
-        TypeError: It is none of these.
-        ValueError: It is negative, a fraction above 1, or a string that says no time.
+    It is a fraction, a time string (`'0.1dur'`, `'2ep'`, `'10ba'`) or a `Time`, else a TypeError or ValueError.
     """
     allowed = "a fraction in [0, 1], or a time of Composer's as in '0.1dur', '2ep' or '10ba'"
     if isinstance(value, str):
@@ -51,25 +45,20 @@ def check_duration(name: str, value: Any) -> Union[float, Duration]:
     return value if value.value > 0 else 0.
 
 
-def elapsed(state: State, unit: str) -> float:
-    """How much time has passed, in some unit; within an epoch, its batches are counted.
+def share_done(state: State, duration: Duration) -> float:
+    """The share of a duration that has passed, in [0, 1]; a ValueError if the length of an epoch is not known."""
+    return min(_elapsed(state, duration.unit.value) / duration.value, 1.)
 
-    Args:
-        state: That of the trainer, with the train dataloader as the active one.
-        unit: `'ep'`, `'ba'`, `'sp'`, `'tok'`, `'iter'` or `'sec'`.
 
-    Raises:
-        ValueError: Epochs are asked for, and the dataloader does not say how long they are.
-    """
+def _elapsed(state: State, unit: str) -> float:
+    """How many units of time have passed; within an epoch, its batches are counted."""
     now = state.timestamp
     if unit == 'sec':
         return now.total_wct.total_seconds() if now.total_wct is not None else 0.
     if unit == 'ep':
         return int(now.epoch) + _share_of_epoch(state)
-    if unit == 'iter':
-        length = getattr(state, '_iteration_length', None)
-        if length is None:
-            return int(now.iteration)
+    length = getattr(state, '_iteration_length', None)
+    if unit == 'iter' and length is not None:
         is_in_tokens = length.unit.value == 'tok'
         within = int(now.token_in_iteration) if is_in_tokens else int(now.epoch_in_iteration) + _share_of_epoch(state)
         return int(now.iteration) + within / length.value
@@ -82,8 +71,3 @@ def _share_of_epoch(state: State) -> float:
             "drop_warmup must be in batches or samples ('100ba', '6400sp') and not in epochs where the train dataloader"
             ' has no length, or train_subset_num_batches has to give it one.')
     return min(int(state.timestamp.batch_in_epoch) / max(int(state.dataloader_len), 1), 1.)
-
-
-def share_done(state: State, duration: Duration) -> float:
-    """The share of a duration that has passed, in [0, 1]."""
-    return min(elapsed(state, duration.unit.value) / duration.value, 1.)

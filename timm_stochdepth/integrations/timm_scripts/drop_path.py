@@ -1,11 +1,7 @@
-"""Stochastic depth for the networks of timm's that a script creates."""
+"""Give the networks of timm's that a script creates stochastic depth."""
 import logging
-from contextlib import contextmanager
-from typing import Any, Callable, Generator, NoReturn, Optional
+from typing import Any, Callable, NoReturn, Optional
 
-import timm
-import timm.models
-import timm.models._factory
 from torch import nn
 
 from ...apply import apply_settings
@@ -14,60 +10,45 @@ from ...inspection import drop_paths
 from ...layers.guards import looks_at_batch
 from ...layers.targets import find_targets
 from ...settings import check_fraction
-from .replaced import replaced
 from .script_run import ScriptRun, log_line
 
-__all__ = ['stochastic_drop_path']
+__all__ = ['create_model']
 
 
 class _Unfit(Exception):
-    """Why a network is not given stochastic depth.
-
-    Args:
-        reason: In words that follow the network's name.
-        advice: What to do if it has to have it.
-        is_error: Whether the network that is trained must not go on so.
-    """
+    """Why a network is not given stochastic depth, in words that follow its name, and what to do about it."""
 
     def __init__(self, reason: str, advice: str, is_error: bool = True) -> None:
         super().__init__(reason)
         self.advice = advice
-        self.is_error = is_error
+        self.is_error = is_error  # whether the network that is trained must not go on so
 
 
-@contextmanager
-def stochastic_drop_path(run: ScriptRun) -> Generator[None, None, None]:
-    """Context in which the networks that `timm.create_model` makes drop as the run's options say.
+def create_model(run: ScriptRun, original: Callable[..., nn.Module], model_name: str, *args: Any, **kwargs: Any) -> Any:
+    """`timm.create_model`, with drop paths that drop as the run's options say.
 
     The network that is trained has to be able to. Another one, a teacher, is left as it is where it is not, in a line.
     """
-
-    def wrap(create_model: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        def create_and_give(model_name: str, *args: Any, **kwargs: Any) -> nn.Module:
-            is_trained = run.is_to_train(model_name)
-            try:
-                model = create_model(model_name, *args, **kwargs)
-            except TypeError as e:
-                if run.options is None or not is_trained or "argument 'drop_path_rate'" not in str(e):
-                    raise
-                _refuse(model_name, run.options, _without_drop_paths())
-            run.created(model, model_name if is_trained else None)
-            if run.options is not None:
-                try:
-                    _give(model, model_name, kwargs.get('drop_path_rate'), run.options)
-                except _Unfit as e:
-                    if not is_trained:
-                        log_line(f'{model_name} is left as it is beside the network that is trained: it {e}.')
-                    elif e.is_error:
-                        _refuse(model_name, run.options, e)
-                    else:
-                        log_line(f'{model_name} is left as it is: it {e}. {e.advice}.', logging.WARNING)
-            return model
-
-        return create_and_give
-
-    with replaced('create_model', wrap, timm, timm.models, timm.models._factory):
-        yield
+    options, is_trained = run.options, run.is_to_train(model_name)
+    try:
+        model = original(model_name, *args, **kwargs)
+    except TypeError as e:
+        if options is None or not is_trained or "argument 'drop_path_rate'" not in str(e):
+            raise
+        _refuse(model_name, options, _without_drop_paths())
+    run.created(model, model_name if is_trained else None)
+    if options is None:
+        return model
+    try:
+        _give(model, model_name, kwargs.get('drop_path_rate'), options)
+    except _Unfit as e:
+        if not is_trained:
+            log_line(f'{model_name} is left as it is beside the network that is trained: it {e}.')
+        elif e.is_error:
+            _refuse(model_name, options, e)
+        else:
+            log_line(f'{model_name} is left as it is: it {e}. {e.advice}.', logging.WARNING)
+    return model
 
 
 def _refuse(name: str, options: DropOptions, unfit: _Unfit) -> NoReturn:
@@ -90,7 +71,7 @@ def _give(model: nn.Module, name: str, drop_path_rate: Optional[float], options:
         _Unfit: It cannot have what is asked for.
         LauncherError: Its rate is none.
     """
-    own = next((place for _, place in drop_paths(model)), None)
+    own = next((drop_path for _, drop_path in drop_paths(model)), None)
     if own is not None:
         kwargs = options.as_model_kwargs(own.settings.stochastic_method)
         raise _Unfit(
@@ -99,7 +80,13 @@ def _give(model: nn.Module, name: str, drop_path_rate: Optional[float], options:
     targets = find_targets(model, 'DropPath')
     if not targets:
         raise _without_drop_paths()
-    rate = _rate(max(rate for target in targets for rate in target.rates()), drop_path_rate, options)
+    is_spread = options.drop_distribution is not None and drop_path_rate is not None
+    try:
+        rate = check_fraction(
+            "the script's --drop-path",
+            drop_path_rate if is_spread else max(rate for target in targets for rate in target.rates()))
+    except (TypeError, ValueError) as e:
+        raise LauncherError(e) from e
     if rate == 0.:
         raise _Unfit('has a drop rate of 0', "The script's --drop-path says the rate", is_error=False)
     has_batch_norm = any(looks_at_batch(target.block) for target in targets)
@@ -115,21 +102,12 @@ def _give(model: nn.Module, name: str, drop_path_rate: Optional[float], options:
             " does not learn what timm's DropPath would teach. --stochastic-depth sample does.", logging.WARNING)
 
 
-def _rate(timms_rate: float, drop_path_rate: Optional[float], options: DropOptions) -> float:
-    """The largest rate of a network: timm's own, unless another distribution of a given one is asked for."""
-    is_spread = options.drop_distribution is not None and drop_path_rate is not None
-    try:
-        return check_fraction("the script's --drop-path", drop_path_rate if is_spread else timms_rate)
-    except (TypeError, ValueError) as e:
-        raise LauncherError(e) from e
-
-
 def _what_was_given(model: nn.Module, name: str, options: DropOptions) -> str:
     settings = options.settings
-    places = list(drop_paths(model))
-    rates = [(place.settings.drop_rate or 0.) * place.depth_scale for _, place in places]
+    found = dict(drop_paths(model))
+    rates = [drop_path.unscheduled_rate() for drop_path in found.values()]
     skips = settings.skip_dropped or settings.stochastic_method == 'block'
     return (
-        f'{name} has stochastic depth in {len({place.rpartition(".")[0] for place, _ in places})} blocks, method'
+        f'{name} has stochastic depth in {len({path.rpartition(".")[0] for path in found})} blocks, method'
         f' {settings.stochastic_method}, drop rates from {min(rates):.4g} to {max(rates):.4g}, what is dropped is'
         f' {"not computed" if skips else "masked"} ({options.on_command_line()}).')

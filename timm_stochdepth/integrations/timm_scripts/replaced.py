@@ -1,4 +1,4 @@
-"""Functions of timm that a script calls, replaced while it runs."""
+"""Replace functions of timm that a script calls, while it runs."""
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Callable, Generator
@@ -7,23 +7,22 @@ __all__ = ['replaced']
 
 
 @contextmanager
-def replaced(name: str, wrap: Callable[[Any], Callable[..., Any]], *owners: Any) -> Generator[None, None, None]:
+def replaced(name: str, replacement: Callable[..., Any], *owners: Any) -> Generator[None, None, None]:
     """Context in which a function is another one, for whoever looks it up or imports it there.
 
     What is imported meanwhile, by modules that outlive the script, is the first function again after it.
 
     Args:
         name: The function's name.
-        wrap: Gives the other function, from the first one.
+        replacement: Called with the function itself and what that is called with.
         owners: Modules, or a class, that have the function by that name.
     """
     original = getattr(owners[0], name)
-    wrapped = wrap(original)
     is_over = False
 
     @wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return (original if is_over else wrapped)(*args, **kwargs)
+        return original(*args, **kwargs) if is_over else replacement(original, *args, **kwargs)
 
     for owner in owners:
         setattr(owner, name, call)

@@ -1,22 +1,22 @@
-"""What is known of a script that runs: its arguments, how its networks are to drop, and which of them it trains."""
+"""Know a script that runs: its arguments, how its networks are to drop, and which of them it trains."""
 import argparse
 import logging
 import sys
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Generator, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 from weakref import ref
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from ...checkpoints.drop_options import DropOptions, LauncherError
 from ...checkpoints.file import read_weights_file
 from ...draws.process_group import is_first_rank
 from ...inspection import drop_paths
-from .replaced import replaced
 
-__all__ = ['ScriptRun', 'log_line', 'noted_arguments']
+__all__ = ['ScriptRun', 'log_line', 'parse_known_args']
 
 _logger = logging.getLogger(__name__)
 
@@ -37,26 +37,21 @@ class ScriptRun:
     Attributes:
         options: How its networks are to drop; None leaves them as timm has them.
         args: Its arguments as it has parsed them, if there is a `model` among them.
-        has_met_network: Whether the script has created a network with timm.
+        warming_up: Networks whose rates change, by their optimizers, and what tells if no scheduler moves them.
     """
 
     def __init__(self, options: Optional[DropOptions] = None) -> None:
         self.options = options
-        self.args: Optional[argparse.Namespace] = None
-        self.has_met_network = False
-        self._network: Optional[ref[nn.Module]] = None
+        self.args = argparse.Namespace()
+        self.warming_up: Dict[Optimizer, Tuple[nn.Module, RemovableHandle]] = {}
+        self._has_met_network = False
+        self._network: Callable[[], Optional[nn.Module]] = lambda: None
         self._name: Optional[str] = None
 
     @property
     def network(self) -> Optional[nn.Module]:
         """The network that is trained, as far as it is known."""
-        return None if self._network is None else self._network()
-
-    @property
-    def model_name(self) -> Optional[str]:
-        """What the script was given as its --model."""
-        name = getattr(self.args, 'model', None)
-        return name if isinstance(name, str) and name else None
+        return self._network()
 
     def is_to_train(self, model_name: str) -> bool:
         """Whether a network that is being created is the one that is trained, and not a teacher beside it.
@@ -64,13 +59,12 @@ class ScriptRun:
         It is the first one by the name that the script was given as its --model. A teacher has another name, or comes
         second (self-distillation). Where no --model was parsed, nothing tells but the order: the first one counts.
         """
-        if self.model_name is None:
-            return self._name is None
-        return model_name == self.model_name and model_name != self._name
+        given = getattr(self.args, 'model', None)
+        return model_name != self._name and model_name == given if given else self._name is None
 
     def created(self, network: nn.Module, model_name: Optional[str]) -> None:
         """Note a network that the script has created; with a name, if that is the one that is trained."""
-        self.has_met_network = True
+        self._has_met_network = True
         if model_name is not None:
             self._network, self._name = ref(network), model_name
             self._tell_of_resume()
@@ -81,8 +75,8 @@ class ScriptRun:
         Raises:
             LauncherError: It is to have stochastic depth, and timm has not created it, or TorchScript has compiled it.
         """
-        if self.options is not None and not self.has_met_network:
-            raise LauncherError(self._no_effect())
+        if self._has_no_effect():
+            raise LauncherError(self._has_no_effect())
         if self.options is not None and isinstance(network, torch.jit.ScriptModule):
             raise LauncherError(
                 f'--torchscript must be left out with {self.options.on_command_line()}: TorchScript masks whatever is'
@@ -90,23 +84,20 @@ class ScriptRun:
         if any(drop_paths(network)):
             self._network = ref(network)
 
-    def tell_of_no_effect(self) -> None:
+    def warn_of_no_effect(self) -> None:
         """Say at the end that nothing was given stochastic depth, if that was so."""
-        if self.options is not None and not self.has_met_network:
-            log_line(self._no_effect(), logging.WARNING)
+        if self._has_no_effect():
+            log_line(self._has_no_effect(), logging.WARNING)
 
-    def _no_effect(self) -> str:
-        assert self.options is not None
+    def _has_no_effect(self) -> str:
+        if self.options is None or self._has_met_network:
+            return ''
         return (
             f'{self.options.on_command_line()} has no effect on {sys.argv[0]}, which creates no network with'
             ' timm.create_model: apply_stochastic_depth gives one of your own stochastic depth.')
 
     def note_arguments(self, args: argparse.Namespace, own_names: Sequence[str]) -> None:
-        """Take notice of what the script has parsed, and add the options.
-
-        Args:
-            args: Its arguments.
-            own_names: Names of those that its parser knows.
+        """Take notice of what the script has parsed by a parser that knows these names, and add the options.
 
         Raises:
             LauncherError: The options that are there already, from args.yaml given as --config, are none.
@@ -124,7 +115,7 @@ class ScriptRun:
     def resumes(self, path: Path) -> bool:
         """Whether a file is the one that the script was given as its --resume."""
         resumed = getattr(self.args, 'resume', None)
-        return isinstance(resumed, str) and bool(resumed) and Path(resumed) == path
+        return bool(resumed) and Path(str(resumed)) == path
 
     def _tell_of_resume(self) -> None:
         """Say that the run that is resumed had other options, if its checkpoint says so."""
@@ -132,28 +123,24 @@ class ScriptRun:
         if not (is_first_rank() and self.resumes(path) and path.is_file()):
             return
         try:
-            noted = read_weights_file(path).args.get('stochastic_depth')
-            options = None if noted is None else DropOptions.from_args(noted)
-        except (OSError, ValueError):  # which the script tells of itself
+            options = DropOptions.from_args(read_weights_file(path).args.get('stochastic_depth'))
+        except (OSError, ValueError):  # which the script tells of itself, or there were none
             return
-        if options is not None and options != self.options:
+        if options != self.options:
             now = f'with {self.options.on_command_line()}' if self.options else "with timm's own drop paths"
             log_line(
                 f'{path} was written by a run with {options.on_command_line()}, which goes on {now}. To go on as it'
                 f' was: timm-stochdepth run {options.on_command_line()} {sys.argv[0]} ...', logging.WARNING)
 
 
-@contextmanager
-def noted_arguments(run: ScriptRun) -> Generator[None, None, None]:
-    """Context in which a run takes notice of each command line that is parsed."""
-
-    def wrap(parse_known_args: Callable[..., Any]) -> Callable[..., Any]:
-        def parse_and_note(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> Tuple[Any, Any]:
-            namespace, others = parse_known_args(parser, *args, **kwargs)
-            run.note_arguments(namespace, [action.dest for action in parser._actions])
-            return namespace, others
-
-        return parse_and_note
-
-    with replaced('parse_known_args', wrap, argparse.ArgumentParser):  # parse_args calls it, too
-        yield
+def parse_known_args(
+        run: ScriptRun,
+        original: Callable[..., Tuple[Any, Any]],
+        parser: argparse.ArgumentParser,
+        *args: Any,
+        **kwargs: Any,
+) -> Tuple[Any, Any]:
+    """argparse's method, of which a run takes notice."""
+    namespace, others = original(parser, *args, **kwargs)
+    run.note_arguments(namespace, [action.dest for action in parser._actions])
+    return namespace, others

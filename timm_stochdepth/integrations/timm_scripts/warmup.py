@@ -1,11 +1,8 @@
-"""Warm-up under a script of timm's: the scheduler that the script creates tells the model how far training is."""
+"""Warm up under a script of timm's: the scheduler that it creates tells the model how far training is."""
 import logging
-from contextlib import contextmanager
 from functools import wraps
-from typing import Any, Callable, Dict, Generator, Optional, Tuple
+from typing import Any, Callable, Optional, Tuple
 
-import timm.optim
-import timm.scheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
@@ -14,10 +11,9 @@ from torch.utils.hooks import RemovableHandle
 from ...checkpoints.drop_options import LauncherError
 from ...control import set_training_progress, start_warmup
 from ...inspection import drop_paths, drop_rates
-from .replaced import replaced
 from .script_run import ScriptRun, log_line
 
-__all__ = ['follow_scheduler', 'warmup_from_scheduler']
+__all__ = ['create_optimizer', 'create_scheduler', 'follow_scheduler']
 
 
 def follow_scheduler(model: nn.Module, scheduler: Scheduler, num_epochs: int, updates_per_epoch: int) -> None:
@@ -33,83 +29,83 @@ def follow_scheduler(model: nn.Module, scheduler: Scheduler, num_epochs: int, up
         updates_per_epoch: Optimizer updates in an epoch, 0 if they are not known.
     """
     train, step, step_update = model.train, scheduler.step, scheduler.step_update
-    first_epoch: Optional[int] = 0  # None once it has begun
+    current, has_begun = 0, False
 
-    def log_rate(epoch: int) -> None:
-        log_line(f'Epoch {epoch}: drop rate {max(drop_rates(model).values()):.4f} at its start')
+    def log_rate() -> None:
+        log_line(f'Epoch {current}: drop rate {max(drop_rates(model).values()):.4f} at its start')
+
+    def tell(progress: float) -> None:
+        nonlocal current
+        set_training_progress(model, min(progress / num_epochs, 1.))
+        if current != int(progress) < num_epochs:
+            current = int(progress)
+            if has_begun:
+                log_rate()
 
     @wraps(train)
-    def begin_first_epoch(mode: bool = True) -> nn.Module:
-        nonlocal first_epoch
-        if mode and first_epoch is not None:
-            log_rate(first_epoch)
-            first_epoch = None
+    def begin(mode: bool = True) -> nn.Module:
+        nonlocal has_begun
+        if mode and not has_begun:
+            has_begun = True
+            log_rate()
             del model.train  # the instance's, that of its class stays
         return train(mode)
 
     @wraps(step)
     def step_and_tell(epoch: int, *args: Any, **kwargs: Any) -> None:
-        nonlocal first_epoch
         step(epoch, *args, **kwargs)
-        set_training_progress(model, min(epoch / num_epochs, 1.))
-        if first_epoch is not None:  # of a resumed run
-            first_epoch = epoch
-        elif epoch < num_epochs:
-            log_rate(epoch)
+        tell(epoch)
 
     @wraps(step_update)
     def step_update_and_tell(num_updates: int, *args: Any, **kwargs: Any) -> None:
-        nonlocal first_epoch
         step_update(num_updates, *args, **kwargs)
         if updates_per_epoch:
-            set_training_progress(model, min(num_updates / (num_epochs * updates_per_epoch), 1.))
-            if first_epoch is not None:
-                first_epoch = num_updates // updates_per_epoch
+            tell(num_updates / updates_per_epoch)
 
-    model.train = begin_first_epoch  # type: ignore[method-assign]
+    model.train = begin  # type: ignore[method-assign]
     scheduler.step, scheduler.step_update = step_and_tell, step_update_and_tell  # type: ignore[method-assign]
 
 
-@contextmanager
-def warmup_from_scheduler(run: ScriptRun) -> Generator[None, None, None]:
-    """Context in which timm's factories connect the model that an optimizer is made for with its scheduler.
+def create_optimizer(
+        run: ScriptRun,
+        original: Callable[..., Optimizer],
+        model_or_params: Any,
+        *args: Any,
+        **kwargs: Any,
+) -> Optimizer:
+    """timm's `create_optimizer_v2`, which starts the warm-up of the model that it is given.
 
     The optimizer is made after weights are loaded and before a checkpoint is resumed and an EMA copy is taken: the
-    point where the warm-up has to start.
+    point where a warm-up has to start.
     """
-    followers: Dict[Optimizer, Tuple[nn.Module, RemovableHandle]] = {}
+    schedule = _schedule_name(model_or_params)
+    if schedule:
+        start_warmup(model_or_params)
+    optimizer = original(model_or_params, *args, **kwargs)
+    if isinstance(model_or_params, nn.Module):
+        run.trains(model_or_params)
+    if schedule:
+        run.warming_up[optimizer] = model_or_params, _tell_at_first_step(optimizer, schedule)
+    return optimizer
 
-    def wrap_optimizer(create_optimizer: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
-        def create_and_start(model_or_params: Any, *args: Any, **kwargs: Any) -> Optimizer:
-            schedule = _schedule_name(model_or_params)
-            if schedule:
-                start_warmup(model_or_params)
-            optimizer = create_optimizer(model_or_params, *args, **kwargs)
-            if isinstance(model_or_params, nn.Module):
-                run.trains(model_or_params)
-            if schedule:
-                followers[optimizer] = model_or_params, _tell_at_first_step(optimizer, schedule)
-            return optimizer
 
-        return create_and_start
-
-    def wrap_scheduler(create_scheduler: Callable[..., Tuple[Any, int]]) -> Callable[..., Tuple[Any, int]]:
-        def create_and_follow(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Tuple[Any, int]:
-            scheduler, num_epochs = create_scheduler(optimizer, *args, **kwargs)
-            if optimizer in followers:
-                model, handle = followers[optimizer]
-                if scheduler is None:
-                    raise LauncherError(
-                        f"--sched must not be 'none' with {_schedule_name(model)}, which follows the scheduler.")
-                handle.remove()
-                follow_scheduler(model, scheduler, num_epochs, kwargs.get('updates_per_epoch', 0))
-            return scheduler, num_epochs
-
-        return create_and_follow
-
-    with replaced('create_optimizer_v2', wrap_optimizer, timm.optim), \
-            replaced('create_scheduler_v2', wrap_scheduler, timm.scheduler):
-        yield
+def create_scheduler(
+        run: ScriptRun,
+        original: Callable[..., Tuple[Any, int]],
+        optimizer: Optimizer,
+        *args: Any,
+        **kwargs: Any,
+) -> Tuple[Any, int]:
+    """timm's `create_scheduler_v2`, connected with the model that the optimizer was made for."""
+    scheduler, num_epochs = original(optimizer, *args, **kwargs)
+    if optimizer in run.warming_up:
+        model, handle = run.warming_up[optimizer]
+        if scheduler is None:
+            raise LauncherError(
+                f"--sched must not be 'none' with {_schedule_name(model)}, which follows the scheduler.")
+        handle.remove()
+        follow_scheduler(model, scheduler, num_epochs, kwargs.get('updates_per_epoch', 0))
+    return scheduler, num_epochs
 
 
 def _schedule_name(model: Any) -> Optional[str]:
