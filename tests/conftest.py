@@ -15,6 +15,7 @@ def starts_ranks(item):
     return 'run_ranks' in getattr(item, 'fixturenames', ()) or item.get_closest_marker('ranks') is not None
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items):
     """Share the files between two workers that end at one time: what takes longest is first.
 
