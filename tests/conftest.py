@@ -11,22 +11,6 @@ from safetensors.torch import save_file
 from timm_stochdepth.layers.metadata import _tell_of_no_metadata
 
 
-def starts_ranks(item):
-    return 'run_ranks' in getattr(item, 'fixturenames', ()) or item.get_closest_marker('ranks') is not None
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
-def pytest_collection_modifyitems(items):
-    """Share the files between two workers that end at one time: what takes longest is first.
-
-    The tests that start process groups are one group of one worker, so that one is there at a time.
-    """
-    long_files = {item.path for item in items if item.get_closest_marker('long')}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group('ranks' if starts_ranks(item) else str(item.path)))
-    items.sort(key=lambda item: (not starts_ranks(item), item.path not in long_files))
-
-
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)

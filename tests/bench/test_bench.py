@@ -144,7 +144,6 @@ def test_inference_has_nothing_to_skip(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.ranks
 def test_ddp_compares_a_conditional_skip_with_block_mode(tmp_path):
     assert main(['bench', *SMALL, '--ddp', '--rate', '0.9', '--out', str(tmp_path)]) == 0
     rows = json.loads((tmp_path / 'resnet18_rate0.9_cpu_ddp.json').read_text())['rows']
