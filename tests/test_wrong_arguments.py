@@ -46,7 +46,7 @@ CALLS = [
     *((push, 'plain', v) for v in NO_FLAG),
     *((push, 'out', v) for v in [3, ['x'], b'x', '', 's3://bucket/net']),
     *((write, 'folder', v) for v in [*NO_PATH, '', 'file:///net']),
-    *((load_model, 'source', v) for v in NO_PATH),
+    *((load_model, 'network', v) for v in NO_PATH),
     *((apply, 'model', v) for v in NO_MODEL),
     *((ts.drop_rates, 'model', v) for v in NO_MODEL),
     *((ts.stochastic_depth_args, 'model', v) for v in NO_MODEL),

@@ -63,13 +63,11 @@ def apply_stochastic_depth(
     Parameters, buffers, their names, hooks and the optimizer's references stay the same objects. Where a block has
     stochastic depth already, the new settings take the place of the old ones.
 
-    A network that was trained computes something else at inference afterwards, as its branches are scaled there by what
-    its weights do not know of: `keep_function=True` scales the weights for it. With `scale_by_keep=True` inference is
-    that of the plain network, and nothing has to be scaled.
+    A network that was trained computes something else at inference afterwards, as its branches are scaled there:
+    `keep_function=True` scales the weights for it. With `scale_by_keep=True` inference is that of the plain network.
 
     Args:
-        model: Any model that holds blocks of the target layer's classes; the first dimension of their input is the
-            batch.
+        model: Any model that holds such blocks; the first dimension of their input is the batch.
         stochastic_method: `'sample'` or `'block'`; see `Settings`, as for all that is in it.
         target_layer_name: `'DropPath'`, wherever timm has a drop path, torchvision a `StochasticDepth`, or
             somebody else, under a name with `drop_path`, a class that is called so and does the same; a key of
@@ -77,21 +75,17 @@ def apply_stochastic_depth(
         drop_rate: Drop rate of the network, in [0, 1]; None keeps the rate of each drop path that is there.
         drop_distribution: `'linear'` or `'uniform'`: how it is spread over the blocks.
         use_same_gpu_seed: Block method: whether the ranks of a distributed run drop the same blocks.
-        drop_warmup: Fraction of training over which the rate rises from 0, in [0, 1]; see `set_training_progress`.
-        drop_schedule: Instead of drop_warmup, points (progress of training, share of the rate).
+        drop_warmup, drop_schedule: How the rate moves in training; see `set_training_progress`, too.
         scale_by_keep: Divide by the keep probability in training, instead of scaling by it at inference.
         skip_dropped: Sample method: run a branch for the samples that keep it alone.
-        keep_function: Scale the weights that the model has, at the end of each branch, so that it computes at inference
-            what it computed before: for weights that were trained. Values change in place, tensors stay the same.
+        keep_function: Scale the weights in place, so that the model computes at inference what it computed before.
         settings: All but the model, target_layer_name and keep_function in one object, instead of one by one.
 
     Raises:
         TypeError: model is no module, a rate not a number, a flag not a bool, or settings no `Settings`.
-        ValueError: A value is not one of those allowed; the message names the argument, the value and them. Or settings
-            are given in both ways. Or the branches of a block can't be left out, only masked: the message names the
-            block's class and the reason. Or skip_dropped meets a SplitBatchNorm2d. Or no weights keep the function, as
-            a block is always dropped (rate 1), or a branch ends in nothing that can be scaled. The model is left as it
-            was.
+        ValueError: A value is not one of those allowed, or settings are given in both ways. Or the branches of a block
+            can only be masked, and are to be left out, or skip_dropped meets a SplitBatchNorm2d. Or no weights keep the
+            function: a block is always dropped, or a branch ends in nothing to be scaled. The model stays as it was.
 
     Example:
         >>> import timm
@@ -100,9 +94,7 @@ def apply_stochastic_depth(
         >>> apply_stochastic_depth(model, 'block', 'ResNetBasicBlock', drop_rate=0.35)
         >>> drop_rates(model)['layer4.1']
         0.35
-
-        As timm trains it, without computing what is dropped:
-
+        >>> # as timm trains it, without computing what is dropped
         >>> model = timm.create_model('test_vit', drop_path_rate=0.4)
         >>> apply_stochastic_depth(model, 'sample', 'DropPath', drop_rate=None, scale_by_keep=True, skip_dropped=True)
     """

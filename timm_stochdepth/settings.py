@@ -14,7 +14,6 @@ __all__ = [
     'check_fraction',
     'check_schedule',
     'depth_shares',
-    'schedule_share',
 ]
 
 DISTRIBUTIONS = ('linear', 'uniform')
@@ -65,19 +64,6 @@ def depth_shares(num_blocks: int, drop_distribution: str = 'linear') -> List[flo
     if drop_distribution == 'uniform':
         return [1.] * num_blocks
     return [block_idx / max(num_blocks - 1, 1) for block_idx in range(num_blocks)]
-
-
-def schedule_share(progress: float, schedule: Sequence[Tuple[float, float]]) -> float:
-    """The share of its full rate that a block has at some point of training; all of it without a schedule.
-
-    It is linear between the schedule's points (progress, share), and constant outside of them.
-    """
-    if not schedule:
-        return 1.
-    for (start, share), (end, next_share) in zip(schedule, schedule[1:]):
-        if start <= progress < end:
-            return share + (next_share - share) * (progress - start) / (end - start)
-    return schedule[0][1] if progress < schedule[0][0] else schedule[-1][1]
 
 
 @dataclass(frozen=True)
@@ -148,8 +134,12 @@ class Settings:
         return ((0., 0.), (self.drop_warmup, 1.)) if self.drop_warmup > 0. else ()
 
     def share(self, progress: float) -> float:
-        """The share of the full rate at some point of training, from 0 at its start to 1 at its end."""
-        return schedule_share(progress, self.schedule)
+        """The share of the full rate at some point of training; linear between the schedule's points, else constant."""
+        points = self.schedule or ((0., 1.),)
+        for (start, share), (end, next_share) in zip(points, points[1:]):
+            if start <= progress < end:
+                return share + (next_share - share) * (progress - start) / (end - start)
+        return points[0][1] if progress < points[0][0] else points[-1][1]
 
     def inference_factor(self, drop_rate: float, progress: float) -> float:
         """What a branch of some full rate is multiplied with at inference, at some point of training."""

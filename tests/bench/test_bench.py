@@ -17,7 +17,6 @@ from timm_stochdepth.bench.settings import ROWS, BenchSettings
 from timm_stochdepth.bench.step import Step
 from timm_stochdepth.cli.main import main
 from timm_stochdepth.inspection import drop_paths
-from timm_stochdepth.output.folder import OutputFolder
 
 COUNTS = ('operations', 'bytes', 'kernels', 'kept')
 
@@ -188,9 +187,8 @@ def test_bad_arguments_are_named(args, message, capsys):
     assert message in err and err.count('\n') == 1
 
 
-def test_figures_of_others_are_left(tmp_path, capsys):
-    OutputFolder(tmp_path, 'bench').claim()
+def test_figures_that_are_there_are_left(tmp_path, capsys):
     (tmp_path / 'resnet18_rate0.1_cpu.json').write_text('{}')
-    assert main(['bench', *SMALL, '--out', str(tmp_path)]) == 1
-    assert 'was not written by `timm-stochdepth bench`' in capsys.readouterr().err
+    assert main(['bench', *SMALL, '--out', str(tmp_path)]) == 2
+    assert "resnet18_rate0.1_cpu.json', which is there already: --force" in capsys.readouterr().err
     assert (tmp_path / 'resnet18_rate0.1_cpu.json').read_text() == '{}'

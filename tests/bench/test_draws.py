@@ -8,7 +8,7 @@ import torch
 from networks import images
 
 import timm_stochdepth as ts
-from timm_stochdepth.analysis.flops import place_shares
+from timm_stochdepth.analysis.flops import drop_path_shares
 from timm_stochdepth.bench.contestants import create_contestants
 from timm_stochdepth.bench.dinov2 import FixedNumberDropPath
 from timm_stochdepth.bench.settings import BenchSettings
@@ -35,7 +35,7 @@ def num_run_by_place(model):
 def test_the_limit_of_a_step_is_that_of_what_ran_in_it(settings, row):
     settings = replace(settings, rows=(row,))
     _, contestant = create_contestants(settings)
-    shares = place_shares(contestant.model, settings.input_size)
+    shares = drop_path_shares(contestant.model, settings.input_size)
     num_run = num_run_by_place(contestant.model)
     limits = []
     x = images(3, 32)
@@ -86,7 +86,7 @@ def test_a_conditional_skip_drops_what_block_mode_drops():
 @pytest.mark.parametrize('row', SKIPPING)
 def test_typical_steps_leave_what_the_rates_leave(row):
     _, contestant = create_contestants(replace(VIT, rows=(row,), batch_size=8))
-    shares = place_shares(contestant.model, VIT.input_size)
+    shares = drop_path_shares(contestant.model, VIT.input_size)
     expected = 1 - sum(shares[name] * place.drop_prob for name, place in drop_paths(contestant.model))
     seeds = contestant.draws.typical_seeds(4)
     assert len(set(seeds)) == 4
@@ -164,7 +164,7 @@ def test_the_limit_of_a_compiled_graph_is_that_of_the_rates():
     eager, compiled = (
         create_contestants(replace(VIT, rows=('skip',), compile=compile))[1] for compile in (False, True)
     )
-    shares = place_shares(eager.model, VIT.input_size)
+    shares = drop_path_shares(eager.model, VIT.input_size)
     limits = [compiled.draws.seed(seed) for seed in range(3)]
     assert limits == pytest.approx([1 - 0.5 * sum(shares.values())] * 3)
     # what is counted are eager steps

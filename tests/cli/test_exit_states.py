@@ -26,7 +26,7 @@ TOOL = shutil.which('timm-stochdepth', path=f'{Path(sys.executable).parent}{os.p
         ([], 2, 'usage: timm-stochdepth'),
         (['show', 'resnet50_sd_block', '--drop-path', '2'], 2, "--drop-path must be in [0, 1], but got '2'"),
         (['verify', 'no/such/folder'], 2, "but got 'no/such/folder', which does not exist."),
-        (['verify', 'nofolder'], 2, "source must be a name that timm knows, but got 'nofolder'"),
+        (['verify', 'nofolder'], 2, "network must be a name that timm knows, but got 'nofolder'"),
         (['show', 'last.pth.tar'], 2, "but got 'last.pth.tar', which does not exist."),
         (['bench', '--out', '/proc/x'], 2, "--out must lie in a folder that can be written to, but got '/proc/x'"),
         (['show', 'resnet50_sd_block', '--plot', '/proc/x.png'], 2, '--plot must lie in a folder that can be written'),

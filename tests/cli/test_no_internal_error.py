@@ -13,27 +13,12 @@ import huggingface_hub.constants
 import pytest
 import timm
 import torch
+from argument_kinds import kind_of, setting_of
 from fashion import write_fashion
 from safetensors.torch import save_file
 from timm.models._hub import save_for_hf
 
-from timm_stochdepth.cli.arguments import (
-    Choice,
-    Device,
-    Fraction,
-    InputPath,
-    KeyValue,
-    License,
-    ModelName,
-    Network,
-    NewFolder,
-    OutputFile,
-    OutputFolderPath,
-    RepoId,
-    Schedule,
-    Text,
-    WholeNumber,
-)
+from timm_stochdepth.cli import arguments as kind
 from timm_stochdepth.cli.main import create_parsers, main
 
 # small ones of four families, and one of this package; by timm's names, with what makes them small
@@ -49,47 +34,46 @@ WHERE = ('{}', '{}.pth.tar', '{}.pth', '{}.safetensors', '{}_folder')  # a name,
 
 # by what is asked for, an argument of a command or a kind of argument
 VALUES = {
-    Choice: lambda kind: kind.choices,
-    Device: lambda kind: ['cpu', 'cuda:999'],
-    Fraction: lambda kind: ['0', '0.3', '1'],
-    InputPath: lambda kind: ['.'] if 'folder' in kind.kind else ['names.txt', 'script.py'],
-    KeyValue: lambda kind: [
+    kind.choice: lambda choices: choices,
+    kind.device: lambda _: ['cpu', 'cuda:999'],
+    kind.fraction: lambda _: ['0', '0.3', '1'],
+    kind.input_path: lambda what: ['.'] if what == 'folder' else ['names.txt', 'script.py'],
+    kind.key_value: lambda _: [
         *('img_size=32', 'img_size=(32,64)', 'img_size=31', 'img_size=text', 'drop_path_rate=0.3', 'drop_path_rate=2'),
         *('num_classes=0', 'num_classes=3', 'num_classes=-1', 'in_chans=1', 'in_chans=0', 'global_pool=avg'),
         *('global_pool=', 'depths=(1,1)', 'layers=(1,1,1,1)', 'patch_size=0', 'no_such=1', 'pretrained=True'),
         *('features_only=True', 'scriptable=True', 'drop_path_rate=None', 'layers=None', 'cache_dir=new_folder'),
         *('drop_distribution=uniform', 'drop_warmup=0.5', 'scale_by_keep=True', 'skip_dropped=True', 'act_layer=relu'),
     ],
-    License: lambda kind: ['mit'],
-    ModelName: lambda kind: [*NETWORKS, *OTHERS],
-    Network: lambda kind: [
+    kind.license_name: lambda _: ['mit'],
+    kind.model_name: lambda _: [*NETWORKS, *OTHERS],
+    kind.network: lambda _: [
         *(where.format('resnet50_sd_block') for where in WHERE * 3),  # which all commands take
         *(where.format(name) for name in NETWORKS for where in WHERE),
         'hf-hub:user/net',
     ],
-    NewFolder: lambda kind: ['new_folder'],
-    OutputFile: lambda kind: [f'new{suffix}' for suffix in kind.suffixes],
-    OutputFolderPath: lambda kind: ['new_folder'],
-    RepoId: lambda kind: ['user/net'],
-    Schedule: lambda kind: ['0:1,0.2:0', '0:0,1:1'],
-    Text: lambda kind: ['main'],
-    WholeNumber: lambda kind: [str(max(kind.minimum, n)) for n in (1, 31, 32, 64)],
-    ('list', 'filter'): lambda kind: ['*', 'resnet101*', 'vit*', 'no_such'],
-    ('families', 'filter'): lambda kind: ['test_vit*', 'vgg11', 'no_such'],
-    ('demo', 'data'): lambda kind: [*['fashion-mnist'] * 9, 'digits'],
-    ('demo', 'data_dir'): lambda kind: ['fashion'],
-    ('demo', 'models'): lambda kind: [*['test_vit', 'test_resnet', 'test_convnext'] * 20, *NETWORKS, *OTHERS],
-    ('demo', 'images'): lambda kind: ['4'],
-    ('demo', 'batch_size'): lambda kind: ['2'],
-    ('demo', 'epochs'): lambda kind: ['1'],
-    ('bench', 'model'): lambda kind: [*['test_vit', 'test_resnet', 'test_convnext'] * 20, *NETWORKS, *OTHERS],
-    ('bench', 'rows'): lambda kind: [*['plain'] * 20, *kind.choices],
-    ('bench', 'img_size'): lambda kind: [*['32'] * 9, '64', '31', '1'],
-    ('bench', 'batch_size'): lambda kind: ['1', '2'],
-    ('bench', 'max_rounds'): lambda kind: ['1'],
-    ('bench', 'max_seconds'): lambda kind: ['1'],
-    ('run', 'script'): lambda kind: ['script.py'],
-    ('run', 'args'): lambda kind: list(NETWORKS),
+    kind.output_file: lambda suffixes: [f'new{suffix}' for suffix in suffixes],
+    kind.output_folder: lambda _: ['new_folder'],
+    kind.repo_id: lambda _: ['user/net'],
+    kind.schedule: lambda _: ['0:1,0.2:0', '0:0,1:1'],
+    kind.text: lambda _: ['main'],
+    kind.whole_number: lambda minimum: [str(max(minimum, n)) for n in (1, 31, 32, 64)],
+    ('list', 'filter'): lambda _: ['*', 'resnet101*', 'vit*', 'no_such'],
+    ('families', 'filter'): lambda _: ['test_vit*', 'vgg11', 'no_such'],
+    ('demo', 'data'): lambda _: [*['fashion-mnist'] * 9, 'digits'],
+    ('demo', 'data_dir'): lambda _: ['fashion'],
+    ('demo', 'models'): lambda _: [*['test_vit', 'test_resnet', 'test_convnext'] * 20, *NETWORKS, *OTHERS],
+    ('demo', 'images'): lambda _: ['4'],
+    ('demo', 'batch_size'): lambda _: ['2'],
+    ('demo', 'epochs'): lambda _: ['1'],
+    ('bench', 'model'): lambda _: [*['test_vit', 'test_resnet', 'test_convnext'] * 20, *NETWORKS, *OTHERS],
+    ('bench', 'rows'): lambda choices: [*['plain'] * 20, *choices],
+    ('bench', 'img_size'): lambda _: [*['32'] * 9, '64', '31', '1'],
+    ('bench', 'batch_size'): lambda _: ['1', '2'],
+    ('bench', 'max_rounds'): lambda _: ['1'],
+    ('bench', 'max_seconds'): lambda _: ['1'],
+    ('run', 'script'): lambda _: ['script.py'],
+    ('run', 'args'): lambda _: list(NETWORKS),
 }
 # how often an option is there while another one has its turn; those with 0 are refused for most networks
 OFTEN = {
@@ -107,10 +91,10 @@ NEVER = {  # takes minutes, or processes of its own: tests/bench
 }
 # how many values of an argument have their turn: the others are drawn beside them
 NUM_VALUES = {
-    Network: 8,
-    KeyValue: 6,
-    Text: 4,
-    WholeNumber: 4,
+    kind.network: 8,
+    kind.key_value: 6,
+    kind.text: 4,
+    kind.whole_number: 4,
     **{('demo', dest): 1 for dest in ('eval_every', 'seed')},
     ('bench', 'img_size'): 2,
     ('bench', 'model'): 4,
@@ -174,8 +158,8 @@ def here(networks, tmp_path, monkeypatch):
 def values_of(command, action):
     if action.nargs == 0:
         return ['']
-    values = VALUES.get((command, action.dest)) or VALUES[type(action.type)]
-    return list(values(action.type))
+    values = VALUES.get((command, action.dest)) or VALUES[kind_of(action)]
+    return list(values(setting_of(action)))
 
 
 def given(generator, command, action, value=None):
@@ -199,18 +183,18 @@ def told_their_network(generator, line):
 def turns(generator, command, action):
     """The values of an argument that have their turn."""
     values = list(dict.fromkeys(values_of(command, action)))
-    number = NUM_VALUES.get((command, action.dest)) or NUM_VALUES.get(type(action.type), 2)
+    number = NUM_VALUES.get((command, action.dest)) or NUM_VALUES.get(kind_of(action), 2)
     return generator.sample(values, min(len(values), number))
 
 
 def command_line(generator, command, actions, turn, value, network=None):
     """A line with the argument whose turn it is, with what is needed, and with others by chance."""
     positional, options = [], []
-    chance = 0 if isinstance(turn.type, Network) else SELDOM
+    chance = 0 if kind_of(turn) is kind.network else SELDOM
     for action in actions:
         is_needed = not action.option_strings and action.nargs != '?'
         if action is turn or is_needed or generator.random() < OFTEN.get((command, action.dest), chance):
-            said = value if action is turn else network if isinstance(action.type, Network) else None
+            said = value if action is turn else network if kind_of(action) is kind.network else None
             (options if action.option_strings else positional).extend(given(generator, command, action, said))
     line = [command, *options, *positional] if command == 'run' else [command, *positional, *options]
     return told_their_network(generator, line)
@@ -222,7 +206,7 @@ def command_lines(command):
     actions = [a for a in create_parsers()[1][command]._actions if a.dest != 'help' and (command, a.dest) not in NEVER]
     for turn in actions:
         for value in turns(generator, command, turn):
-            is_size = turn.dest == 'img_size' and any(isinstance(action.type, Network) for action in actions)
+            is_size = turn.dest == 'img_size' and any(kind_of(action) is kind.network for action in actions)
             for name in NETWORKS if is_size else [None]:
                 network = name and generator.choice(WHERE[:2]).format(name)
                 yield command_line(generator, command, actions, turn, value, network)

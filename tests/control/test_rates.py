@@ -1,6 +1,7 @@
 import pytest
 
-from timm_stochdepth.settings import check_fraction, depth_shares, schedule_share
+from timm_stochdepth import Settings
+from timm_stochdepth.settings import check_fraction, depth_shares
 
 
 def test_linear_scales_rise_from_zero_to_one():
@@ -24,7 +25,7 @@ def test_uniform_scales_are_all_one():
         (0.2, [(0, 0), (0.2, 1)], 1.0),
         (0.9, [(0, 0), (0.2, 1)], 1.0),
         (0.3, [(0, 0), (1, 1)], 0.3),
-        (0.0, [], 1.0),
+        (0.0, None, 1.0),
         (0.1, [(0, 1), (0.4, 0)], 0.75),  # early
         (0.4, [(0, 1), (0.4, 0)], 0.0),
         (0.4, [(0.5, 0), (0.75, 1)], 0.0),  # late
@@ -34,7 +35,7 @@ def test_uniform_scales_are_all_one():
     ],
 )
 def test_a_schedule_is_linear_between_its_points(progress, schedule, share):
-    assert schedule_share(progress, schedule) == pytest.approx(share)
+    assert Settings('sample', drop_schedule=schedule).share(progress) == pytest.approx(share)
 
 
 @pytest.mark.parametrize('value', [0, 1, 0.0, 0.3, 1.0])

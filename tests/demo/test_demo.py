@@ -25,7 +25,6 @@ from timm_stochdepth.demo.drops import DropCounter
 from timm_stochdepth.demo.network import Network
 from timm_stochdepth.demo.recipe import Recipe
 from timm_stochdepth.demo.run_folder import run_name
-from timm_stochdepth.output.folder import MARK, OutputFolder
 
 
 def test_digits_are_scikit_learns():
@@ -53,10 +52,9 @@ def test_demo_trains_saves_and_reloads(tmp_path, capsys):
     assert rows[0][4] == '1.000'
     assert 'every model scores the same' in out
     assert (tmp_path / 'demo.png').read_bytes().startswith(b'\x89PNG')
-    names = {
-        run_name(Network(name), Recipe(num_images=256, epochs=1), 42) for name in ('resnet50', 'resnet50_sd_block')
-    }
-    assert {p.name for p in tmp_path.iterdir()} == {*names, 'demo.png', MARK}
+    recipe = Recipe(num_images=256, epochs=1)
+    names = {run_name(Network(name), recipe, 42) for name in ('resnet50', 'resnet50_sd_block')}
+    assert {p.name for p in tmp_path.iterdir()} == {*names, 'demo.png'}
     assert {f.name for name in names for f in (tmp_path / name).iterdir()} == {
         *('model.safetensors', 'config.json', 'run.json')
     }
@@ -129,13 +127,12 @@ def test_an_interrupt_leaves_nothing(tmp_path):
 
 @pytest.mark.parametrize('theirs', [f'{run_name(Network("resnet50"), Recipe(), 42)}/notes.txt', 'demo.png'])
 def test_nothing_of_others_is_taken_for_the_demos_own(tmp_path, theirs, capsys):
-    OutputFolder(tmp_path, 'demo').claim()
     path = tmp_path / theirs
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text('mine')
-    assert main(['demo', '--models', 'resnet50', '--out', str(tmp_path)]) == 1
-    assert str(path) in capsys.readouterr().err and path.read_text() == 'mine'
-    assert len(list(tmp_path.iterdir())) == 2
+    assert main(['demo', '--models', 'resnet50', '--out', str(tmp_path)]) == 2
+    assert f'{str(tmp_path / theirs.partition("/")[0])!r}, which is there already' in capsys.readouterr().err
+    assert path.read_text() == 'mine' and len(list(tmp_path.iterdir())) == 1
 
 
 def test_drops_are_counted_as_they_happen():

@@ -11,7 +11,6 @@ from fashion import read_idx, write_fashion, write_idx
 import timm_stochdepth.demo.train
 from timm_stochdepth.cli.main import main
 from timm_stochdepth.demo.fashion_mnist import DEFAULT_FOLDER, read_fashion_mnist
-from timm_stochdepth.output.folder import MARK
 
 
 @pytest.fixture(scope='session')
@@ -117,7 +116,7 @@ def test_skipping_learns_what_timm_learns(written, tmp_path, capsys):
     rows = [line.split() for line in out.splitlines() if line.startswith('test_vit, ')][:2]
     assert [row[1] for row in rows] == ['timm', 'skip'] and all(row[2] == row[3] for row in rows)
     assert (tmp_path / 'loss.png').read_bytes().startswith(b'\x89PNG')
-    assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {'loss.png', MARK}
+    assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {'loss.png'}
 
 
 def test_what_is_written_is_a_plain_network(written, tmp_path):

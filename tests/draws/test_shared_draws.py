@@ -81,9 +81,9 @@ def test_one_rank_may_run_alone_before(with_gradients, run_ranks):
     assert_alike([steps[1:] if with_gradients else steps for steps in patterns])
 
 
-def train_unevenly(rank, num_batches):
+def train_unevenly(rank, num_batches, has_optimizer):
     torch.manual_seed(rank)
-    run = Run(rank, optimizer=False)
+    run = Run(rank, optimizer=has_optimizer)
     for _ in range(2):
         run.model.train()
         with run.ddp.join():
@@ -94,9 +94,9 @@ def train_unevenly(rank, num_batches):
     return run.steps
 
 
-@pytest.mark.parametrize('num_batches', [(3, 5), (4, 2, 5, 2)])
-def test_ranks_with_different_numbers_of_batches_meet_in_the_next_epoch(num_batches, run_ranks):
-    assert_alike(run_ranks(train_unevenly, num_batches, world_size=len(num_batches)))
+@pytest.mark.parametrize('num_batches, has_optimizer', [((3, 5), False), ((4, 2, 5, 2), False), ((3, 5, 4), True)])
+def test_ranks_with_different_numbers_of_batches_meet_in_the_next_epoch(num_batches, has_optimizer, run_ranks):
+    assert_alike(run_ranks(train_unevenly, num_batches, has_optimizer, world_size=len(num_batches)))
 
 
 def seed_again(rank):

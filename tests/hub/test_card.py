@@ -11,9 +11,9 @@ from networks import LAYERS, randomize
 
 import timm_stochdepth as ts
 from timm_stochdepth.cli.main import main
+from timm_stochdepth.hub.arguments import read_label_names
 from timm_stochdepth.hub.card import create_card
 from timm_stochdepth.hub.folder import create_config, write_folder
-from timm_stochdepth.hub.labels import read_label_names
 from timm_stochdepth.hub.load import load_model
 from timm_stochdepth.hub.record import TrainingRecord
 

@@ -7,7 +7,6 @@ import pytest
 import timm
 import torch
 from forks import run_python
-from hub import run_client
 from huggingface_hub import ModelCard
 from networks import randomize
 from safetensors.torch import load_file, save, save_file
@@ -15,7 +14,6 @@ from safetensors.torch import load_file, save, save_file
 import timm_stochdepth as ts
 from timm_stochdepth.cli.main import main
 from timm_stochdepth.hub.load import load_model
-from timm_stochdepth.hub.signed_card import is_edited, sign
 
 LAYERS = dict(layers=[1, 1, 1, 1], base_width=8)
 SCRATCH = dict(pretrained=False, initial_checkpoint='', resume='')
@@ -186,7 +184,6 @@ def test_a_licence_is_stated_where_it_is_given(here, capsys, tmp_path):
     assert 'licen' not in card_of('last.pth.tar', capsys=capsys)
     card = card_of('last.pth.tar', '--license', 'mit', capsys=capsys)
     assert ModelCard(card).data.license == 'mit' and 'licensed as `mit`' in card
-    assert not is_edited(card)
     model, _ = load_model('last.pth.tar')
     ts.push_to_hub(model, 'user/net', license='mit', dry_run=True, out=tmp_path / 'net')
     assert json.loads((tmp_path / 'net' / 'config.json').read_text())['pretrained_cfg']['license'] == 'mit'
@@ -213,15 +210,14 @@ def test_wrong_arguments_in_python(model, kwargs, error, message):
         ts.push_to_hub(model, 'user/net', **{'dry_run': True, **kwargs})
 
 
-def test_a_card_that_was_read_and_edited_is_the_one_that_is_pushed(place, tmp_path, capsys):
+def test_a_card_that_is_beside_the_weights_is_the_one_that_is_pushed(place, tmp_path, capsys):
     folder = tmp_path / 'net'
     folder.mkdir()
     for path in (place / 'pushed').iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     mine = (folder / 'README.md').read_text().replace('An image classifier', 'My classifier')
     (folder / 'README.md').write_text(mine)
-    card = card_of(folder, capsys=capsys)
-    assert card == mine and is_edited(card)
+    assert card_of(folder, capsys=capsys) == mine
     assert main(['push', str(folder), 'other/net', '--dry-run', '--out', str(tmp_path / 'other')]) == 0
     assert (tmp_path / 'other' / 'README.md').read_text() == mine.replace('user/net', 'other/net')
     assert main(['verify', str(tmp_path / 'other')]) == 0
@@ -229,13 +225,7 @@ def test_a_card_that_was_read_and_edited_is_the_one_that_is_pushed(place, tmp_pa
     assert 'must be what the card beside the weights says, None' in capsys.readouterr().err
 
 
-def test_a_signature_tells_an_edited_card():
-    card = sign('---\nlibrary_name: timm\n---\n# net\n')
-    assert not is_edited(card) and not is_edited(card.replace('\n', '\r\n'))
-    assert is_edited(card.replace('# net', '# my net')) and is_edited(f'{card}\nmine') and is_edited('# net\n')
-
-
-def test_a_card_that_was_edited_on_the_hub_stays(hub_server, model, place, tmp_path):
+def test_a_card_that_is_on_the_hub_stays_unless_it_is_forced(hub_server, place, tmp_path):
     env = hub_server.env(tmp_path / 'cache')
 
     def push(*more):
@@ -245,20 +235,12 @@ def test_a_card_that_was_edited_on_the_hub_stays(hub_server, model, place, tmp_p
         return hub_server.files('user/net')['README.md'].decode(), result.stderr
 
     first, said = push()
-    assert not is_edited(first) and said == ''
-    second, said = push('--license', 'mit')  # nobody has edited it
-    assert 'license: mit' in second and said == ''
-    edit = """
-        import sys
-        from huggingface_hub import CommitOperationAdd, HfApi
-        operations = [CommitOperationAdd('README.md', sys.argv[1].encode())]
-        HfApi().create_commit('user/net', operations, commit_message='edit')
-    """
-    mine = second.replace('# net', '# my net')
-    assert run_client(edit, env, mine).returncode == 0
-    third, said = push('--license', 'apache-2.0')
-    assert third == mine and 'README.md of user/net was not written by a push, or edited since: it stays' in said
-    assert b'"license": "apache-2.0"' in hub_server.files('user/net')['config.json']
+    assert 'license' not in first and said == ''
+    second, said = push('--license', 'mit')
+    assert second == first and 'README.md of user/net stays as it is' in said and said.count('\n') == 1
+    assert b'"license": "mit"' in hub_server.files('user/net')['config.json']
+    third, said = push('--license', 'mit', '--force')
+    assert 'license: mit' in third and said == ''
 
 
 def test_weights_of_safetensors_alone_need_a_name(model, tmp_path, capsys):

@@ -123,13 +123,21 @@ def test_a_dry_run_writes_the_files_that_would_be_sent(weights, tmp_path, capsys
     before = contents(out)
     assert printed == {name: len(content) for name, content in before.items()}
     assert set(load_file(out / 'model.safetensors')) == set(load_file(weights))
-    assert main(args) == 0 and contents(out) == before
-
-    assert main([*args, '--plain']) == 1  # other files: these are somebody's by now
-    assert contents(out) == before
     (out / 'notes.txt').write_text('mine')
-    assert main(args) == 2
+    assert main([*args, '--plain']) == 2
     assert contents(out) == {**before, 'notes.txt': b'mine'}
+    assert main([*args, '--plain', '--force']) == 0
+    assert contents(out)['notes.txt'] == b'mine' and contents(out)['config.json'] != before['config.json']
+
+
+def test_what_is_pushed_is_not_written_to(weights, tmp_path, capsys):
+    assert main(['push', str(weights), 'user/net', '--dry-run', '--out', str(tmp_path / 'net')]) == 0
+    for pushed, out in ((weights, tmp_path), (tmp_path / 'net', tmp_path / 'net')):
+        before = {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
+        capsys.readouterr()
+        assert main(['push', str(pushed), 'user/net', '--dry-run', '--force', '--out', str(out)]) == 2
+        assert '--out must not be what is read' in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()} == before
 
 
 def test_what_is_written_beside_is_as_the_umask_says(weights, tmp_path):

@@ -9,10 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..inspection import drop_paths, drop_rates
 from ..layers.block import StochasticBlock, cuts_of
 
-__all__ = ['block_drop_limit', 'branch_shares', 'place_shares']
+__all__ = ['block_drop_limit', 'branch_shares', 'drop_path_shares']
 
 
-def place_shares(model: nn.Module, input_size: Tuple[int, ...] = (3, 224, 224)) -> Dict[str, float]:
+def drop_path_shares(model: nn.Module, input_size: Tuple[int, ...] = (3, 224, 224)) -> Dict[str, float]:
     """Share of the network's operations that each drop path's branch has, by the drop path's name.
 
     Counted are those of convolutions and matrix products, in a forward pass without data, of one input of that size. A
@@ -25,19 +25,20 @@ def place_shares(model: nn.Module, input_size: Tuple[int, ...] = (3, 224, 224)) 
         name.partition('.')[2]: sum(by_op.values()) for name, by_op in counter.get_flop_counts().items()}
     shares = {}
     for name, _ in drop_paths(model):
-        block_name, _, place = name.rpartition('.')
+        block_name, _, drop_path = name.rpartition('.')
         block = model.get_submodule(block_name)
         branches = cuts_of(block)[0].branches if isinstance(block, StochasticBlock) else ()
-        owned = {f'{block_name}.{child}'.lstrip('.') for p, branch in branches if p == place for child in branch.owned}
+        owned = {
+            f'{block_name}.{child}'.lstrip('.') for p, branch in branches if p == drop_path for child in branch.owned}
         shares[name] = sum(operations.get(child, 0) for child in owned) / counter.get_total_flops()
     return shares
 
 
 def branch_shares(model: nn.Module, input_size: Tuple[int, ...] = (3, 224, 224)) -> Dict[str, float]:
     """The same by the names of `drop_rates`: the branches of one block together, where they share its rate."""
-    shares = place_shares(model, input_size)
+    shares = drop_path_shares(model, input_size)
     return {
-        name: sum(share for place, share in shares.items() if name in (place, place.rpartition('.')[0]))
+        name: sum(share for drop_path, share in shares.items() if name in (drop_path, drop_path.rpartition('.')[0]))
         for name in drop_rates(model)
     }
 

@@ -8,7 +8,7 @@ from typing import Dict, List, Tuple
 import torch
 from torch import nn
 
-from ..analysis.flops import block_drop_limit, place_shares
+from ..analysis.flops import block_drop_limit, drop_path_shares
 from ..inspection import drop_paths
 
 __all__ = ['Draws', 'ExpectedDraws', 'NoDraws']
@@ -40,7 +40,7 @@ class Draws(NoDraws):
 
     def __init__(self, model: nn.Module, batch_size: int, input_size: Tuple[int, ...]) -> None:
         self.places = {name: place for name, place in drop_paths(model) if not place.is_idle()}
-        self.shares = place_shares(model, input_size)
+        self.shares = drop_path_shares(model, input_size)
         self.batch_size = batch_size
 
     def seed(self, seed: int) -> float:

@@ -9,7 +9,7 @@ import timm
 import torch
 import torchvision
 
-from ..output.files import write_file
+from ..output.files import write_beside
 from ..output.plots import legend_below
 from .counters import OpCounts
 from .measure import PRECISION, Row
@@ -92,15 +92,15 @@ def format_profile(rows: Sequence[Row], num_ops: int = 12) -> str:
     return '\n'.join(lines)
 
 
-def write_rows(rows: Sequence[Row], settings: BenchSettings, device: str, path: Path) -> None:
-    """Write figures, settings, device and versions as JSON, to a new file."""
+def write_rows(rows: Sequence[Row], settings: BenchSettings, device: str, path: Path, force: bool = False) -> None:
+    """Write figures, settings, device and versions as JSON, to a new file, or with `force` in place of one."""
     figures = dict(
         settings=asdict(settings),
         device=device,
         versions=dict(torch=torch.__version__, timm=timm.__version__, torchvision=torchvision.__version__),
         rows=[{k: v for k, v in asdict(row).items() if k != 'by_op'} for row in rows],
     )
-    with write_file(path, ['.json'], name='path') as file:
+    with write_beside(path, force) as file:
         file.write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')
 
 

@@ -17,7 +17,6 @@ from timm.models import is_model_in_modules, parse_model_name, split_model_name_
 from torch import Tensor, nn
 
 from ..inspection import inference_factors
-from ..output.file_kinds import holds_kind
 from ..output.terminal import one_line
 from .names import how_to_merge, scales_in_metadata, strip_wrappers
 
@@ -111,7 +110,7 @@ def read_weights_file(path: Path, use_ema: Optional[bool] = None) -> WeightsFile
     if not path.exists():
         raise FileNotFoundError(f'{path} does not exist.')
     _refuse_others_files(path)
-    if holds_kind(path, '.safetensors') or path.suffix == '.safetensors':
+    if path.suffix == '.safetensors' or _is_safetensors(path):
         if use_ema:
             raise ValueError(f'{path} has no EMA weights.')
         file = _read_safetensors(path)
@@ -138,6 +137,18 @@ def _refuse_others_files(path: Path) -> None:
                 held = 'is a TorchScript archive: save model.state_dict().'
     if held:
         raise ValueError(f'{path} must hold weights, but {held}')
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins with a header of safetensors, whatever its name."""
+    with path.open('rb') as file:
+        header_size = int.from_bytes(file.read(8), 'little')
+        if header_size > path.stat().st_size - 8:
+            return False
+        try:
+            return isinstance(json.loads(file.read(header_size)), dict)
+        except (ValueError, RecursionError):
+            return False
 
 
 def _read_safetensors(path: Path) -> WeightsFile:

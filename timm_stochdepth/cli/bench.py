@@ -1,15 +1,12 @@
 """Time plain timm, its peers and stochastic depth on this machine, interleaved in one run, and count what they do."""
 import argparse
-from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, List
 
 from ..bench.settings import ROWS, BenchSettings
-from ..settings import DISTRIBUTIONS
-from .arguments import Choice, Device, Fraction, ModelName, OutputFolderPath, UsageError, WholeNumber
-
-if TYPE_CHECKING:
-    from torch import nn
+from ..output.files import check_folder, check_new
+from . import arguments as kind
+from .arguments import UsageError, usage_errors
 
 COLUMNS = """columns:
   ratio           time of a step, forward and backward, divided by plain's in the same round: the median
@@ -30,61 +27,38 @@ step of every row. A round of the default takes 3 s on 2 cores of an AMD EPYC: o
 """
 
 
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults, and a table below that keeps its lines."""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog, parser.formatter_class = COLUMNS, _Formatter
-    parser.add_argument(
-        '--model', type=ModelName(), default='resnet50', metavar='NAME',
+    add = parser.add_argument
+    parser.epilog = COLUMNS
+    add('--model', type=kind.model_name, default='resnet50', metavar='NAME',
         help='A plain network of timm. Where a norm looks at the batch, this package scales at inference, as the paper'
         ' does; elsewhere in training, as its peers do.')
-    parser.add_argument(
-        '--rows', type=Choice(list(ROWS)), nargs='+', default=list(ROWS), metavar='NAME',
+    add('--rows', type=partial(kind.choice, list(ROWS)), nargs='+', default=list(ROWS), metavar='NAME',
         help=f'Networks to compare with the plain one: {", ".join(ROWS)}.')
-    parser.add_argument(
-        '--batch-size', type=WholeNumber(1), default=16, metavar='N', help='Images in a batch, of each rank.')
-    parser.add_argument(
-        '--img-size', type=WholeNumber(1), metavar='N',
+    add('--batch-size', type=kind.count, default=16, metavar='N', help='Images in a batch, of each rank.')
+    add('--img-size', type=kind.count, metavar='N',
         help="Size of an image, in pixels; by default 96, or the network's own where that is fixed.")
-    parser.add_argument(
-        '--rate', type=Fraction(), nargs='+', default=[0.1], metavar='RATE', help='Drop rates, one table each.')
-    parser.add_argument(
-        '--distribution', '--drop-distribution', type=Choice(DISTRIBUTIONS), default='linear', metavar='NAME',
+    add('--rate', type=kind.fraction, nargs='+', default=[0.1], metavar='RATE', help='Drop rates, one table each.')
+    add('--distribution', '--drop-distribution', type=kind.distribution, default='linear', metavar='NAME',
         help="'linear' or 'uniform'.")
-    parser.add_argument('--amp', action='store_true', help='Autocast to bfloat16.')
-    parser.add_argument('--channels-last', action='store_true', help='Memory format of images and weights.')
-    parser.add_argument('--compile', action='store_true', help='Run each network under torch.compile.')
-    parser.add_argument('--inference', action='store_true', help='Measure the forward pass in eval mode.')
-    parser.add_argument(
-        '--ddp', action='store_true',
+    add('--amp', action='store_true', help='Autocast to bfloat16.')
+    add('--channels-last', action='store_true', help='Memory format of images and weights.')
+    add('--compile', action='store_true', help='Run each network under torch.compile.')
+    add('--inference', action='store_true', help='Measure the forward pass in eval mode.')
+    add('--ddp', action='store_true',
         help='Measure block mode and a conditional skip under DistributedDataParallel, 2 ranks over gloo.')
-    parser.add_argument(
-        '--device', type=Device(), default='cpu', help='Device to measure on: cpu, cuda or cuda:N.')
-    parser.add_argument(
-        '--max-rounds', type=WholeNumber(1), default=100, metavar='N', help='Steps of each network, at the most.')
-    parser.add_argument(
-        '--max-seconds', type=WholeNumber(1), default=3600, metavar='N',
+    add('--device', type=kind.device, default='cpu', help='Device to measure on: cpu, cuda or cuda:N.')
+    add('--max-rounds', type=kind.count, default=100, metavar='N', help='Steps of each network, at the most.')
+    add('--max-seconds', type=kind.count, default=3600, metavar='N',
         help='No step starts later than this after the first one that counts; what comes before takes its time, too.')
-    parser.add_argument(
-        '--profile', action='store_true', help='Also print which operations move the bytes of each network.')
-    parser.add_argument(
-        '--out', type=OutputFolderPath('bench'), metavar='DIR',
-        help='Also write the figures there, as JSON and as a picture: a new or empty folder, or one of this command.')
+    add('--profile', action='store_true', help='Also print which operations move the bytes of each network.')
+    add('--out', type=kind.output_folder, metavar='DIR',
+        help='Also write the figures there, as JSON and as a picture: a new or empty folder, or one of such figures.')
+    add('--force', action='store_true', help='Write to any folder, and replace figures that are there.')
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.ddp and (
-            args.device != 'cpu' or args.compile or args.inference or args.distribution != 'linear'
-            or args.rows != list(ROWS)):
-        raise UsageError(
-            '--ddp must be without --compile, --inference, --distribution and --rows, and with --device cpu.')
-    if len(set(args.rate)) < len(args.rate):
-        raise UsageError(f'--rate must be different ones, but got {" ".join(map(str, args.rate))}.')
-    if args.out:
-        import matplotlib  # noqa: F401  for the picture: missed now, and not after minutes
-
+    _check_options(args)
     import torch
 
     from ..bench.contestants import create_contestants
@@ -92,47 +66,64 @@ def run(args: argparse.Namespace) -> None:
     from ..bench.ranks import measure_ddp
     from ..bench.report import device_name, draw_rows, format_profile, format_rows, write_rows
     from ..bench.step import Step
-    from ..checkpoints.file import create_on_meta
     from ..output.plots import save_figure
-    from .checks import check_device, check_network_size, check_rows
+    from .checks import check_device
 
     device = check_device('--device', args.device)
+    runs = _settings(args)
+    with usage_errors():
+        for settings in runs if args.out else ():
+            for suffix in ('.json', '.png'):
+                check_new(args.out / f'{settings.stem}{suffix}', '--out', args.force)
+
+    x_NCHW = torch.randn(args.batch_size, 3, runs[0].img_size, runs[0].img_size, device=device)
+    x_NCHW = x_NCHW.to(memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
+    name = device_name(device)
+    for settings in runs:
+        if args.ddp:
+            measured = measure_ddp(settings, x_NCHW)
+        else:
+            measured = measure(create_contestants(settings), Step(x_NCHW, args.amp, args.inference), settings)
+        print(f'{settings.title}\n{name}')
+        print(format_rows(measured, device), flush=True)
+        if args.profile:
+            print(format_profile(measured), flush=True)
+        if args.out:
+            write_rows(measured, settings, name, args.out / f'{settings.stem}.json', args.force)
+            figure = draw_rows(measured, f'{settings.title}\n{name}')
+            save_figure(figure, args.out / f'{settings.stem}.png', args.force)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    if args.ddp and (
+            args.device != 'cpu' or args.compile or args.inference or args.distribution != 'linear'
+            or args.rows != list(ROWS)):
+        raise UsageError(
+            '--ddp must be without --compile, --inference, --distribution and --rows, and with --device cpu.')
+    if len(set(args.rate)) < len(args.rate):
+        raise UsageError(f'--rate must be different ones, but got {" ".join(map(str, args.rate))}.')
+    if args.force and not args.out:
+        raise UsageError('--force needs an --out to write to.')
+    if args.out:
+        with usage_errors():
+            check_folder(args.out, '--out', args.force, own=['*_rate*.json', '*_rate*.png'])
+        import matplotlib  # noqa: F401  for the picture: missed now, and not after minutes
+
+
+def _settings(args: argparse.Namespace) -> List[BenchSettings]:
+    """What is measured, one for each rate."""
+    from ..checkpoints.file import create_on_meta
+    from .checks import check_network_size, check_rows, own_size
+
     rows = ('conditional', 'block') if args.ddp else tuple(args.rows)
     check_rows('--model', args.model, rows)
     create = partial(create_on_meta, args.model)
-    img_size = args.img_size or _default_size(create())
+    model: Any = create()
+    is_fixed = model.pretrained_cfg.get('fixed_input_size', False)
+    img_size = args.img_size or (own_size(model)[-1] if is_fixed else 96)
     model_args = check_network_size('--img-size', (img_size, img_size), create)
-    runs = [
+    return [
         BenchSettings(
             args.model, rate, args.distribution, rows, args.batch_size, img_size, model_args, args.amp,
             args.channels_last, args.compile, args.inference, args.ddp, args.device, args.max_rounds, args.max_seconds)
         for rate in args.rate]
-    if args.out:
-        args.out.check(*(f'{settings.stem}{suffix}' for settings in runs for suffix in ('.json', '.png')))
-
-    x_NCHW = torch.randn(args.batch_size, 3, img_size, img_size, device=device)
-    x_NCHW = x_NCHW.to(memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
-    name = device_name(device)
-    with args.out.claimed() if args.out else nullcontext():
-        for settings in runs:
-            if args.ddp:
-                measured = measure_ddp(settings, x_NCHW)
-            else:
-                step = Step(x_NCHW, args.amp, args.inference)
-                measured = measure(create_contestants(settings), step, settings)
-            print(f'{settings.title}\n{name}')
-            print(format_rows(measured, device), flush=True)
-            if args.profile:
-                print(format_profile(measured), flush=True)
-            if args.out:
-                with args.out.write(f'{settings.stem}.json') as file:
-                    write_rows(measured, settings, name, file)
-                with args.out.write(f'{settings.stem}.png') as file:
-                    save_figure(draw_rows(measured, f'{settings.title}\n{name}'), file)
-
-
-def _default_size(model: 'nn.Module') -> int:
-    from .checks import own_size
-
-    cfg: Any = model.pretrained_cfg
-    return own_size(model)[-1] if cfg.get('fixed_input_size', False) else 96

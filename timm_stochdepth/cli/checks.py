@@ -1,16 +1,16 @@
-"""Checks of arguments that need torch and timm."""
-from typing import Any, Callable, Collection, Dict, List, Tuple
+"""Checks of arguments that need torch and timm; what they refuse is a `UsageError` that names the argument."""
+from typing import Any, Callable, Collection, Dict, Tuple
 
-import timm
 import torch
 from torch import nn
 
 from ..bench.settings import ROWS, SKIPPING_ROWS
+from ..checkpoints.file import create_on_meta
 from ..hub import named_models
 from ..inspection import drop_paths
 from ..layers.targets import class_name, find_targets
 from ..output.terminal import one_line
-from .arguments import UsageError
+from .arguments import UsageError, usage_errors
 
 __all__ = [
     'check_device', 'check_img_size', 'check_model_name', 'check_network_size', 'check_rows', 'in_chans', 'own_size',
@@ -19,28 +19,16 @@ __all__ = [
 
 
 def check_model_name(argument: str, name: str) -> None:
-    """Refuse a name that timm does not know; one with a scheme, as in `hf-hub:user/name`, is timm's to look up.
-
-    Raises:
-        UsageError: It names the closest names.
-    """
-    if ':' in name:
-        return
-    try:
-        named_models.check_model_name(argument, name)
-    except ValueError as e:
-        raise UsageError(e) from e
+    """Refuse a name that timm does not know; one with a scheme, as in `hf-hub:user/name`, is timm's to look up."""
+    with usage_errors():
+        if ':' not in name:
+            named_models.check_model_name(argument, name)
 
 
 def check_rows(argument: str, name: str, rows: Collection[str]) -> None:
-    """Refuse what is no network of timm's that can drop its branches as the rows of a benchmark do.
-
-    Raises:
-        UsageError: It names the closest names, or the block that cannot, and the rows that need it to.
-    """
+    """Refuse what is not a network of timm's that can drop its branches as the rows of a benchmark do."""
     check_model_name(argument, name)
-    with torch.device('meta'):
-        model = timm.create_model(name)
+    model = create_on_meta(name)
     targets = find_targets(model, 'DropPath')
     if not targets or any(drop_paths(model)):
         raise UsageError(f'{argument} must be a plain network of timm with drop paths, but got {name!r}.')
@@ -67,22 +55,18 @@ def check_network_size(argument: str, size: Tuple[int, int], create: Callable[..
         argument: What the size is called where the user gives it.
         size: Height and width, in pixels.
         create: Makes the network without memory for its weights, its own arguments replaced by those that it is given.
-
-    Raises:
-        UsageError: The network does not take images of that size.
     """
     model = create()
     cfg: Any = model.pretrained_cfg
-    channels = in_chans(model)
     check_img_size(argument, min(size), model)
-    ways: List[Dict[str, Any]] = [{}]
+    ways: Tuple[Dict[str, Any], ...] = ({},)
     if cfg.get('fixed_input_size', False):  # timm builds it for one size, its own if its weights do not say another
         told = dict(img_size=size[0] if size[0] == size[1] else size)
-        ways = [{}, told] if size == own_size(model) else [told]
+        ways = ({}, told) if size == own_size(model) else (told,)
     refusals = []
     for model_args in ways:
         try:
-            create(**model_args).eval()(torch.empty(1, channels, *size, device='meta'))
+            create(**model_args).eval()(torch.empty(1, in_chans(model), *size, device='meta'))
             return model_args
         except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
             reason = one_line(e.__cause__ or e)
@@ -105,11 +89,7 @@ def pixels(size: Tuple[int, int]) -> str:
 
 
 def check_img_size(argument: str, img_size: int, model: nn.Module) -> None:
-    """Refuse an image of which a network's last stage would see less than a pixel.
-
-    Raises:
-        UsageError: It names the smallest size.
-    """
+    """Refuse an image of which a network's last stage would see less than a pixel."""
     feature_info = getattr(model, 'feature_info', None) or [dict(reduction=1)]
     reduction = max(stage['reduction'] for stage in feature_info)
     if img_size < reduction:
@@ -117,11 +97,7 @@ def check_img_size(argument: str, img_size: int, model: nn.Module) -> None:
 
 
 def check_device(argument: str, name: str) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        UsageError: The machine does not have it.
-    """
+    """The device of that name, if the machine has it."""
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     kind, _, index = name.partition(':')
     if kind == 'cuda' and int(index or 0) >= num_gpus:  # torch takes some large numbers for small ones

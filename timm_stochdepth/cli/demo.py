@@ -1,25 +1,20 @@
 """Train plain and stochastic networks on real images, and compare them."""
 import argparse
+from functools import partial
 from inspect import signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List
 
 from ..demo.methods import METHODS
 from ..demo.recipe import Recipe
-from .arguments import (
-    Choice,
-    Device,
-    Fraction,
-    InputPath,
-    KeyValue,
-    ModelName,
-    OutputFolderPath,
-    UsageError,
-    WholeNumber,
-)
+from ..output.files import check_folder, check_new
+from . import arguments as kind
+from .arguments import UsageError, usage_errors
 
 if TYPE_CHECKING:
     from ..demo.images import Format, Images
     from ..demo.network import Network
+    from ..demo.train import Result
 
 DEFAULT_MODELS = ('resnet50', 'resnet50_sd_sample', 'resnet50_sd_block')
 DEFAULT_METHODS = ('timm', 'skip')
@@ -31,65 +26,46 @@ DATA: Dict[str, Dict[str, Any]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        '--data', type=Choice(tuple(DATA)), default=Recipe.data, metavar='NAME', help='digits or fashion-mnist.')
-    parser.add_argument(
-        '--data-dir', type=InputPath('folder'), metavar='DIR',
+    add = parser.add_argument
+    add('--data', type=partial(kind.choice, tuple(DATA)), default=Recipe.data, metavar='NAME',
+        help='digits or fashion-mnist.')
+    add('--data-dir', type=partial(kind.input_path, 'folder'), metavar='DIR',
         help='Where the four files of fashion-mnist are, if not where its Debian package puts them.')
-    parser.add_argument(
-        '--models', '--model', type=ModelName(), nargs='+', default=DEFAULT_MODELS, metavar='NAME',
+    add('--models', '--model', type=kind.model_name, nargs='+', default=DEFAULT_MODELS, metavar='NAME',
         help='Networks to train.')
-    parser.add_argument(
-        '--drop-path', type=Fraction(), metavar='RATE', help='Drop rate, instead of the default one.')
-    parser.add_argument(
-        '--methods', type=Choice(tuple(METHODS)), nargs='+', metavar='NAME',
+    add('--drop-path', type=kind.fraction, metavar='RATE', help='Drop rate, instead of the default one.')
+    add('--methods', type=partial(kind.choice, tuple(METHODS)), nargs='+', metavar='NAME',
         help="What to compare at that rate on networks whose names have no stochastic depth: plain, none; timm, its"
              " DropPath; skip, the same without computing what it drops; sample and block, the paper's. timm and skip"
              ' by default.')
-    parser.add_argument(
-        '--images', type=WholeNumber(1), metavar='N',
+    add('--images', type=kind.count, metavar='N',
         help='Training images: by default all 1,437 digits, or 10,000 of fashion-mnist.')
-    parser.add_argument('--epochs', type=WholeNumber(1), default=Recipe.epochs, metavar='N', help='Passes over them.')
-    parser.add_argument(
-        '--batch-size', type=WholeNumber(1), default=Recipe.batch_size, metavar='N', help='Images in a batch.')
-    parser.add_argument(
-        '--lr', type=Fraction(), metavar='LR',
+    add('--epochs', type=kind.count, default=Recipe.epochs, metavar='N', help='Passes over them.')
+    add('--batch-size', type=kind.count, default=Recipe.batch_size, metavar='N', help='Images in a batch.')
+    add('--lr', type=kind.fraction, metavar='LR',
         help='Learning rate of AdamW: by default 0.002 for the digits, 0.0005 for fashion-mnist.')
-    parser.add_argument(
-        '--eval-every', type=WholeNumber(1), default=Recipe.eval_every, metavar='N',
-        help='Epochs between two evaluations.')
-    parser.add_argument(
-        '--seed', type=WholeNumber(0, 2 ** 32 - 1), nargs='+', default=[42], metavar='N',
+    add('--eval-every', type=kind.count, default=Recipe.eval_every, metavar='N', help='Epochs between two evaluations.')
+    add('--seed', type=partial(kind.whole_number, 0, maximum=2 ** 32 - 1), nargs='+', default=[42], metavar='N',
         help='Seed of weights, data order and draws; with several, each network is trained once with each.')
-    parser.add_argument(
-        '--model-kwargs', type=KeyValue(), nargs='*', default=[], metavar='KEY=VALUE',
+    add('--model-kwargs', type=kind.key_value, nargs='*', default=[], metavar='KEY=VALUE',
         help='Arguments of the networks, as in skip_dropped=True.')
-    parser.add_argument(
-        '--device', type=Device(), default=Recipe.device, help='Device to train on: cpu, cuda or cuda:N.')
-    parser.add_argument(
-        '--out', type=OutputFolderPath('demo'), default='demo_output', metavar='DIR',
+    add('--device', type=kind.device, default=Recipe.device, help='Device to train on: cpu, cuda or cuda:N.')
+    add('--out', type=kind.output_folder, default='demo_output', metavar='DIR',
         help='Folder for runs and picture: a new or empty one, or one of this command, which then goes on.')
+    add('--force', action='store_true', help='Write to any folder, and replace a picture that is there.')
 
 
 def run(args: argparse.Namespace) -> None:
-    for name in ('models', 'seed', 'methods'):
-        values = getattr(args, name) or ()
-        if len(set(values)) < len(values):
-            raise UsageError(f'--{name} must be different ones, but got {" ".join(map(str, values))}.')
-    if args.methods and not args.drop_path:
-        raise UsageError(f'--methods needs a --drop-path above 0, but got {args.drop_path}.')
-    if args.data_dir and args.data == 'digits':
-        raise UsageError(f'--data-dir must be without --data digits, but got {str(args.data_dir)!r}.')
+    _check_options(args)
     import matplotlib  # noqa: F401  missed now, and not after minutes
     import scipy  # noqa: F401
 
     # scikit-learn and timm's training code are for this command alone
     from ..demo import digits, fashion_mnist
     from ..demo.pictures import draw_losses, draw_networks
-    from ..demo.report import format_agreement, format_means, format_results
-    from ..demo.run_folder import read_result, run_name, write_run
+    from ..demo.run_folder import is_run, read_result, run_name, write_run
     from ..demo.train import train_in_turn
-    from ..output.plots import save_figure
+    from ..output.plots import is_own_picture, save_figure
     from .checks import check_device
 
     check_device('--device', args.device)
@@ -105,37 +81,56 @@ def run(args: argparse.Namespace) -> None:
     if recipe.batch_size > recipe.num_images:
         raise UsageError(f'--batch-size must be at most --images, {recipe.num_images}, but got {recipe.batch_size}.')
     networks = _networks(args, (digits if args.data == 'digits' else fashion_mnist).FORMAT)
-    picture, draw = ('loss.png', draw_losses) if any(n.method for n in networks) else ('demo.png', draw_networks)
-    names = {(n.label, seed): run_name(n, recipe, seed) for seed in args.seed for n in networks}
-    found = {key for key, name in names.items() if args.out.holds(name)}
-    args.out.check(picture, *(name for key, name in names.items() if key not in found))
+    name, draw = ('loss.png', draw_losses) if any(n.method for n in networks) else ('demo.png', draw_networks)
+    picture = args.out / name
+    folders = {(n.label, seed): args.out / run_name(n, recipe, seed) for seed in args.seed for n in networks}
+    found = {key for key, folder in folders.items() if is_run(folder)}
+    with usage_errors():
+        check_new(picture, '--out', args.force or is_own_picture(picture))
+        for key in set(folders) - found:
+            check_new(folders[key], '--out')
     images = _images(args, recipe.num_images)
 
-    results = {key: read_result(args.out.path / names[key]) for key in found}
-    with args.out.claimed():
-        for seed in args.seed:
-            missing = [n for n in networks if (n.label, seed) not in found]
-            trained = train_in_turn(missing, images, recipe, seed) if missing else []
-            for network, (model, result) in zip(missing, trained):
-                with args.out.write(names[network.label, seed]) as folder:
-                    write_run(folder, model, result, network, recipe, images)
-                results[network.label, seed] = result
-        ordered = [results[n.label, seed] for n in networks for seed in args.seed]
-        with args.out.write(picture) as file:
-            save_figure(draw(ordered, recipe), file)
+    results = {key: read_result(folders[key]) for key in found}
+    for seed in args.seed:
+        missing = [n for n in networks if (n.label, seed) not in found]
+        trained = train_in_turn(missing, images, recipe, seed) if missing else []
+        for network, (model, result) in zip(missing, trained):
+            write_run(folders[network.label, seed], model, result, network, recipe, images)
+            results[network.label, seed] = result
+    ordered = [results[n.label, seed] for n in networks for seed in args.seed]
+    save_figure(draw(ordered, recipe), picture, args.force or is_own_picture(picture), '--out')
+    _report(ordered, len(found), picture)
 
-    print(format_results(ordered))
-    if len(args.seed) > 1:
-        print(format_means(ordered))
-    agreement = format_agreement(ordered)
+
+def _check_options(args: argparse.Namespace) -> None:
+    for name in ('models', 'seed', 'methods'):
+        values = getattr(args, name) or ()
+        if len(set(values)) < len(values):
+            raise UsageError(f'--{name} must be different ones, but got {" ".join(map(str, values))}.')
+    if args.methods and not args.drop_path:
+        raise UsageError(f'--methods needs a --drop-path above 0, but got {args.drop_path}.')
+    if args.data_dir and args.data == 'digits':
+        raise UsageError(f'--data-dir must be without --data digits, but got {str(args.data_dir)!r}.')
+    with usage_errors():
+        check_folder(args.out, '--out', args.force, own=['*-seed*', 'demo.png', 'loss.png'])
+
+
+def _report(results: 'List[Result]', num_found: int, picture: Path) -> None:
+    from ..demo.report import format_agreement, format_means, format_results
+
+    print(format_results(results))
+    if len({result.seed for result in results}) > 1:
+        print(format_means(results))
+    agreement = format_agreement(results)
     if agreement:
         print(agreement)
-    differing = [r.label for r in ordered if r.reloaded_top1 != r.saved_top1]
+    differing = [r.label for r in results if r.reloaded_top1 != r.saved_top1]
     if differing:
-        raise RuntimeError(f'reloaded from {args.out.path}, these models score differently: {", ".join(differing)}')
-    if found:
-        print(f'{len(found)} of {len(ordered)} runs were there already, and were not trained again.')
-    print(f'Reloaded from {args.out.path}, every model scores the same. Picture: {args.out.path / picture}')
+        raise RuntimeError(f'reloaded from {picture.parent}, these models score differently: {", ".join(differing)}')
+    if num_found:
+        print(f'{num_found} of {len(results)} runs were there already, and were not trained again.')
+    print(f'Reloaded from {picture.parent}, every model scores the same. Picture: {picture}')
 
 
 def _networks(args: argparse.Namespace, image_format: 'Format') -> 'List[Network]':
@@ -159,13 +154,11 @@ def _networks(args: argparse.Namespace, image_format: 'Format') -> 'List[Network
     if args.methods and not any(n.method for n in networks):
         raise UsageError(
             f'--methods must be for networks whose names have no stochastic depth, but got {" ".join(args.models)}.')
-    try:
+    with usage_errors():
         networks = [fitted(network, image_format) for network in networks]
         for network in networks:
             if network.method:
                 check_method(network)
-    except ValueError as e:
-        raise UsageError(e) from e
     return networks
 
 
@@ -175,10 +168,8 @@ def _images(args: argparse.Namespace, num_images: int) -> 'Images':
     from ..demo.fashion_mnist import DEFAULT_FOLDER, read_fashion_mnist
 
     if args.data == 'fashion-mnist':
-        try:
+        with usage_errors():
             return read_fashion_mnist(args.data_dir or DEFAULT_FOLDER, num_images)
-        except ValueError as e:
-            raise UsageError(e) from e
     if num_images > NUM_TRAIN_IMAGES:
         raise UsageError(f'--images must be {NUM_TRAIN_IMAGES:,} at the most for the digits, but got {num_images}.')
     return read_digits(num_images)

@@ -1,12 +1,13 @@
 """Show which networks of timm can leave out the branches that they drop, by the classes of their blocks."""
 import argparse
 
-from .arguments import Text, UsageError
+from . import arguments as kind
+from .arguments import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        'filter', nargs='?', type=Text('a wildcard filter'), default='*',
+        'filter', nargs='?', type=kind.wildcard, default='*',
         help="Wildcard filter on timm's names, as in 'vit_*'; all of them take some minutes.")
 
 

@@ -2,21 +2,21 @@
 import argparse
 import textwrap
 
-from .arguments import Text, UsageError
+from . import arguments as kind
+from .arguments import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        'filter', nargs='?', type=Text('a wildcard filter'), default='*',
+        'filter', nargs='?', type=kind.wildcard, default='*',
         help="Wildcard filter on the name, as in 'resnet101*'.")
 
 
 def run(args: argparse.Namespace) -> None:
     import timm
-    import torch
 
+    from ..checkpoints.file import create_on_meta, is_stochastic_architecture
     from ..inspection import drop_paths
-    from ..models.pretrained import is_stochastic_architecture
 
     found = timm.list_models(args.filter)
     names = [name for name in found if is_stochastic_architecture(name)]
@@ -29,8 +29,7 @@ def run(args: argparse.Namespace) -> None:
             f'filter must match one of {", ".join(timm.list_models(module="resnet_sd"))}, but got'
             f' {args.filter!r}{others}.')
     for name in names:
-        with torch.device('meta'):
-            settings = next(drop_path.settings for _, drop_path in drop_paths(timm.create_model(name)))
+        settings = next(drop_path.settings for _, drop_path in drop_paths(create_on_meta(name)))
         tags = [str(cfg.tag) for cfg in timm.models.get_arch_pretrained_cfgs(name).values()]
         print(f'{name}: method {settings.stochastic_method}, rate {settings.drop_rate} {settings.drop_distribution}')
         tags_line = f'{len(tags)} pretrained tags, first the default: {", ".join(tags)}'

@@ -2,15 +2,16 @@
 import argparse
 import errno
 import os
+import signal
 import sys
+import threading
 import warnings
-from typing import Any, Dict, List, Optional, Tuple, Type
+from typing import Any, Dict, List, NoReturn, Optional, Tuple, Type
 
 from ..output.terminal import closest, complain, one_line, say, start_command
 from ..version import __version__
 from . import bench, demo, families, fold, list_models, pull, push, run, show, verify
-from .arguments import Parser, UsageError
-from .interrupts import interrupts_last
+from .arguments import HelpFormatter, Parser, UsageError
 
 __all__ = ['create_parsers', 'main']
 
@@ -37,7 +38,7 @@ def create_parsers() -> Tuple[Parser, Dict[str, Parser]]:
     for name, command in _COMMANDS.items():
         summary = (command.__doc__ or '').splitlines()[0]
         commands[name] = subparsers.add_parser(
-            name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+            name, help=summary, description=summary, formatter_class=HelpFormatter)
         commands[name].set_defaults(command=name)
         command.add_arguments(commands[name])
     return parser, commands
@@ -64,32 +65,15 @@ def _parse(argv: List[str]) -> argparse.Namespace:
     if not argv:
         parser.print_help(sys.stderr)
         parser.exit(2)
-    if argv and argv[0] in commands:
+    if argv[0] in commands:
         return commands[argv[0]].parse_args(argv[1:])
-    if argv and not argv[0].startswith('-'):
+    if not argv[0].startswith('-'):
         parser.error(f'COMMAND must be one of {", ".join(commands)}, but got {argv[0]!r}{closest(argv[0], commands)}')
     return parser.parse_args(argv)
 
 
-def _run_own(args: argparse.Namespace) -> None:
-    if 'torch' not in sys.modules:
-        say('loading torch and timm')
-    with warnings.catch_warnings():
-        warnings.showwarning = _show_warning  # type: ignore[assignment]
-        if args.command != 'pull':  # which needs neither
-            with interrupts_last():
-                import timm  # noqa: F401
-                import torch  # noqa: F401
-        _COMMANDS[args.command].run(args)
-
-
-def _show_warning(message: 'Warning | str', category: Type[Warning], *place: Any) -> None:
-    if issubclass(category, UserWarning):
-        complain(f'warning: {one_line(message)}')
-
-
 def _run(argv: List[str]) -> int:
-    args: Optional[argparse.Namespace] = None
+    args = argparse.Namespace()
     try:
         try:
             args = _parse(argv)
@@ -118,14 +102,47 @@ def _run(argv: List[str]) -> int:
             complain(f'the output cannot be written: {e.strerror}.')
             return 1
         from ..hub.errors import explain  # the Hub's client is slow to import, and an error can wait
-        complain(explain(e, _repo_id(args)))
+        network = getattr(args, 'network', None)
+        of_hub = network.name if network is not None and network.kind == 'hub' else None
+        complain(explain(e, getattr(args, 'repo_id', of_hub)))
         return 1
+
+
+def _run_own(args: argparse.Namespace) -> None:
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
+        if args.command != 'pull' and 'torch' not in sys.modules:  # which needs neither
+            say('loading torch and timm')
+            _import_libraries()
+        if not sys.stderr.isatty():
+            from huggingface_hub.utils import disable_progress_bars
+            disable_progress_bars()  # which the Hub's client shows anywhere
+        _COMMANDS[args.command].run(args)
+
+
+def _import_libraries() -> None:
+    """Import torch and timm. Ctrl-C ends the process at once: numpy and torch swallow an exception meanwhile."""
+    usual = signal.getsignal(signal.SIGINT)
+    is_ours = usual is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if is_ours:
+        signal.signal(signal.SIGINT, _end_interrupted)
+    try:
+        import timm  # noqa: F401
+        import torch  # noqa: F401
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGINT, usual)
+
+
+def _end_interrupted(*_: Any) -> NoReturn:
+    complain('interrupted')
+    os._exit(130)
+
+
+def _show_warning(message: 'Warning | str', category: Type[Warning], *where: Any) -> None:
+    if issubclass(category, UserWarning):
+        complain(f'warning: {one_line(message)}')
 
 
 def _forget_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes nowhere
-
-
-def _repo_id(args: Optional[argparse.Namespace]) -> Optional[str]:
-    source = getattr(args, 'source', None)
-    return getattr(args, 'repo_id', None) or (source.place if source is not None and source.kind == 'hub' else None)

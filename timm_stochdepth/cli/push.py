@@ -1,78 +1,69 @@
 """Push a checkpoint or a folder to the Hub, with config and model card."""
 import argparse
-import sys
-import warnings
+from functools import partial
 from typing import Any
 
-from ..output.file_kinds import REPOSITORY_FILES
+from ..messages import warn_user
+from ..output.files import check_folder, check_new
 from ..output.terminal import say
-from .arguments import InputPath, License, NewFolder, RepoId, Text, UsageError, WholeNumber
-from .network import add_network, add_network_arguments, load_network
+from . import arguments as kind
+from .arguments import usage_errors
+from .network import add_network, add_network_arguments, check_network, load_args
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_network(parser, 'source', 'The network')
-    parser.add_argument('repo_id', type=RepoId(), help='user/name of the repository.')
-    parser.add_argument('--ema', action='store_true', help="Push a checkpoint's EMA weights.")
-    parser.add_argument('--plain', action='store_true', help="Push the folded network, as timm's own architecture.")
-    parser.add_argument('--private', action='store_true', help='Make a new repository private.')
-    parser.add_argument('--revision', type=Text('a branch'), metavar='NAME', help='Branch to push to.')
-    parser.add_argument('--create-pr', action='store_true', help='Open a pull request.')
-    parser.add_argument(
-        '--labels', type=InputPath('file'), metavar='FILE', help='Names of the classes, one a line, in UTF-8.')
-    parser.add_argument(
-        '--license', type=License(), metavar='NAME',
+    add = parser.add_argument
+    add_network(parser)
+    add('repo_id', type=kind.repo_id, help='user/name of the repository.')
+    add('--ema', action='store_true', help="Push a checkpoint's EMA weights.")
+    add('--plain', action='store_true', help="Push the folded network, as timm's own architecture.")
+    add('--private', action='store_true', help='Make a new repository private.')
+    add('--revision', type=kind.revision, metavar='NAME', help='Branch to push to.')
+    add('--create-pr', action='store_true', help='Open a pull request.')
+    add('--labels', type=partial(kind.input_path, 'file'), metavar='FILE',
+        help='Names of the classes, one a line, in UTF-8.')
+    add('--license', type=kind.license_name, metavar='NAME',
         help="Licence of the weights, by the Hub's identifier, as apache-2.0; nothing is said of it otherwise, but for"
              ' that of the weights that training started from.')
-    parser.add_argument(
-        '--dry-run', action='store_true', help='Show every file and its size, and the card, send nothing.')
-    parser.add_argument(
-        '--out', type=NewFolder(REPOSITORY_FILES), metavar='DIR',
-        help='Keep the files there, to be read: a new or empty folder.')
+    add('--dry-run', action='store_true', help='Show every file and its size, and the card, send nothing.')
+    add('--out', type=kind.output_folder, metavar='DIR', help='Also keep the files there: a new or empty folder.')
+    add('--force', action='store_true',
+        help='Replace the card that is on the Hub, and files of the same names in --out.')
     add_network_arguments(parser)
-    parser.add_argument(
-        '--img-size', type=WholeNumber(1), metavar='N', help='Size of its images, for a file that does not say it.')
+    add('--img-size', type=kind.count, metavar='N', help='Size of its images, for a file that does not say it.')
 
 
 def run(args: argparse.Namespace) -> None:
-    from huggingface_hub.utils import disable_progress_bars
-
-    from ..hub.labels import check_label_names, read_label_names
+    from ..hub.arguments import check_label_names, read_label_names
+    from ..hub.folder import FILES
+    from ..hub.load import load_model
     from ..hub.push import format_sizes, push_to_hub
     from .checks import check_img_size
 
+    if args.out:
+        with usage_errors():
+            check_folder(args.out, '--out', args.force)
+            for name in FILES:
+                check_new(args.out / name, '--out', args.force, args.network.paths)
     label_names = read_label_names(args.labels) if args.labels else None
-    if not sys.stderr.isatty():
-        disable_progress_bars()  # of the upload, which the Hub's client shows anywhere
-    say(f'reading {args.source}')
-    model, record = load_network(args)
-    if label_names is not None:
-        num_classes: Any = model.num_classes
-        try:
+    say(f'reading {args.network}')
+    check_network(args, {'--ema': args.ema, '--drop-path': args.drop_path})
+    model, record = load_model(args.network, **load_args(args))
+    num_classes: Any = model.num_classes
+    with usage_errors():
+        if label_names is not None:
             check_label_names(label_names, num_classes, '--labels')
-        except ValueError as e:
-            raise UsageError(e) from e
+        if args.img_size:
+            check_img_size('--img-size', args.img_size, model)
+            record.args['img_size'] = args.img_size
     if record.args.get('model_ema') and record.scores_ema != args.ema:
-        warnings.warn(
+        warn_user(
             f'The run scored its {"EMA" if record.scores_ema else "own"} weights, and these are others: the card has no'
-            f' results. push {"with" if record.scores_ema else "without"} --ema takes those.', stacklevel=2)
-    if args.img_size:
-        check_img_size('--img-size', args.img_size, model)
-        record.args['img_size'] = args.img_size
+            f' results. push {"with" if record.scores_ema else "without"} --ema takes those.')
     say(f'writing the files of {args.repo_id}' if args.dry_run else f'sending {args.repo_id}')
+    options = ('plain', 'private', 'revision', 'create_pr', 'license', 'dry_run', 'out', 'force')
     url, sizes = push_to_hub(
-        model,
-        args.repo_id,
-        plain=args.plain,
-        private=args.private,
-        revision=args.revision,
-        create_pr=args.create_pr,
-        label_names=label_names,
-        license=args.license,
-        record=record,
-        dry_run=args.dry_run,
-        out=args.out,
-    )
+        model, args.repo_id, label_names=label_names, record=record, **{name: getattr(args, name) for name in options})
     if not args.dry_run:
         print(format_sizes(sizes))
     print(f'Pushed: {url}' if url else f'Nothing was sent to {args.repo_id}.')

@@ -2,10 +2,12 @@
 import argparse
 import sys
 import traceback
+from functools import partial
 
 from ..output.terminal import complain
-from ..settings import DISTRIBUTIONS, METHODS, Settings
-from .arguments import Choice, Fraction, InputPath, Schedule, UsageError
+from ..settings import METHODS, Settings
+from . import arguments as kind
+from .arguments import UsageError, option_of
 
 _EXAMPLE = """\
 example:
@@ -16,37 +18,32 @@ The options above stand before the script. What follows it is the script's own.
 """
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the example."""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = _HelpFormatter
+    add = parser.add_argument
     parser.epilog = _EXAMPLE
-    parser.add_argument(
-        '--stochastic-depth', type=Choice(METHODS), metavar='METHOD',
+    add('--stochastic-depth', type=partial(kind.choice, METHODS), metavar='METHOD',
         help="'sample' or 'block': how the drop paths of any model of timm drop, at the rate of the script's"
              " --drop-path; 'sample' if one of the next four is given alone.")
-    parser.add_argument(
-        '--skip-dropped', action='store_true',
+    add('--skip-dropped', action='store_true',
         help='Do not compute what they drop, for each sample by itself; its checkpoints are plain ones of timm.')
-    parser.add_argument(
-        '--drop-distribution', type=Choice(DISTRIBUTIONS), metavar='NAME',
+    add('--drop-distribution', type=kind.distribution, metavar='NAME',
         help="How the rate of the script's --drop-path is spread over the blocks, 'linear' or 'uniform', instead of"
              " timm's own way.")
-    parser.add_argument(
-        '--drop-warmup', type=Fraction(), metavar='FRACTION',
+    add('--drop-warmup', type=kind.fraction, metavar='FRACTION',
         help="Fraction of training over which the rates rise from 0; it follows the script's scheduler.")
-    parser.add_argument(
-        '--drop-schedule', type=Schedule(), metavar='POINTS',
+    add('--drop-schedule', type=kind.schedule, metavar='POINTS',
         help='Points PROGRESS:SHARE of training and of the rates, linear in between, instead of a warm-up: 0:1,0.2:0 is'
              ' early stochastic depth, 0.2:0,0.2001:1 late.')
-    parser.add_argument('script', type=InputPath('file'), help='Path of the script.')
-    parser.add_argument('args', nargs=argparse.REMAINDER, help='Its arguments.')
+    add('script', type=partial(kind.input_path, 'file'), help='Path of the script.')
+    add('args', nargs=argparse.REMAINDER, help='Its arguments.')
 
 
 def run(args: argparse.Namespace) -> None:
-    _refuse_what_has_no_effect(args)
+    if args.skip_dropped and args.stochastic_depth == 'block':
+        raise UsageError(
+            '--skip-dropped must be left out with --stochastic-depth block, which never computes what it drops.')
+    if args.drop_warmup is not None and args.drop_schedule is not None:
+        raise UsageError('--drop-warmup must be left out with --drop-schedule, which takes its place.')
     from ..checkpoints.drop_options import DropOptions, LauncherError
     from ..checkpoints.offline import is_out_of_reach
     from ..integrations.timm_scripts.launcher import run_script
@@ -68,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     except LauncherError:
         raise  # a sentence
     except SystemExit as e:
-        _tell_of_place(args, e.code)
+        _tell_of_misplaced(args, e.code)
         raise
     except Exception as e:
         traceback.print_exc()  # the script's own errors are shown as they are
@@ -79,17 +76,9 @@ def run(args: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def _refuse_what_has_no_effect(args: argparse.Namespace) -> None:
-    if args.skip_dropped and args.stochastic_depth == 'block':
-        raise UsageError(
-            '--skip-dropped must be left out with --stochastic-depth block, which never computes what it drops.')
-    if args.drop_warmup is not None and args.drop_schedule is not None:
-        raise UsageError('--drop-warmup must be left out with --drop-schedule, which takes its place.')
-
-
-def _tell_of_place(args: argparse.Namespace, status: object) -> None:
+def _tell_of_misplaced(args: argparse.Namespace, status: object) -> None:
     """Say where an option of the launcher stands that a script has refused."""
-    names = [f'--{name.replace("_", "-")}' for name in vars(args) if name not in ('command', 'script', 'args')]
-    misplaced = [name for word in args.args for name in [word.partition('=')[0]] if name in names]
+    own = {option_of(dest) for dest in vars(args) if dest not in ('command', 'script', 'args')}
+    misplaced = [word.partition('=')[0] for word in args.args if word.partition('=')[0] in own]
     if status == 2 and misplaced:
         complain(f'{misplaced[0]} stands before the script if it is to be an option of timm-stochdepth run.')

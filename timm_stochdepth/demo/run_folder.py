@@ -21,7 +21,7 @@ from .network import Network
 from .recipe import Recipe
 from .train import Result, evaluate
 
-__all__ = ['read_result', 'result_of', 'run_name', 'write_run']
+__all__ = ['is_run', 'read_result', 'result_of', 'run_name', 'write_run']
 
 RESULT = 'run.json'
 
@@ -38,16 +38,22 @@ def run_name(network: Network, recipe: Recipe, seed: int) -> str:
     return re.sub(r'[^\w.-]+', '_', '-'.join(part for part in parts if part))
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run that was written before."""
+    return (folder / RESULT).is_file()
+
+
 def read_result(folder: Path) -> Result:
     """What a run showed that was written before.
 
     Raises:
-        ValueError: It was written by another version, of other fields.
+        ValueError: It was written by another version, of other fields, or by somebody else.
     """
+    path = folder / RESULT
     try:
-        return result_of(json.loads((folder / RESULT).read_text(encoding='utf-8')))
-    except TypeError as e:
-        raise ValueError(f'{folder} was written by another version: {e}') from e
+        return result_of(json.loads(path.read_text(encoding='utf-8')))
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        raise ValueError(f'{path} is not the result of a run of this version: {e}') from e
 
 
 def result_of(record: Dict[str, Any]) -> Result:

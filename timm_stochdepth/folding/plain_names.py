@@ -2,9 +2,10 @@
 from dataclasses import fields
 from typing import Any, MutableMapping, Set
 
-from timm.models import is_model_in_modules, split_model_name_tag
+from timm.models import split_model_name_tag
 from torch import nn
 
+from ..checkpoints.file import is_stochastic_architecture
 from ..settings import Settings
 
 __all__ = ['make_config_plain', 'plain_architecture']
@@ -16,9 +17,9 @@ _OURS = {'drop_path_rate', 'fold_pretrained', *(f.name for f in fields(Settings)
 
 def plain_architecture(name: str) -> str:
     """The network of timm that a registered one is without stochastic depth, with its tag; other names as they are."""
-    architecture, tag = split_model_name_tag(name)
-    if not is_model_in_modules(architecture, ['resnet_sd']):
+    if not is_stochastic_architecture(name):
         return name
+    architecture, tag = split_model_name_tag(name)
     plain = architecture.rpartition('_sd_')[0]
     return f'{plain}.{tag}' if tag else plain
 

@@ -1,4 +1,4 @@
-"""config.json, as timm reads it: checked before anything is built from it."""
+"""Read and check config.json, before anything is built from it."""
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -18,11 +18,11 @@ _CFG_FIELDS = tuple(f.name for f in fields(PretrainedCfg))
 
 
 def read_config(folder: Path) -> Dict[str, Any]:
-    """The config.json of a folder.
+    """Read the config.json of a folder, its label_names as a list.
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: It is no JSON, or one of its entries is not what timm takes; the message names file and entry.
+        ValueError: It is not JSON, or one of its entries is not what timm takes; the message names file and entry.
     """
     path = folder / 'config.json'
     if not path.is_file():
@@ -32,30 +32,31 @@ def read_config(folder: Path) -> Dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding='utf-8-sig'))
     except ValueError as e:
-        raise ValueError(f'{path} is no JSON: {e}') from e
+        raise ValueError(f'{path} is not JSON: {e}') from e
     if not isinstance(config, dict) or not isinstance(config.get('architecture'), str):
         raise ValueError(f'{path} must name an architecture.')
-    for name in ('model_args', 'pretrained_cfg'):
-        if not isinstance(config.get(name, {}), dict):
-            raise ValueError(f'{name} in {path} must be a dictionary, but is {config[name]!r}.')
     if 'pretrained_cfg' not in config:
         raise ValueError(f'{path} must hold a pretrained_cfg, as timm writes it, but has {", ".join(config)}.')
-    unknown = [name for name in config['pretrained_cfg'] if name not in _CFG_FIELDS]
+
+    def check(holds: bool, name: str, allowed: str, found: Any) -> None:
+        if not holds:
+            raise ValueError(f'{name} in {path} must be {allowed}, but is {found!r:.200}.')
+
+    cfg, num_classes, names = config['pretrained_cfg'], config.get('num_classes'), config.get('label_names')
+    check(isinstance(config.get('model_args', {}), dict), 'model_args', 'a dictionary', config.get('model_args'))
+    check(isinstance(cfg, dict), 'pretrained_cfg', 'a dictionary', cfg)
+    unknown = [name for name in cfg if name not in _CFG_FIELDS]
     if unknown:
         raise ValueError(
             f'pretrained_cfg in {path} must have keys of {", ".join(_CFG_FIELDS)}, but has {", ".join(unknown)}.')
-    input_size = config['pretrained_cfg'].get('input_size', [3, 224, 224])
-    if not isinstance(input_size, list) or len(input_size) != 3 or not all(isinstance(n, int) for n in input_size):
-        raise ValueError(f'input_size in {path} must be three whole numbers, channels first, but is {input_size!r}.')
-    num_classes = config.get('num_classes')
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 0:
-        raise ValueError(f'num_classes in {path} must be a whole number, 0 or more, but is {num_classes!r}.')
-    label_names = config.get('label_names')
-    if label_names is not None:
-        names = list(label_names.values()) if isinstance(label_names, dict) else label_names
-        indices = list(label_names) if isinstance(label_names, dict) else []
-        if not isinstance(names, list) or len(names) != num_classes or not all(isinstance(n, str) for n in names) \
-                or not all(str(index).isdecimal() for index in indices):
-            raise ValueError(
-                f'label_names in {path} must be {num_classes} names, as num_classes says, but is {label_names!r:.200}.')
-    return config
+    size = cfg.get('input_size', [3, 224, 224])
+    is_size = isinstance(size, list) and len(size) == 3 and all(isinstance(n, int) for n in size)
+    check(is_size, 'input_size', 'three whole numbers, channels first', size)
+    is_number = isinstance(num_classes, int) and not isinstance(num_classes, bool) and num_classes >= 0
+    check(is_number, 'num_classes', 'a whole number, 0 or more', num_classes)
+    if isinstance(names, dict) and all(str(index).isdecimal() for index in names):  # by index, which timm takes as well
+        names = [names[index] for index in sorted(names, key=int)]
+    if names is not None:
+        are_names = isinstance(names, list) and len(names) == num_classes and all(isinstance(n, str) for n in names)
+        check(are_names, 'label_names', f'{num_classes} names, as num_classes says', names)
+    return {**config, 'label_names': names}

@@ -1,8 +1,8 @@
-"""The files of a repository: weights, config and card."""
+"""Write the files of a repository: weights, config and card."""
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 import torch
 from safetensors.torch import save_file
@@ -15,13 +15,15 @@ from ..checkpoints.names import check_finite, how_to_merge, strip_module_name, s
 from ..folding.rescale import weights_at_full_rate
 from ..inspection import drop_paths, stochastic_depth_args
 from ..layers.sharding import refuse_sharded
-from ..output.folder import write_new_folder
-from ..output.plots import can_plot, plot_rates
-from .card import PICTURE, adopt_card, create_card, full_drop_rates
+from ..output.files import check_folder, write_into
+from ..output.plots import can_plot, draw_rates, save_figure
+from .card import PICTURE, create_card, for_repository, full_drop_rates
 from .named_models import create_model, is_stochastic
 from .record import TrainingRecord
 
-__all__ = ['create_config', 'save_weights', 'write_files', 'write_folder']
+__all__ = ['FILES', 'create_config', 'save_weights', 'write_folder']
+
+FILES = ('README.md', 'config.json', PICTURE, 'model.safetensors')
 
 # of a pretrained_cfg: what timm says of the weights that it has for the name of a network
 _OF_OTHER_WEIGHTS = ('tag', 'license', 'description', 'origin_url', 'paper_name', 'paper_ids', 'notes')
@@ -33,7 +35,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
     Args:
         model: A network of timm's registry or of this package.
         path: File to write: safetensors with what they are for in their metadata, or with another suffix of
-            `file_kinds.WEIGHTS` a checkpoint of torch.save, which timm's loaders and scripts take.
+            `output.files.WEIGHTS` a checkpoint of torch.save, which timm's loaders and scripts take.
 
     Raises:
         ValueError: A tensor is not finite; the message names it.
@@ -48,20 +50,9 @@ def save_weights(model: nn.Module, path: Path) -> None:
             metadata['model_args'] = json.dumps(create_config(model, TrainingRecord())['model_args'])
         tensors: Dict[str, Tensor] = {key: value.contiguous() for key, value in state_dict.items()}
         save_file(tensors, path, metadata=metadata)
-        _sort_metadata(path)
     else:
         with path.open('wb') as file:  # whose errors say what a full disk is
             torch.save(dict(arch=architecture, state_dict=state_dict), file)
-
-
-def _sort_metadata(path: Path) -> None:
-    """Make equal networks equal files: safetensors' writer puts the metadata in any order."""
-    with path.open('r+b') as file:
-        size = int.from_bytes(file.read(8), 'little')
-        header = json.loads(file.read(size))
-        header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
-        file.seek(8)
-        file.write(json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode().ljust(size))
 
 
 def write_folder(
@@ -69,39 +60,37 @@ def write_folder(
         folder: Union[str, Path],
         repo_id: str,
         record: Optional[TrainingRecord] = None,
+        force: bool = False,
 ) -> None:
     """Write what a repository holds: model.safetensors, config.json, README.md and a picture of the drop rates.
 
     Args:
         model: A network of this package's names, or one that was folded.
-        folder: Where to write: a new or empty folder, or one that holds these very files.
+        folder: Where to write, a new or empty folder.
         repo_id: The repository that the card speaks of.
         record: What is known of the training.
+        force: Write to a folder that holds something, in place of files of the same names.
 
     Raises:
         ValueError: A tensor is not finite, or timm does not build the network from its config; the message names it.
-        FileExistsError: folder holds something else.
+        FileExistsError: folder holds something.
     """
-    with write_new_folder(folder, name='folder') as beside:
-        write_files(model, beside, repo_id, record or TrainingRecord())
-
-
-def write_files(model: nn.Module, folder: Path, repo_id: str, record: TrainingRecord) -> None:
-    """As `write_folder`, into a folder that is there."""
     refuse_sharded(model)
+    record = record or TrainingRecord()
     config = create_config(model, record)
     _check_rebuilds(config, model)
-    (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
-    has_picture = is_stochastic(model) and can_plot()
-    if has_picture:
-        plot_rates(repo_id.split('/')[-1], full_drop_rates(model), folder / PICTURE)
-    card = adopt_card(record.card, repo_id) if record.card else create_card(model, repo_id, record, has_picture)
-    (folder / 'README.md').write_text(card, encoding='utf-8')
-    save_weights(model, folder / 'model.safetensors')
+    with write_into(check_folder(folder, 'folder', force), force, 'folder') as beside:
+        (beside / 'config.json').write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
+        has_picture = is_stochastic(model) and can_plot()
+        if has_picture:
+            save_figure(draw_rates(repo_id.split('/')[-1], full_drop_rates(model)), beside / PICTURE)
+        card = for_repository(record.card, repo_id) if record.card else create_card(model, repo_id, record, has_picture)
+        (beside / 'README.md').write_text(card, encoding='utf-8')
+        save_weights(model, beside / 'model.safetensors')
 
 
 def create_config(model: nn.Module, record: TrainingRecord) -> Dict[str, Any]:
-    """The config.json of a repository: timm's own, with the settings of stochastic depth in its `model_args`.
+    """Create the config.json of a repository: timm's own, with the settings of stochastic depth in its `model_args`.
 
     What differs from what timm writes: what timm says of its own weights of that name is left out, and the licence is
     there if it is known.
@@ -127,10 +116,8 @@ def _check_rebuilds(config: Dict[str, Any], model: nn.Module) -> None:
     """Refuse a network that others could not build from its config.json: one with layers of one's own, for instance."""
     model_args = {**config.get('model_args', {}), 'num_classes': config['num_classes']}
     rebuilt = create_model(config['architecture'], model_args, on_meta=True)
-    differing = sorted({
-        *_differing(_shapes(rebuilt), _shapes(model)),
-        *_differing(_tensorless_types(rebuilt), _tensorless_types(model)),
-    })
+    one, other = _structure(rebuilt), _structure(model)
+    differing = sorted(key for key in {**one, **other} if one.get(key) != other.get(key))
     if differing:
         raise ValueError(
             f'model must be what timm builds as {config["architecture"]}, so that others can load it, but'
@@ -141,26 +128,20 @@ def _check_rebuilds(config: Dict[str, Any], model: nn.Module) -> None:
             ' others: set_drop_rate or apply_stochastic_depth on the whole network, or push it with plain=True.')
 
 
-def _differing(one: Dict[str, Any], other: Dict[str, Any]) -> List[str]:
-    return [key for key in {**one, **other} if one.get(key) != other.get(key)]
-
-
-def _shapes(model: nn.Module) -> Dict[str, torch.Size]:
+def _structure(model: nn.Module) -> Dict[str, Any]:
+    """Shapes of the tensors, and classes of modules without any that do something at inference: activations."""
     # a norm that was frozen has no counter, and inference no use for one
-    return {k: v.shape for k, v in strip_wrappers(model.state_dict()).items() if not k.endswith('.num_batches_tracked')}
-
-
-def _tensorless_types(model: nn.Module) -> Dict[str, type]:
-    """Classes of the modules that no tensor shows: activations, pooling; but for those that do nothing at inference."""
-    return {
+    tensors = {k: v for k, v in strip_wrappers(model.state_dict()).items() if not k.endswith('.num_batches_tracked')}
+    others = {
         strip_module_name(name): type(module) for name, module in model.named_modules()
         if not any(True for _ in (*module.parameters(), *module.buffers(), *module.children()))
         and not isinstance(module, (nn.Identity, DropPath))
     }
+    return {**{key: value.shape for key, value in tensors.items()}, **others}
 
 
 def _rates(model: nn.Module) -> Dict[str, Tuple[float, float]]:
-    """The drop rate of each place, and what its branch is multiplied with at inference, but for rounding."""
+    """The rate of each drop path, and what its branch is multiplied with at inference, but for rounding."""
     return {
-        strip_module_name(name): (round(place.full_drop_prob, 6), round(place.inference_scale(full=True), 6))
-        for name, place in drop_paths(model)}
+        strip_module_name(name): (round(drop_path.full_drop_prob, 6), round(drop_path.inference_scale(full=True), 6))
+        for name, drop_path in drop_paths(model)}

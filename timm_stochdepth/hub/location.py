@@ -5,68 +5,67 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import List
 
-from ..output.file_kinds import WEIGHTS
-from ..output.files import expand_home
+from ..output.files import WEIGHTS, expand_home
 
-__all__ = ['NetworkSource', 'find_network']
+__all__ = ['NetworkLocation', 'find_network']
 
 _REPOSITORY = r'[\w.-]+/[\w.-]+'
 
 
 @dataclass(frozen=True)
-class NetworkSource:
+class NetworkLocation:
     """Where a network is.
 
     Attributes:
         kind: `'name'`, `'hub'`, `'folder'` or `'file'`.
-        place: The name, the repository with its revision as in user/name@main, or the path.
+        name: The name, the repository with its revision as in user/name@main, or the path.
     """
     kind: str
-    place: str
+    name: str
 
     def __str__(self) -> str:
-        return self.place
+        return self.name
 
     @property
     def path(self) -> Path:
-        return Path(self.place)
+        return Path(self.name)
 
     @property
     def paths(self) -> List[Path]:
-        """What of it is on this machine where the user put it: one path, or none."""
+        """The paths on this machine that are read, which are not to be written to."""
         return [self.path] if self.kind in ('folder', 'file') else []
 
 
-def find_network(value: str) -> NetworkSource:
-    """What a network's name stands for; whether timm or the Hub know it is not looked up.
+def find_network(value: str) -> NetworkLocation:
+    """Tell what a network's name stands for; whether timm or the Hub know it is not looked up.
 
     What is on this disk comes first. `user/name` is a repository if there is no such path.
 
     Raises:
-        ValueError: It is neither of these; the message has no subject.
+        ValueError: It is none of these; the message has no subject.
     """
     scheme, _, rest = value.partition(':')
     if scheme in ('hf-hub', 'hf_hub'):
         if not re.fullmatch(rf'({_REPOSITORY}|[\w.-]+)(@\S+)?', rest):
             raise ValueError(f'must be a network, as hf-hub:user/name, but got {value!r}.')
-        return NetworkSource('hub', rest)
-    place = rest if scheme == 'local-dir' else value
-    path = expand_home(place)
+        return NetworkLocation('hub', rest)
+    name = rest if scheme == 'local-dir' else value
+    path = expand_home(name)
     try:
-        is_folder, exists = path.is_dir(), bool(place) and os.path.exists(path)
+        is_folder, exists = path.is_dir(), bool(name) and os.path.exists(path)
     except (OSError, ValueError):  # too long, a null character
         is_folder = exists = False
     if exists:
         if scheme == 'local-dir' and not is_folder:
-            raise ValueError(f'must be a folder after local-dir:, but got {value!r}, which is none.')
+            raise ValueError(f'must be a folder after local-dir:, but got {value!r}, which is not a folder.')
         if not os.access(path, os.R_OK | (os.X_OK if is_folder else 0)):
             raise ValueError(f'must be a network that can be read, but got {value!r}.')
-        return NetworkSource('folder' if is_folder else 'file', str(path))
-    is_path = scheme == 'local-dir' or place.endswith(WEIGHTS) or place.startswith(('.', '/', '~'))
-    if not is_path and re.fullmatch(_REPOSITORY, place):
-        return NetworkSource('hub', place)
-    if not is_path and re.fullmatch(r'[\w.-]+', place):
-        return NetworkSource('name', place)
-    reason = ', which does not exist.' if is_path or '/' in place else '.'
+        return NetworkLocation('folder' if is_folder else 'file', str(path))
+    is_path = scheme == 'local-dir' or name.endswith(WEIGHTS) or name.startswith(('.', '/', '~'))
+    if not is_path and re.fullmatch(_REPOSITORY, name):
+        return NetworkLocation('hub', name)
+    if not is_path and re.fullmatch(r'[\w.-]+', name):
+        return NetworkLocation('name', name)
+    reason = ', which does not exist.' if is_path or '/' in name else '.'
     raise ValueError(
         f'must be a name of timm, hf-hub:user/name, a folder or a file of weights, but got {value!r}{reason}')

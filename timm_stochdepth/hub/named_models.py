@@ -1,4 +1,4 @@
-"""Networks by the names and arguments that somebody or some file gives."""
+"""Build networks by name, with errors for names and arguments that users and files give."""
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
@@ -19,36 +19,35 @@ def create_model(
         model_args: Optional[Mapping[str, Any]] = None,
         on_meta: bool = False,
         pretrained: bool = False,
-        place: Optional[str] = None,
 ) -> nn.Module:
     """`timm.create_model`, for names and arguments from a file.
 
     Args:
         name: A name of timm's registry, or of a network with `hf-hub:` or `local-dir:`.
-        model_args: Arguments of the network.
+        model_args: Arguments of the network, in place of those that its config.json says.
         on_meta: Without memory for the weights.
         pretrained: With the weights of the name.
-        place: What `timm.create_model` is given instead of the name: the folder whose config.json says it, and more.
 
     Raises:
-        ValueError: The architecture is unknown, its source is not there, or it does not take the arguments.
+        ValueError: The architecture is unknown, or does not take the arguments.
+        OSError: There is no such folder, or the Hub is out of reach.
     """
-    kwargs = dict(model_args or {})
+    source, model_id = parse_model_name(name)
+    config = read_config(Path(model_id)) if source == 'local-dir' else {}
+    kwargs = {**config.get('model_args', {}), **(model_args or {})}
     reserved = [key for key in kwargs if key in RESERVED_ARGS]
     if reserved:
         raise ValueError(f'model_args must be arguments of the network alone, but has {", ".join(reserved)}.')
-    source, model_id = parse_model_name(name)
-    if source == 'local-dir':
-        read_config(Path(model_id))  # whose errors name what is wrong
-    elif source is None:
-        check_model_name('architecture', name)
+    architecture = config.get('architecture', name)
+    if source != 'hf-hub':
+        check_model_name('architecture', architecture)
     create = create_on_meta if on_meta else timm.create_model
     try:
-        return create(place or name, pretrained=pretrained, **kwargs)
+        return create(name, pretrained=pretrained, **kwargs)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
         if isinstance(e, OSError):  # of the Hub's client, whose older versions derive some from ValueError as well
             raise
-        raise ValueError(f'model_args must be arguments of {name}, but got {kwargs}: {one_line(e)}') from e
+        raise ValueError(f'model_args must be arguments of {architecture}, but got {kwargs}: {one_line(e)}') from e
 
 
 def build_model(
@@ -57,7 +56,7 @@ def build_model(
         state_dict: Dict[str, Tensor],
         on_meta: bool = False,
 ) -> nn.Module:
-    """The network of that name, with as many classes and channels as its weights have."""
+    """Build the network of that name, with as many classes and channels as its weights have."""
     cfg = _pretrained_cfg(name)
     classifier, first_conv = cfg.get('classifier'), cfg.get('first_conv')
     if isinstance(classifier, str):

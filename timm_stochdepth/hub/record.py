@@ -1,4 +1,4 @@
-"""What is known of how a network was trained."""
+"""Training settings and results for the model card."""
 import csv
 import math
 from dataclasses import dataclass, field
@@ -75,13 +75,7 @@ class TrainingRecord:
 
 
 def record_of_run(path: Path, file: WeightsFile, use_ema: bool) -> TrainingRecord:
-    """The record of a checkpoint: settings and epoch, and the results if they are those of its weights.
-
-    Args:
-        path: Where the checkpoint lies; the run's summary.csv lies beside it.
-        file: What was read from it.
-        use_ema: Whether its EMA weights were read.
-    """
+    """The record of a checkpoint, beside the run's summary.csv: the results if they are those of the weights read."""
     record = TrainingRecord(args=file.args, epoch=file.epoch)
     if use_ema == record.scores_ema:
         record.results = _results(path, file)

@@ -1,249 +1,200 @@
-"""Files that are whole or not there at all, and the rules of where one may be written."""
+"""Atomic file writes and output-path checks."""
 import errno
-import hashlib
 import os
 import re
 import shutil
 import stat
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Callable, Generator, Optional, Sequence, Union
-
-from .file_kinds import holds_kind
+from typing import Generator, Optional, Sequence, Union
 
 __all__ = [
-    'as_path',
-    'check_output_file',
-    'check_place',
-    'expand_home',
-    'failure_named',
-    'file_sha256',
-    'why_not_writable',
-    'workspace',
-    'write_beside',
-    'write_file',
+    'PREFIX', 'WEIGHTS', 'check_folder', 'check_new', 'check_output_file', 'check_path', 'expand_home', 'move_files',
+    'workspace', 'write_beside', 'write_into',
 ]
 
 PathLike = Union[str, Path]
 
-WORKSPACE_PREFIX = '.timm-stochdepth-'
+WEIGHTS = ('.safetensors', '.pth', '.pth.tar', '.pt', '.bin')
+
+PREFIX = '.timm-stochdepth'  # of what is not a user's: workspaces, broken downloads
 
 # a full disk or quota, a limit, a read-only file system, a broken disk
-_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+def expand_home(path: PathLike) -> Path:
+    """Expand a `~` that no shell has expanded, as in `--out=~/figures`."""
+    return Path(path).expanduser() if str(path) == '~' or str(path).startswith('~/') else Path(path)
+
+
+def check_path(path: PathLike, name: str) -> Path:
+    """Refuse a path at which nothing can be written; `name` is what it is called where the user gave it.
+
+    Raises:
+        TypeError: It is not a path.
+        ValueError: It is empty, an address, or no path for the system.
+        OSError: Its folder is not one, or cannot be written to.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f'{name} must be a path, but got {path!r} ({type(path).__name__}).')
+    if not str(path) or re.match('[A-Za-z][A-Za-z0-9+.-]+:/', str(path)):
+        raise ValueError(f'{name} must be a path on this machine, but got {str(path)!r}.')
+    target = expand_home(path)
+    try:
+        os.lstat(target)  # os.path.exists does not say why a name cannot be
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as e:  # too long, a null character
+        raise ValueError(f'{name} must be a path that can be written, but got {str(path)!r}: {e}.') from e
+    folder = next(parent for parent in (target / '_').absolute().parents if os.path.lexists(parent))
+    if folder != target.absolute() and not folder.is_dir():
+        raise NotADirectoryError(f'{name} must lie in a folder, but got {str(path)!r}, and {folder} is not a folder.')
+    try:
+        with tempfile.TemporaryFile(dir=folder if folder.is_dir() else folder.parent, prefix=PREFIX) as file:
+            file.write(bytes(4096))  # rights say nothing of a full disk
+            file.flush()
+    except OSError as e:
+        raise PermissionError(
+            f'{name} must lie in a folder that can be written to, but got {str(path)!r}: {e.strerror}.') from e
+    return target
+
+
+def check_output_file(path: PathLike, suffixes: Sequence[str], name: str) -> Path:
+    """Refuse what is not the path of a file to write, whose suffix says the format.
+
+    Raises:
+        ValueError: The suffix is none of `suffixes`; or as in `check_path`.
+        OSError: It is a folder; or as in `check_path`.
+    """
+    target = check_path(path, name)
+    if str(path).endswith(('/', os.sep)) or target.is_dir():
+        raise IsADirectoryError(f'{name} must be a file to write, but got {str(path)!r}, a folder.')
+    if not any(target.name.endswith(suffix) and target.name != suffix for suffix in suffixes):
+        raise ValueError(f'{name} must end in {" or ".join(suffixes)}, but got {str(path)!r}.')
+    return target
+
+
+def check_new(path: Path, name: str, force: bool = False, inputs: Sequence[Path] = ()) -> None:
+    """Refuse to replace what is there, but for a file by force, and what is read, under whatever name.
+
+    Raises:
+        ValueError: It is one of the inputs, or in one.
+        FileExistsError: It is there already.
+    """
+    for read in inputs if path.exists() else ():
+        if any(p.samefile(path) for p in (read.rglob('*') if read.is_dir() else [read]) if p.exists()):
+            raise ValueError(f'{name} must not be what is read, but got {str(path)!r}, and {read} is read.')
+    if os.path.lexists(path) and not (force and (path.is_file() or path.is_symlink())):
+        hint = ': --force replaces it.' if path.is_file() else '.'
+        raise FileExistsError(f'{name} must be new, but got {str(path)!r}, which is there already{hint}')
+
+
+def check_folder(path: PathLike, name: str, force: bool = False, own: Sequence[str] = ()) -> Path:
+    """Refuse what is not a new or empty folder, or one that holds the command's own files alone.
+
+    Args:
+        path: The folder.
+        name: What it is called where the user gave it.
+        force: Allow a folder that holds other things.
+        own: Patterns of names of the command's own files.
+
+    Raises:
+        ValueError, OSError: As in `check_path`, or it holds other things.
+    """
+    folder = check_path(path, name)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise NotADirectoryError(f'{name} must be a folder to write to, but got {str(path)!r}, which is not a folder.')
+    for entry in sorted(folder.iterdir()) if folder.is_dir() and not force else ():
+        if not any(fnmatch(entry.name, pattern) for pattern in (f'{PREFIX}*', *own)):
+            raise FileExistsError(
+                f'{name} must be a new or empty folder, but got {str(path)!r}, which holds {entry.name}: --force'
+                ' writes to it all the same.')
+    return folder
 
 
 @contextmanager
 def workspace(parent: Path) -> Generator[Path, None, None]:
-    """A folder in `parent` that is gone when the block ends, whatever happens in it; parent is made if need be."""
+    """A folder in `parent` that is gone when the block ends; `parent` is made if need be, and stays unless empty."""
+    made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=WORKSPACE_PREFIX, dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix=f'{PREFIX}-', dir=parent))
     try:
         yield folder
     finally:
-        try:
-            shutil.rmtree(folder, ignore_errors=True)
-        except KeyboardInterrupt:  # in the middle of cleaning up: once more, and then stop
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-
-
-def set_usual_mode(written: Path, work: Path) -> None:
-    """Give a file, or each file of a folder, the mode that the umask asks for: some writers let nobody else read."""
-    probe = work / 'mode'
-    probe.touch()  # os.umask could only be read by changing it, for all threads
-    mode = stat.S_IMODE(probe.stat().st_mode)
-    for file in written.rglob('*') if written.is_dir() else [written]:
-        if file.is_file() and stat.S_IMODE(file.stat().st_mode) != mode:
-            file.chmod(mode)
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # something is in it by now
+            for folder in made:
+                folder.rmdir()
 
 
 @contextmanager
-def write_beside(path: Path) -> Generator[Path, None, None]:
+def write_beside(path: Path, force: bool = False, name: str = 'path') -> Generator[Path, None, None]:
     """A path to write a file or a new folder to, moved to `path` when the block ends without an error.
 
-    Whatever goes wrong meanwhile, what was at `path` before is still there, and nothing half-written. A file takes
-    the place of a file; `check_output_file` and `OutputFolder` say whether it may.
-
     Raises:
-        FileExistsError: There is a folder at `path`, or a folder was written and there is a file.
+        FileExistsError: As in `check_new`.
+        OSError: The disk is full, or the like; the message names the path.
     """
-    with failure_named(str(path)), workspace(path.parent) as work:
+    with _disk_errors_named(path, name), workspace(path.parent) as work:
         beside = work / 'new' / path.name
         beside.parent.mkdir()
         yield beside
-        if path.is_dir() or beside.is_dir() and os.path.lexists(path):
-            raise FileExistsError(f'{path} is there already, and is left as it is.')
-        set_usual_mode(beside, work)
+        check_new(path, name, force)
+        _set_usual_mode(beside, work)
         os.replace(beside, path)
 
 
 @contextmanager
-def write_file(
-        path: PathLike,
-        suffixes: Sequence[str],
-        sources: Sequence[PathLike] = (),
-        force: bool = False,
-        name: str = 'OUT',
-) -> Generator[Path, None, None]:
-    """`write_beside` under the rules of `check_output_file`, which hold at the start and still at the end.
+def write_into(folder: Path, force: bool = False, name: str = '--out') -> Generator[Path, None, None]:
+    """A folder to write files to, which are moved into `folder` when the block ends without an error.
 
     Raises:
-        FileExistsError: There is a file already that holds something else, and `force` is False.
+        OSError: As in `check_folder`; or the disk is full, or the like.
     """
-    target = check_output_file(path, suffixes, sources, name)
-    with failure_named(f'{name} {str(path)!r}'), workspace(target.parent) as work:
-        beside = work / 'new' / target.name
-        beside.parent.mkdir()
+    with _disk_errors_named(folder, name), workspace(folder) as work:
+        beside = work / 'new'
+        beside.mkdir()
         yield beside
-        check_output_file(path, suffixes, sources, name)
-        if os.path.lexists(target) and not force and file_sha256(target) != file_sha256(beside):
-            raise FileExistsError(
-                f'{name} must be a new file, or hold what is written already, but got {str(path)!r}, which holds'
-                ' something else: --force replaces it.')
-        set_usual_mode(beside, work)
-        os.replace(beside, target)
+        check_folder(folder, name, force)
+        _set_usual_mode(beside, work)
+        move_files(beside, folder)
 
 
-def as_path(name: str, value: Any) -> Path:
-    """Return value as a path, from a string or a path.
-
-    Raises:
-        TypeError: It is neither; the message names the argument.
-    """
-    if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f'{name} must be a path, but got {value!r} ({type(value).__name__}).')
-    return Path(value)
+def move_files(folder: Path, target: Path) -> None:
+    """Move the files of a folder into another one, in place of those of the same names."""
+    for file in [file for file in folder.rglob('*') if file.is_file()]:
+        path = target / file.relative_to(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, path)
 
 
-def expand_home(path: PathLike) -> Path:
-    """The path, with the home folder for a `~` that no shell has expanded, as in `--out=~/figures`."""
-    return Path(path).expanduser() if str(path) == '~' or str(path).startswith('~/') else Path(path)
-
-
-def check_place(path: PathLike, name: str) -> Path:
-    """Refuse a path at which nothing can be written.
-
-    Args:
-        path: Path of a file or folder to write.
-        name: What the path is called where the user gave it.
-
-    Raises:
-        TypeError: It is no path.
-        ValueError: The path is empty, or none that the system takes.
-        NotADirectoryError: It lies in something that is no folder.
-        PermissionError: It lies in a folder that cannot be written to.
-    """
-    as_path(name, path)
-    if not str(path):
-        raise ValueError(f"{name} must be a path, but got ''.")
-    if re.match('[A-Za-z][A-Za-z0-9+.-]+:/', str(path)):
-        raise ValueError(f'{name} must be a path on this machine, but got {str(path)!r}.')
-    place = expand_home(path)
-    try:
-        os.lstat(place)  # os.path.exists does not say why a name cannot be
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, ValueError) as e:  # too long, or with characters that no name has
-        reason = e.strerror if isinstance(e, OSError) else e
-        raise ValueError(f'{name} must be a path that can be written, but got {str(path)!r}: {reason}.') from e
-    ancestor = next((p for p in place.absolute().parents if os.path.lexists(p)), place)
-    if not ancestor.is_dir():
-        raise NotADirectoryError(f'{name} must lie in a folder, but got {str(path)!r}, and {ancestor} is none.')
-    reason = why_not_writable(ancestor)
-    if reason:
-        raise PermissionError(
-            f'{name} must lie in a folder that can be written to, but got {str(path)!r}, and {ancestor} cannot be:'
-            f' {reason}.')
-    return place
-
-
-def why_not_writable(folder: Path) -> Optional[str]:
-    """Why nothing can be written to a folder, by an attempt that leaves nothing: rights say nothing of a full disk."""
-    try:
-        with tempfile.TemporaryFile(dir=folder, prefix=WORKSPACE_PREFIX) as file:
-            file.write(bytes(4096))
-            file.flush()
-    except OSError as e:
-        return e.strerror or str(e)
-    return None
+def _set_usual_mode(written: Path, work: Path) -> None:
+    """Give files the mode that the umask asks for: some writers let nobody else read."""
+    probe = work / 'mode'
+    probe.touch()  # os.umask could only be read by changing it, for all threads
+    for file in (*written.rglob('*'), written):
+        if file.is_file():
+            file.chmod(stat.S_IMODE(probe.stat().st_mode))
 
 
 @contextmanager
-def failure_named(name: str) -> Generator[None, None, None]:
-    """Context in which a file is written beside its place: what fails is told of the place, which the user knows.
-
-    Raises:
-        OSError: The disk is full, or the like.
-    """
+def _disk_errors_named(path: Path, name: str) -> Generator[None, None, None]:
+    """Context whose errors of a full or broken disk name the path that the user knows, not the one beside it."""
     try:
         yield
     except Exception as e:
-        reason = _refusal(e)
+        reason = _disk_error(e)
         if reason is None:
             raise
-        raise OSError(f'{name} cannot be written: {reason}.') from e
+        raise OSError(f'{name} {str(path)!r} cannot be written: {reason}.') from e
 
 
-def _refusal(error: Exception) -> Optional[str]:
-    """What the system said when it took no more of a file, if that is what an error is about."""
+def _disk_error(error: Exception) -> Optional[str]:
     cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides the one of its file
     number = cause.errno if isinstance(cause, OSError) else None
     said = re.search(r'\(os error (\d+)\)', str(error))  # safetensors
-    if said:
-        number = int(said[1])
-    return os.strerror(number) if number in _REFUSALS else None
-
-
-def check_output_file(
-        path: PathLike,
-        suffixes: Sequence[str],
-        sources: Sequence[PathLike] = (),
-        name: str = 'OUT',
-) -> Path:
-    """Refuse a file that must not be written, before the work for it starts.
-
-    Args:
-        path: File to write.
-        suffixes: Suffixes of its name that are allowed, as in `'.pth.tar'`: each says a format.
-        sources: Files and folders that the work reads.
-        name: What the path is called where the user gave it.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: The suffix is none of these, or the file one of the sources; or as in `check_place`.
-        OSError: Something is there that no file of that format may replace; or as in `check_place`.
-    """
-    target = check_place(path, name)
-    if str(path).endswith(('/', os.sep)) or target.is_dir():
-        raise IsADirectoryError(f'{name} must be a file to write, but got {str(path)!r}, a folder.')
-    for source in map(Path, sources):
-        if _is_part_of(target, source):
-            raise ValueError(f'{name} must not be what is read, but got {str(path)!r}, and {source} is read.')
-    suffix = next((s for s in suffixes if target.name.endswith(s) and target.name != s), None)
-    if suffix is None:
-        raise ValueError(f'{name} must end in {" or ".join(suffixes)}, but got {str(path)!r}.')
-    if os.path.lexists(target) and not holds_kind(target, suffix):
-        raise FileExistsError(
-            f'{name} must be a new file, or one that holds what {suffix} says, but got {str(path)!r}, which holds'
-            ' something else.')
-    return target
-
-
-def _is_part_of(target: Path, source: Path) -> bool:
-    """Whether a file is another one, or one of a folder's, under whatever name."""
-    if not target.exists() or not source.exists():
-        return False
-    return any(p.samefile(target) for p in (source.rglob('*') if source.is_dir() else [source]) if p.exists())
-
-
-def file_sha256(path: Path, tell: Callable[[int], object] = lambda num_bytes: None) -> str:
-    """The SHA-256 of a file; `tell` is called with the number of bytes of each part that was read."""
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-            tell(len(chunk))
-    return digest.hexdigest()
+    number = int(said[1]) if said else number
+    return os.strerror(number) if number in _DISK_ERRORS else None

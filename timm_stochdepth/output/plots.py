@@ -3,14 +3,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict, Sequence
 
-from .files import write_file
+from .files import check_output_file, write_beside
 
-__all__ = ['PICTURES', 'can_plot', 'draw_rates', 'legend_below', 'name_blocks', 'plot_rates', 'save_figure']
+__all__ = ['PICTURES', 'can_plot', 'draw_rates', 'is_own_picture', 'legend_below', 'name_blocks', 'save_figure']
 
 PICTURES = ('.png', '.pdf', '.svg')
 # at the usual size of letters
 BLOCK_NAMES_PER_INCH = 6
 LEGEND_LETTERS_PER_INCH = 11
+
+_CREATOR = 'timm-stochdepth'
 
 
 def can_plot() -> bool:
@@ -19,11 +21,7 @@ def can_plot() -> bool:
 
 
 def draw_rates(title: str, rates: Dict[str, float]) -> Any:
-    """A figure of matplotlib, the drop rate of each block.
-
-    Args:
-        title: Title of the picture.
-        rates: Rate of each block, by name, in forward order.
+    """Draw the drop rate of each block, given by name in forward order, as a figure of matplotlib.
 
     Raises:
         ImportError: matplotlib is not installed, the `demo` extra brings it.
@@ -40,7 +38,7 @@ def draw_rates(title: str, rates: Dict[str, float]) -> Any:
 
 
 def name_blocks(axes: Any, names: Sequence[str], width: float) -> None:
-    """Name the blocks on the x axis, every other one or fewer where there is no place for all.
+    """Name the blocks on the x axis, every other one or fewer where there is not enough room for all.
 
     Args:
         axes: Axes of matplotlib, block i at x = i.
@@ -52,41 +50,27 @@ def name_blocks(axes: Any, names: Sequence[str], width: float) -> None:
 
 
 def legend_below(figure: Any, handles: Sequence[Any]) -> None:
-    """A legend below all axes, where it covers nothing that is drawn.
-
-    Args:
-        figure: A figure in constrained layout.
-        handles: What is explained, each with a label.
-    """
+    """Put a legend below all axes of a figure in constrained layout, where it covers nothing that is drawn."""
     longest = max(len(handle.get_label()) for handle in handles)
     num_columns = int(figure.get_figwidth() * LEGEND_LETTERS_PER_INCH / (longest + 8)) or 1
     figure.legend(handles=handles, loc='outside lower center', ncols=min(num_columns, len(handles)), frameon=False)
 
 
-def plot_rates(title: str, rates: Dict[str, float], path: Path, force: bool = False, name: str = 'path') -> None:
-    """Draw the drop rate of each block into a file.
-
-    Args:
-        title: Title of the picture.
-        rates: Rate of each block, by name, in forward order.
-        path: File to write, in the format of its suffix, one of `PICTURES`.
-        force: Replace a picture that is there.
-        name: What the path is called where the user gave it.
-
-    Raises:
-        ImportError: matplotlib is not installed, the `demo` extra brings it.
-        ValueError: The suffix is none of these.
-        OSError: Something is at path that must not be replaced.
-    """
-    save_figure(draw_rates(title, rates), path, force, name)
-
-
 def save_figure(figure: Any, path: Path, force: bool = False, name: str = 'path') -> None:
-    """Write a figure of matplotlib, whole or not at all, in the format of the path's suffix.
+    """Write a figure of matplotlib, in the format of the path's suffix, one of `PICTURES`.
 
     Raises:
-        ValueError: The suffix is none of `PICTURES`.
-        OSError: Something is at path that must not be replaced.
+        ValueError: The suffix is none of these.
+        OSError: Something is there already, and is no file or `force` is False.
     """
-    with write_file(path, PICTURES, force=force, name=name) as file:
-        figure.savefig(file, dpi=120)
+    check_output_file(path, PICTURES, name)
+    with write_beside(path, force, name) as file:
+        figure.savefig(file, dpi=120, metadata={'Software' if path.suffix == '.png' else 'Creator': _CREATOR})
+
+
+def is_own_picture(path: Path) -> bool:
+    """Whether a PNG was written by `save_figure`."""
+    if not path.is_file():
+        return False
+    with path.open('rb') as file:
+        return f'Software\0{_CREATOR}'.encode() in file.read(200)

@@ -1,4 +1,4 @@
-"""What a command says on stderr while it works, beside its results on stdout."""
+"""Messages and progress on stderr, beside a command's results on stdout."""
 import difflib
 import sys
 from typing import Any, Collection, Optional
@@ -38,13 +38,7 @@ def say(text: str) -> None:
 
 
 def progress_bar(total: int, desc: str, unit: str) -> Any:
-    """tqdm's bar where stderr is a terminal, and nothing where it is not.
-
-    Args:
-        total: Number of steps.
-        desc: What is done.
-        unit: What a step is, `'B'` for bytes.
-    """
+    """tqdm's bar where stderr is a terminal, and nothing where it is not."""
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=desc, unit=unit, unit_scale=unit == 'B', disable=None, leave=False)
+    return tqdm(total=total, desc=desc, unit=unit, disable=None, leave=False)

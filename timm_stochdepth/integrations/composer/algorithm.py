@@ -3,15 +3,12 @@ from dataclasses import asdict
 from typing import Any, Dict, Optional, Protocol, Sequence, Tuple, Union
 
 from ...apply import apply_settings
-from ...control import set_training_progress
-from ...draws.shared import SharedDraws
-from ...folding.rescale import multiply, own_rescaling
-from ...inspection import drop_paths, drop_rates, inference_factors
+from ...inspection import drop_paths, drop_rates
 from ...layers.progress import TrainingProgress
 from ...layers.target_names import check_target_layer_name
 from ...settings import METHODS, Settings, check_flag
 from .clock import Duration, State, check_duration, share_done
-from .loaded_weights import LoadedWeights
+from .model_in_training import ModelInTraining
 
 __all__ = ['StochasticDepth']
 
@@ -35,10 +32,9 @@ class StochasticDepth:
     does, Composer refuses a `max_duration` in epochs, and training with a `drop_warmup` in them is refused at its
     start. A run that is stopped early keeps the rate that it has then.
 
-    Checkpoints hold how far the warm-up is, and a run that is resumed goes on there. A run that does not name the
-    algorithm is given it, with a warning: so Composer treats algorithms that change the model. Weights that are loaded
-    alone (`load_weights_only=True`), or come from a run without this algorithm, are scaled so that the model computes
-    at the rate now in force what they computed.
+    Checkpoints hold how far the warm-up is, and a run that is resumed goes on there, with the algorithm, whether it
+    names it or not. Weights that are loaded alone (`load_weights_only=True`), or come from a run without this
+    algorithm, are scaled so that the model computes at the rate now in force what they computed.
 
     Args:
         stochastic_method: `'sample'` or `'block'`.
@@ -77,11 +73,7 @@ class StochasticDepth:
             skip_dropped: bool = False,
             keep_function: bool = False,
     ) -> None:
-        if target_layer_name in METHODS and stochastic_method not in METHODS:
-            raise ValueError(
-                'stochastic_method and target_layer_name are swapped (Composer has them the other way round): got'
-                f' {stochastic_method!r} and {target_layer_name!r}, and must be'
-                f' StochasticDepth({target_layer_name!r}, {stochastic_method!r}, ...).')
+        _refuse_swapped(stochastic_method, target_layer_name)
         check_target_layer_name(target_layer_name)
         warmup = check_duration('drop_warmup', drop_warmup)
         if not isinstance(warmup, float) and drop_schedule is not None:
@@ -94,13 +86,9 @@ class StochasticDepth:
             warmup if isinstance(warmup, float) else 1., drop_schedule, scale_by_keep, skip_dropped)
         self.target_layer_name = target_layer_name
         self.keep_function = check_flag('keep_function', keep_function)
-        self.progress = 1.
+        self._model: Optional[ModelInTraining] = None
         self._max_duration: Optional[Duration] = None
         self._logged: Optional[Tuple[int, float]] = None
-        self._goes_on = False  # with the weights as they are, at the rate that follows on that of before
-        self._loaded_weights: Optional[LoadedWeights] = None
-        self._shared_draws: Optional[SharedDraws] = None
-        self._num_steps: Optional[int] = None  # that of the shared draws, as a checkpoint has it
 
     @staticmethod
     def required_on_load() -> bool:
@@ -118,56 +106,30 @@ class StochasticDepth:
         if name == 'init':
             self._change_model(state, logger)
             return None
+        assert self._model is not None, 'INIT comes first'
         if name == 'after_load':
-            self._take_loaded(state)
+            self._model.take_loaded()
         else:
             if name in ('fit_start', 'batch_start'):
                 self._max_duration = state.max_duration  # who stops a run sets it to what is done
-            self._follow_clock(state)
+            duration = self.warmup_duration or self._max_duration
+            assert duration is not None, 'the trainer has a max_duration when it trains'
+            self._model.go_on(share_done(state, duration))
         self._log_rate(state, logger)
         return None
 
     def _change_model(self, state: State, logger: Logger) -> None:
         had_stochastic_depth = any(drop_paths(state.model))
         # trained weights of a plain network are right at the rate of the start, others at that of the end
-        self.progress = 1. if had_stochastic_depth or not self.settings.schedule else 0.
+        progress = 1. if had_stochastic_depth or not self.settings.schedule else 0.
         apply_settings(
-            state.model, self.target_layer_name, self.settings, self.keep_function, TrainingProgress(self.progress))
-        self._set_progress(state, self.progress)
-        self._goes_on = False
-        self._loaded_weights = LoadedWeights(state.model)
+            state.model, self.target_layer_name, self.settings, self.keep_function, TrainingProgress(progress))
+        self._model = ModelInTraining(state.model, progress)
         logger.log_metrics({'stochastic_depth/num_stochastic_layers': len(drop_rates(state.model))})
-        arguments = self._arguments()
+        arguments = _arguments(self)
         for _, drop_path in drop_paths(state.model):
-            self._shared_draws = drop_path.shared_draws
             arguments['scale_by_keep'] = drop_path.scale_by_keep  # where it was left to the drop paths that were there
         logger.log_hyperparameters({f'stochastic_depth/{k}': v for k, v in arguments.items()})
-
-    def _take_loaded(self, state: State) -> None:
-        assert self._loaded_weights is not None, 'INIT comes first'
-        trained = self._loaded_weights.stop_noting()
-        if self._goes_on:
-            self._set_progress(state, self.progress)
-            if self._shared_draws is not None and self._num_steps is not None:
-                # the weights' metadata said it, too, but then the optimizer's state was loaded, which takes a step
-                self._shared_draws.num_steps = self._num_steps
-        elif trained is not None:
-            self._set_progress(state, 1. if trained else 0.)
-            multiply(own_rescaling(state.model, trained, inference_factors(state.model)))
-
-    def _follow_clock(self, state: State) -> None:
-        duration = self.warmup_duration or self._max_duration
-        assert duration is not None, 'the trainer has a max_duration when it trains'
-        before = inference_factors(state.model)
-        self._set_progress(state, share_done(state, duration))
-        if not self._goes_on:
-            multiply(own_rescaling(state.model, before, inference_factors(state.model)))
-        self._goes_on = True
-
-    def _set_progress(self, state: State, fraction: float) -> None:
-        self.progress = fraction
-        if self.settings.schedule:
-            set_training_progress(state.model, fraction)
 
     def _log_rate(self, state: State, logger: Logger) -> None:
         moment = int(state.timestamp.batch), max(drop_rates(state.model).values(), default=0.)
@@ -177,8 +139,7 @@ class StochasticDepth:
 
     def state_dict(self) -> Dict[str, Any]:
         """What a checkpoint holds of this algorithm."""
-        num_steps = None if self._shared_draws is None else self._shared_draws.num_steps
-        return dict(repr=repr(self), progress=self.progress, num_steps=num_steps)
+        return dict(repr=repr(self), **({} if self._model is None else self._model.state_dict()))
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         """Take over what a checkpoint holds; a ValueError if it is one of Composer's own StochasticDepth."""
@@ -186,18 +147,11 @@ class StochasticDepth:
             raise ValueError(
                 'load_path must be a checkpoint of a run with timm_stochdepth.StochasticDepth, but it is of one with'
                 f" Composer's own: {state.get('repr')}. Resume it with composer.algorithms.StochasticDepth.")
-        self.progress, self._num_steps = state['progress'], state['num_steps']
-        self._goes_on = True
-
-    def _arguments(self) -> Dict[str, Any]:
-        arguments = dict(
-            asdict(self.settings), target_layer_name=self.target_layer_name, keep_function=self.keep_function)
-        if self.warmup_duration is not None:
-            arguments['drop_warmup'] = self.warmup_duration.to_timestring()
-        return arguments
+        assert self._model is not None, 'INIT comes first'
+        self._model.resume(state)
 
     def __str__(self) -> str:
-        given = self._arguments()
+        given = _arguments(self)
         method, target = given.pop('stochastic_method'), given.pop('target_layer_name')
         changed = {k: v for k, v in given.items() if k == 'drop_rate' or v != getattr(Settings(method), k, False)}
         arguments = [repr(method), repr(target), *(f'{k}={v!r}' for k, v in changed.items())]
@@ -211,3 +165,20 @@ class StochasticDepth:
 
 def _event_name(event: Any) -> str:
     return str(getattr(event, 'value', event)).lower()
+
+
+def _refuse_swapped(method: Any, target_layer_name: Any) -> None:
+    if target_layer_name in METHODS and method not in METHODS:
+        raise ValueError(
+            'stochastic_method and target_layer_name are swapped (Composer has them the other way round): got'
+            f' {method!r} and {target_layer_name!r}, and must be StochasticDepth({target_layer_name!r}, {method!r},'
+            ' ...).')
+
+
+def _arguments(algorithm: StochasticDepth) -> Dict[str, Any]:
+    arguments = dict(
+        asdict(algorithm.settings), target_layer_name=algorithm.target_layer_name,
+        keep_function=algorithm.keep_function)
+    if algorithm.warmup_duration is not None:
+        arguments['drop_warmup'] = algorithm.warmup_duration.to_timestring()
+    return arguments
