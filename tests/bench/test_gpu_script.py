@@ -41,6 +41,7 @@ def test_wrong_options_are_named(args, message):
     assert (result.returncode, result.stdout, result.stderr) == (2, '', f'gpu.sh: {message}\n')
 
 
+@pytest.mark.long
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is one')
 def test_a_machine_without_one_is_told_so():
     result = run_script()

@@ -34,7 +34,7 @@ def test_statistics_are_those_of_the_folded_network(method, settings):
     update_bn(batches, folded)
     for (name, value), reference in zip(averaged.module.named_buffers(), folded.buffers()):
         torch.testing.assert_close(value, reference, msg=name)
-    assert averaged.training and not torch.equal(averaged(batches[0]), averaged(batches[0]))
+    assert averaged.training and len({averaged(batches[0]).sum().item() for _ in range(8)}) > 1
 
 
 @pytest.mark.parametrize('method, settings', METHODS)
