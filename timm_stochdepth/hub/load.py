@@ -13,7 +13,7 @@ from torch import nn
 
 from ..checkpoints.file import read_weights_file, says_rate
 from ..checkpoints.names import check_finite, strip_wrappers
-from ..checkpoints.offline import says_how_to_go_on
+from ..checkpoints.offline import offline_hint
 from ..messages import warn_user
 from ..output.terminal import one_line
 from .card import read_card
@@ -109,7 +109,7 @@ def _download(name: str, *files: str) -> Path:
     def download(*names: str) -> Path:
         return Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=list(names)))
 
-    with says_how_to_go_on(name, _WITHOUT_NETWORK):
+    with offline_hint(name, _WITHOUT_NETWORK):
         folder = download('config.json', *files)
         if files and not (folder / 'model.safetensors').exists():
             download('pytorch_model.bin')
@@ -154,7 +154,7 @@ def _load_name(name: str, model_args: Dict[str, Any]) -> Tuple[nn.Module, Traini
     if not (cfg and cfg.has_weights):
         raise ValueError(f'network must be one with weights, but timm has none for {name!r}.')
     tagged = f'{get_arch_name(name)}.{cfg.tag}' if cfg.tag else name  # the default tag spelled out
-    with says_how_to_go_on(tagged, _WITHOUT_NETWORK):
+    with offline_hint(tagged, _WITHOUT_NETWORK):
         model = create_model(tagged, model_args, pretrained=True)
     return model, TrainingRecord(args=dict(pretrained=True, model=tagged))
 

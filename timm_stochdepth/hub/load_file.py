@@ -34,12 +34,12 @@ def load_file(
     model = build_from_file(file, name, model_args)
     if model_name or model_args:
         _check_agrees(model, file, path, model_args)
-    trained_scales = file.trained_scales()
-    weights = file.state_dict if trained_scales is None else fold_weights(file.state_dict, model, trained_scales)
+    trained_factors = file.trained_factors()
+    weights = file.state_dict if trained_factors is None else fold_weights(file.state_dict, model, trained_factors)
     load_state_dict(model, weights, path)
     if 'drop_path_rate' in model_args and not any(drop_paths(model)):
         record.args.setdefault('drop_path', model_args['drop_path_rate'])  # for the card, as the run would have said it
-    says_all = file.architecture and (trained_scales is not None or file.says_rate() or says_rate(model_args))
+    says_all = file.architecture and (trained_factors is not None or file.says_rate() or says_rate(model_args))
     if is_stochastic(model) and not says_all and not model_name:
         record.assumed = (
             f'{_says_no_network(file, path)}. It is assumed to be {name} at its default drop rate: say which it is with'
@@ -87,12 +87,12 @@ def _check_agrees(model: nn.Module, file: WeightsFile, path: Path, model_args: D
     if given_rate is not None and rates and not any(isclose(given_rate, rate, abs_tol=1e-6) for rate in rates):
         raise ValueError(
             f'drop_path_rate must be {rates[-1]:.4g}, as {path} says of its weights, but got {given_rate}.')
-    trained_scales = file.trained_scales(full=True)
-    if trained_scales is None:
+    trained_factors = file.trained_factors(full=True)
+    if trained_factors is None:
         return
-    scales = inference_factors(model, full=True)
-    if any(trained_scales.get(name, 1.) != scales.get(name, 1.) for name in {**trained_scales, **scales}):
-        said = 'a plain network' if not trained_scales else f'rates up to {1. - min(trained_scales.values()):.4g}'
+    factors = inference_factors(model, full=True)
+    if any(trained_factors.get(name, 1.) != factors.get(name, 1.) for name in {**trained_factors, **factors}):
+        said = 'a plain network' if not trained_factors else f'rates up to {1. - min(trained_factors.values()):.4g}'
         raise ValueError(
             f'--model, --drop-path and --model-kwargs must agree with what {path} says of its weights, that they were'
             f' trained with {said}, but do not: leave out what the file says.')
