@@ -129,17 +129,17 @@ class StepCount:
         store = current_run().store
         if self._epoch == 0:
             if not self._is_told and store.check([self._key()]):
-                self._begin_at(int(store.get(self._key())))
+                self._start = int(store.get(self._key()))
             self._first = self._start
         elif self._is_told:
             store.set(self._key(), str(self._start))
         else:
-            own = self.value
+            own = self._start  # what an optimizer has done since then comes on top
             start, *step = store.compare_set(self._key(), '', str(own)).split()
             while step and int(start) < own:
                 self._epoch += 1
                 start, *step = store.compare_set(self._key(), '', str(own)).split()
-            self._begin_at(int(start))
+            self._start = int(start)
             # the one that was there alone may not have noted its step yet: the others' draws will tell
             self._is_doubtful = self._start < own
 
