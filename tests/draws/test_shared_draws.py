@@ -123,6 +123,24 @@ def test_a_rank_that_is_given_weights_alone_agrees_in_the_next_epoch(is_amid_epo
     assert_alike(run_ranks(go_back_alone, is_amid_epoch), num_distinct=6)
 
 
+def train_within_steps(rank, is_within):
+    torch.manual_seed(rank)
+    run = Run(rank)
+
+    def begin_epoch(*args):
+        run.model.train()
+
+    if is_within:
+        run.optimizer.register_step_pre_hook(begin_epoch)
+    run.train(8)
+    return run.steps
+
+
+def test_an_epoch_may_begin_between_a_draw_and_its_step(run_ranks):
+    within, _ = run_ranks(train_within_steps, True)
+    assert [within] * 2 == run_ranks(train_within_steps, False)
+
+
 def seed_again(rank):
     run = Run(rank, optimizer=False)
     for _ in range(3):
