@@ -21,7 +21,7 @@ types: .venv/installed
 
 # what needs an environment of its own, or gigabytes, or an hour; pyproject.toml says it of `test`, too
 APART := not composer and not families and not install and not trainers
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 # at least one test of everything that users rely on, in minutes
 test: .venv/installed
@@ -36,7 +36,7 @@ test-all: .venv/installed
 
 # of the lowest versions in pyproject.toml, with Composer; TESTS="tests/integrations/composer ..." runs a part of it
 test-lowest: .venv-lowest/installed
-	OMP_NUM_THREADS=1 .venv-lowest/bin/pytest -n 2 --dist loadgroup --no-loadscope-reorder \
+	OMP_NUM_THREADS=1 .venv-lowest/bin/pytest -n 2 --dist worksteal \
 		-m "not families and not install and not trainers" $(TESTS)
 
 .venv-lowest/installed: pyproject.toml .venv/installed

@@ -11,17 +11,6 @@ from safetensors.torch import save_file
 from timm_stochdepth.layers.metadata import _warn_of_no_metadata
 
 
-def starts_ranks(item):
-    return 'run_ranks' in getattr(item, 'fixturenames', ()) or item.get_closest_marker('ranks') is not None
-
-
-def pytest_collection_modifyitems(items):
-    """Share the files between two workers, one process group at a time: the tests that start one are one, the first."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group('ranks' if starts_ranks(item) else str(item.path)))
-    items.sort(key=lambda item: not starts_ranks(item))
-
-
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)

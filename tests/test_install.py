@@ -18,6 +18,7 @@ from networks import ZOO, randomize
 from timm_stochdepth.cli.main import create_parsers
 from timm_stochdepth.hub.folder import save_weights
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).parent.parent
 SUPPORT = ROOT / 'tests' / 'support'
 EXTRAS = {'matplotlib', 'scikit-learn', 'pandas', 'pytest'}

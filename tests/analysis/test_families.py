@@ -16,9 +16,22 @@ from timm_stochdepth.analysis.survey import format_survey, survey_families
 from timm_stochdepth.draws.bernoulli import Draws
 from timm_stochdepth.layers.targets import class_name, find_targets
 
-CLASSES = [
-    pytest.param(name, marks=[] if name in FIRST else pytest.mark.families, id=name) for name in sorted(FAMILIES)
+QUICK = [
+    '_efficientnet_blocks.InvertedResidual',
+    'convnext.ConvNeXtBlock',
+    'regnet.Bottleneck',
+    'swin_transformer.SwinTransformerBlock',
+    'vision_transformer.Block',
 ]
+
+
+def marks_of(family):
+    if family in QUICK:
+        return []
+    return pytest.mark.long if family in FIRST else pytest.mark.families
+
+
+CLASSES = [pytest.param(name, marks=marks_of(name), id=name) for name in sorted(FAMILIES)]
 # whose branches can only be masked
 MASKED = {
     'coat.ParallelBlock',

@@ -79,6 +79,7 @@ def test_counts_are_a_ratio_to_plain():
     assert block.count_ratios['operations'] < 0.9 and peer.memory == peer.counts.kept > block.counts.kept
 
 
+@pytest.mark.long
 def test_bench_prints_a_row_for_each_and_writes_json(tmp_path, capsys):
     args = ['--model', 'resnet18', '--batch-size', '2', '--img-size', '32', '--max-rounds', '6', '--rate', '0.5', '0.9']
     assert main(['bench', *args, '--profile', '--out', str(tmp_path)]) == 0
@@ -141,7 +142,7 @@ def test_inference_has_nothing_to_skip(tmp_path):
     assert len(rows) == 9 and all(row['limit'] == 1 and row['memory'] == 0 for row in rows)
 
 
-@pytest.mark.ranks
+@pytest.mark.long
 def test_ddp_compares_a_conditional_skip_with_block_mode(tmp_path):
     assert main(['bench', *SMALL, '--ddp', '--rate', '0.9', '--out', str(tmp_path)]) == 0
     rows = json.loads((tmp_path / 'resnet18_rate0.9_cpu_ddp.json').read_text())['rows']

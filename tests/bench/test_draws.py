@@ -141,7 +141,9 @@ def test_the_fixed_number(batch_size, rate, num_run):
     assert keep_N.count_nonzero() == num_run and keep_N.sum() == pytest.approx(batch_size)
 
 
-@pytest.mark.parametrize('row', ['timm', 'dinov2', 'sample', 'skip'])
+@pytest.mark.parametrize(
+    'row', ['sample', *(pytest.param(row, marks=pytest.mark.long) for row in ('timm', 'dinov2', 'skip'))]
+)
 def test_rows_compile_to_one_graph(row):
     _, contestant = create_contestants(replace(VIT, rows=(row,)))
     compiled = torch.compile(contestant.model, backend='aot_eager', fullgraph=True)

@@ -41,12 +41,14 @@ def test_wrong_options_are_named(args, message):
     assert (result.returncode, result.stdout, result.stderr) == (2, '', f'gpu.sh: {message}\n')
 
 
+@pytest.mark.long
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is one')
 def test_a_machine_without_one_is_told_so():
     result = run_script()
     assert result.returncode == 2 and result.stderr.startswith('gpu.sh: a GPU is needed')
 
 
+@pytest.mark.long
 def test_runs_are_done_once_and_failures_are_told(tmp_path):
     args = ['--device', 'cpu', '--models', 'test_resnet test_vit', '--modes', 'eager', '--distributions', 'uniform']
     args += ['--batch-size', '2', '--img-size', '40', '--max-seconds', '1', '--out', tmp_path]

@@ -226,7 +226,7 @@ def what_is_wrong(command, status, out, err):
     return None if (status, len(said)) in ((0, 0), (1, 1), (2, 1)) else (status, said)
 
 
-QUICK = ('list', 'pull', 'run')
+QUICK = ('list', 'pull')
 
 
 @pytest.mark.parametrize(

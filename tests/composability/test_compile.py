@@ -17,10 +17,6 @@ import timm_stochdepth as ts
 pytestmark = pytest.mark.usefixtures('fresh_compiler')
 
 
-def torch_version():
-    return tuple(map(int, torch.__version__.split('.')[:2]))
-
-
 def small_network(method, drop_rate=0.5, **kwargs):
     model = randomize(
         timm.models.ResNet(timm.models.resnet.Bottleneck, (2, 1, 1, 1), num_classes=10, channels=(8, 8, 16, 16))
@@ -45,7 +41,9 @@ def train_losses(model, run, num_steps, progress=False):
     return losses
 
 
-@pytest.mark.parametrize('backend, scale_by_keep', [('inductor', False), ('aot_eager', True)])
+@pytest.mark.parametrize(
+    'backend, scale_by_keep', [pytest.param('inductor', False, marks=pytest.mark.long), ('aot_eager', True)]
+)
 @pytest.mark.parametrize('method', ['sample', 'block'])
 def test_compiled_losses_equal_eager_losses(method, backend, scale_by_keep):
     # in double precision, since training magnifies the rounding of single precision
@@ -70,14 +68,15 @@ def test_between_blocks_that_skip_samples_the_rest_is_compiled():
     assert counter.frame_count == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('scale_by_keep', [False, True])
 def test_sample_mode_is_one_graph_through_a_whole_warmup(scale_by_keep):
     model = small_network('sample', drop_warmup=1.0, scale_by_keep=scale_by_keep)
     ts.start_warmup(model)
     counter = CompileCounterWithBackend('aot_eager')
     compiled = torch.compile(model, backend=counter, fullgraph=True)
-    for step in range(12):
-        ts.set_training_progress(model, step / 12)
+    for step in range(6):
+        ts.set_training_progress(model, step / 6)
         model.train()
         compiled(images(4, 32)).sum().backward()
         model.eval()
@@ -87,9 +86,10 @@ def test_sample_mode_is_one_graph_through_a_whole_warmup(scale_by_keep):
     assert counter.frame_count == 2  # one for training, one for inference
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('scale_by_keep', [False, True])
 @pytest.mark.parametrize('first_rate', [0.5, 0.0])
-def test_thirty_rates_compile_no_more_graphs_than_two(first_rate, scale_by_keep):
+def test_many_rates_compile_no_more_graphs_than_two(first_rate, scale_by_keep):
     def count_graphs(rates):
         torch._dynamo.reset()
         model = small_network('sample', first_rate, scale_by_keep=scale_by_keep)
@@ -100,10 +100,11 @@ def test_thirty_rates_compile_no_more_graphs_than_two(first_rate, scale_by_keep)
             compiled(images(4, 32)).sum().backward()
         return counter.frame_count
 
-    rates = [0.0, *(rate / 29 for rate in range(30))]
+    rates = [0.0, *(rate / 11 for rate in range(12))]  # more than torch compiles one function for
     assert count_graphs(rates) == count_graphs(rates[4:5]) <= 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('first_rate', [0.8, 0.0])
 @pytest.mark.filterwarnings('ignore:drop_rate is 0')
 def test_a_compiled_network_follows_the_rate(first_rate):
@@ -122,6 +123,7 @@ def test_a_compiled_network_follows_the_rate(first_rate):
             compiled.train()
 
 
+@pytest.mark.long
 def test_compiled_warmup_draws_at_the_rate_in_force():
     block = torch.nn.Sequential(timm.models.resnet.Bottleneck(16, 4))
     ts.apply_stochastic_depth(randomize(block), 'sample', 'ResNetBottleneck', 0.8, 'uniform', drop_warmup=1.0)
@@ -162,10 +164,10 @@ def test_a_compiled_branch_is_really_skipped():
     assert all((plain_count - c) % 3 == 0 for c in counts)
 
 
+@pytest.mark.long
 def test_resnet50_compiles_a_graph_for_each_block_shape_and_then_no_more():
-    model = timm.create_model('resnet50_sd_block', num_classes=10, drop_path_rate=0.5)
-    # inductor of torch 2.7 ends in a KeyError on a plain Bottleneck that is compiled by itself, of 2x2 pixels
-    counter = CompileCounterWithBackend('inductor' if torch_version() >= (2, 8) else 'aot_eager')
+    model = timm.create_model('resnet50_sd_block', base_width=8, drop_path_rate=0.5)
+    counter = CompileCounterWithBackend('aot_eager')
     compiled = torch.compile(model, backend=counter)
     patterns = []
     frames = []
@@ -202,6 +204,7 @@ def train_on_sizes(blocks, dynamic, rates):
     return [m for m in messages if 'recompile_limit' in m], counter.frame_count
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     'dynamic, scale_by_keep, rates',
     [(None, False, [0] * 4), (False, False, [0] * 4), (None, True, [0.01, 0.02, 0.03, 0.04])],

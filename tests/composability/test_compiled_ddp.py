@@ -30,6 +30,7 @@ def train_ddp(rank, wrap):
     return [p.detach() for p in model.parameters()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('wrap', ['compiled inside', 'compiled outside'])
 def test_ranks_that_draw_differently_stay_alike_under_ddp(wrap, run_ranks):
     first, second = run_ranks(train_ddp, wrap)

@@ -19,6 +19,7 @@ NETWORKS = {
     'vit': ('vit_tiny_patch16_224', dict(img_size=64, depth=3, embed_dim=48, num_heads=3)),
     'convnext': ('convnext_atto', dict(depths=(1, 1, 2, 1), dims=(16, 16, 24, 32))),
 }
+NETWORK_CASES = ['vit', *(pytest.param(name, marks=pytest.mark.long) for name in ('resnet', 'convnext'))]
 METHODS = [('sample', {}), ('sample', dict(skip_dropped=True)), ('block', {})]
 
 
@@ -68,7 +69,7 @@ def test_func_grad(network, method, settings):
 
 
 @pytest.mark.parametrize('method, settings', METHODS)
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('network', NETWORK_CASES)
 def test_forward_mode(network, method, settings):
     """A directional derivative is the product of the gradients and the direction."""
     reference, x = create_reference(network)
@@ -86,7 +87,7 @@ def test_forward_mode(network, method, settings):
 
 
 @pytest.mark.parametrize('method, settings', METHODS)
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('network', NETWORK_CASES)
 def test_per_sample_gradients(network, method, settings):
     reference, x = create_reference(network)
     model = with_depth(reference, method, **settings)
@@ -156,7 +157,7 @@ def note_decisions(model):
 
 @pytest.mark.parametrize('compute', [double_backward, batched_jacobian, reverse_jacobian, ensemble])
 @pytest.mark.parametrize('method, settings', METHODS)
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('network', NETWORK_CASES)
 def test_further_transforms(network, method, settings, compute):
     reference, x = create_reference(network)
     model = with_depth(reference, method, **settings)
@@ -195,7 +196,7 @@ def inplace_off(model):
     return model
 
 
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('network', NETWORK_CASES)
 def test_hooks_see_what_they_see_with_drop_path(network):
     reference, x = create_reference(network, rate=0.5)
     inplace_off(reference)
@@ -216,7 +217,7 @@ def test_hooks_see_what_they_see_with_drop_path(network):
 
 
 @pytest.mark.parametrize('method, settings', METHODS)
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('network', NETWORK_CASES)
 def test_hooks_change_nothing(network, method, settings):
     reference, x = create_reference(network)
     model = with_depth(inplace_off(reference), method, **settings)
@@ -264,7 +265,7 @@ def replica_of(model):
 
 
 @pytest.mark.parametrize('method, settings', METHODS)
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('network', NETWORK_CASES)
 def test_replicas_of_data_parallel(network, method, settings):
     reference, x = create_reference(network)
     model = with_depth(reference, method, **settings)

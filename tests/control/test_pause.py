@@ -17,7 +17,7 @@ METHODS = [('sample', {}), ('sample', dict(skip_dropped=True)), ('block', {}), (
 
 def create(method='block', rate=0.9, **settings):
     torch.manual_seed(0)
-    model = randomize(timm.create_model('resnet18', num_classes=4))
+    model = randomize(timm.create_model('resnet18', num_classes=4, layers=(1, 1, 1, 1)))
     ts.apply_stochastic_depth(model, method, 'ResNetBasicBlock', rate, 'uniform', **settings)
     return model
 
@@ -34,7 +34,7 @@ def test_statistics_are_those_of_the_folded_network(method, settings):
     update_bn(batches, folded)
     for (name, value), reference in zip(averaged.module.named_buffers(), folded.buffers()):
         torch.testing.assert_close(value, reference, msg=name)
-    assert averaged.training and not torch.equal(averaged(batches[0]), averaged(batches[0]))
+    assert averaged.training and len({averaged(batches[0]).sum().item() for _ in range(8)}) > 1
 
 
 @pytest.mark.parametrize('method, settings', METHODS)
@@ -83,6 +83,7 @@ def test_it_ends_where_it_began():
     assert not any(m.is_paused for m in model.modules() if hasattr(m, 'is_paused'))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('method', ['sample', 'block'])
 def test_compiled(method):
     torch._dynamo.reset()

@@ -41,8 +41,10 @@ def test_digits_are_scikit_learns():
     assert source.target[nearest].tolist() == targets and len(set(nearest.tolist())) > 1780  # a few are near others
 
 
+@pytest.mark.long
 def test_demo_trains_saves_and_reloads(tmp_path, capsys):
-    assert main(['demo', '--models', 'resnet50', 'resnet50_sd_block', '--epochs', '1', '--out', str(tmp_path)]) == 0
+    options = ['--models', 'resnet50', 'resnet50_sd_block', '--images', '256', '--epochs', '1']
+    assert main(['demo', *options, '--out', str(tmp_path)]) == 0
     out = capsys.readouterr().out
     rows = [line.split() for line in out.splitlines() if line.startswith('resnet50')]
     assert [row[0] for row in rows] == ['resnet50', 'resnet50_sd_block']
@@ -50,7 +52,8 @@ def test_demo_trains_saves_and_reloads(tmp_path, capsys):
     assert rows[0][4] == '1.000'
     assert 'every model scores the same' in out
     assert (tmp_path / 'demo.png').read_bytes().startswith(b'\x89PNG')
-    names = {run_name(Network(name), Recipe(epochs=1), 42) for name in ('resnet50', 'resnet50_sd_block')}
+    recipe = Recipe(num_images=256, epochs=1)
+    names = {run_name(Network(name), recipe, 42) for name in ('resnet50', 'resnet50_sd_block')}
     assert {p.name for p in tmp_path.iterdir()} == {*names, 'demo.png'}
     assert {f.name for name in names for f in (tmp_path / name).iterdir()} == {
         *('model.safetensors', 'config.json', 'run.json')
@@ -71,8 +74,12 @@ def losses_of_runs(folder):
     'options, names',
     [
         (['--model', 'resnet50_sd_sample', 'resnet50_sd_block'], ['sample', 'block']),
-        (['--model', 'resnet50', '--drop-path', '0.2', '--methods', 'timm', 'skip'], ['timm', 'skip']),
-        (['--model', 'resnet50'], ['resnet50']),
+        pytest.param(
+            ['--model', 'resnet50', '--drop-path', '0.2', '--methods', 'timm', 'skip'],
+            ['timm', 'skip'],
+            marks=pytest.mark.long,
+        ),
+        pytest.param(['--model', 'resnet50'], ['resnet50'], marks=pytest.mark.long),
     ],
 )
 def test_the_progress_bar_says_whose_loss_is_which(options, names, tmp_path, capsys):
@@ -84,6 +91,7 @@ def test_the_progress_bar_says_whose_loss_is_which(options, names, tmp_path, cap
     assert last.partition(' left, loss ')[2].split(', ') == expected
 
 
+@pytest.mark.long
 def test_80_columns_hold_the_losses_of_the_three_networks(tmp_path):
     master, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 80, 0, 0))
@@ -98,6 +106,7 @@ def test_80_columns_hold_the_losses_of_the_three_networks(tmp_path):
     assert max(map(len, bars)) <= 80
 
 
+@pytest.mark.long
 def test_an_interrupt_leaves_nothing(tmp_path):
     out = tmp_path / 'new' / 'out'
     command = [sys.executable, '-m', 'timm_stochdepth', 'demo', '--models', 'resnet50_sd_sample', '--out', out]

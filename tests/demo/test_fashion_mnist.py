@@ -129,6 +129,7 @@ def test_what_is_written_is_a_plain_network(written, tmp_path):
         assert model.patch_embed.patch_size == (7, 7) and model.patch_embed.proj.in_channels == 1
 
 
+@pytest.mark.long
 def test_a_study_that_was_broken_off_goes_on(written, tmp_path, capsys, monkeypatch):
     args = ['--drop-path', '0.4', '--methods', 'plain', 'skip', '--seed', '1', '2']
     assert demo(written, tmp_path / 'whole', *args) == 0

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import timm_stochdepth as ts
+from timm_stochdepth.draws.shared import SharedDraws
 
 NUM_STEPS = 6
 
@@ -147,7 +148,7 @@ def test_the_seed_of_rank_0_decides(tmp_path, run_ranks):
 
 def frequencies(rank, num_draws):
     seed_as_timm(3, rank)
-    draws = ts.draws.shared.SharedDraws('a network')
+    draws = SharedDraws('a network')
     return torch.tensor(
         [[draws.draw_keep_block(place, 0.3) for place in range(3)] for _ in range(num_draws)], dtype=torch.float64
     )

@@ -5,7 +5,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from networks import ZOO, assert_same_output, images, plain_name, randomize, same_weights
+from networks import ZOO_CASES, assert_same_output, images, plain_name, randomize, same_weights
 
 import timm_stochdepth as ts
 from timm_stochdepth.folding.rescale import fold_weights
@@ -54,7 +54,7 @@ def test_folded_families_infer_the_same_and_load_into_the_plain_model(name, laye
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
-@pytest.mark.parametrize('name', ZOO)
+@pytest.mark.parametrize('name', ZOO_CASES)
 def test_folded_zoo_is_timms_plain_model(name):
     model = randomize(timm.create_model(name, num_classes=10)).eval()
     folded = ts.fold_stochastic_depth(model)

@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from networks import ZOO, assert_same_output, images, randomize
+from networks import ZOO_CASES, assert_same_output, images, randomize
 from told import told
 from torch import nn
 
@@ -71,7 +71,7 @@ def test_all_norms_of_a_split_norm_are_scaled():
         torch.testing.assert_close(norm.aux_bn[0].weight, before.aux_bn[0].weight / 0.5)
 
 
-@pytest.mark.parametrize('name', ZOO)
+@pytest.mark.parametrize('name', ZOO_CASES)
 @torch.no_grad()
 def test_another_rate(name):
     model = randomize(timm.create_model(name, num_classes=10, layers=(2, 1, 1, 2))).eval()

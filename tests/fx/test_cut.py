@@ -319,3 +319,32 @@ def test_a_branch_whose_end_is_not_known_is_not_folded():
     x = torch.randn(2, 3, DIM, dtype=torch.float64)
     torch.testing.assert_close(folded.eval()(x), model.eval()(x))
     assert [type(m) for m in folded] == [Sizes, Sizes] and type(folded[0].drop_path1) is nn.Identity
+
+
+class ShortcutFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1).to(memory_format=torch.channels_last)
+        self.drop_path = DropPath(0.5)
+
+    def forward(self, x):
+        return x + self.drop_path(self.conv(x))
+
+
+class BranchFirst(ShortcutFirst):
+    def forward(self, x):
+        return self.drop_path(self.conv(x)) + x
+
+
+@pytest.mark.parametrize('settings', [{}, dict(skip_dropped=True)])
+@pytest.mark.parametrize('block', [ShortcutFirst, BranchFirst])
+def test_a_sum_has_the_memory_format_of_the_plain_one(block, settings):
+    """That of its first operand: the branch is in channels_last here, the shortcut is not."""
+    plain = block().eval()
+    model = nn.Sequential(copy.deepcopy(plain)).train()
+    ts.apply_stochastic_depth(model, 'sample', 'DropPath', 1e-12, 'uniform', **settings)
+    x = torch.randn(3, 4, 5, 5)
+    y = model(x)
+    torch.testing.assert_close(y, plain(x))
+    assert y.stride() == plain(x).stride()
+    assert y.is_contiguous(memory_format=torch.channels_last) == (block is BranchFirst)

@@ -47,12 +47,12 @@ def test_an_exported_network_draws_at_each_call(strict):
     assert len({exported(x).sum().item() for _ in range(8)}) > 4
 
 
-@pytest.mark.parametrize('name', ['resnet10t', 'vit_tiny_patch16_224'])
+@pytest.mark.parametrize('name', ['resnet10t', pytest.param('test_vit', marks=pytest.mark.long)])
 @pytest.mark.parametrize('method, settings', REFUSED)
 @pytest.mark.parametrize('leave', LEAVE.values(), ids=LEAVE)
 def test_decisions_are_not_frozen_into_an_exported_graph(leave, method, settings, name):
     model = create(method, name=name, **settings)
-    x = torch.randn(4, 3, 224, 224) if 'vit' in name else images()
+    x = torch.randn(4, 3, 160, 160) if 'vit' in name else images()
     if OLD_COMPILER and 'vit' in name and settings and leave is not LEAVE['jit.trace']:
         pytest.skip('strict export of torch 2.7 makes a graph of skipping, which draws at each call')
     with pytest.raises(Exception) as e:
@@ -99,6 +99,7 @@ def test_fusion_sees_the_inside(method, settings):
     assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
 
 
+@pytest.mark.long
 def test_quantization_aware_training_draws():
     model, x = create('sample', name='resnet18'), images()
     prepared = prepare_qat_fx(model.train(), get_default_qat_qconfig_mapping(ENGINE), (x,))

@@ -125,6 +125,7 @@ def test_verify_of_the_demos_result_and_of_the_folder_around(tmp_path, capsys):
 COMMAND = ['-m', 'timm_stochdepth']
 
 
+@pytest.mark.long
 def test_a_name_and_a_repository(hub_server, model, place, tmp_path):
     """A name stands for its pretrained weights, whose tag and licence are known."""
     files = {path.name: path.read_bytes() for path in (place / 'pushed').iterdir()}

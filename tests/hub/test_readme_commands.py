@@ -3,6 +3,7 @@
 import argparse
 import shlex
 
+import pytest
 import timm
 import torch
 from forks import run_python
@@ -19,6 +20,7 @@ def commands():
     return lines
 
 
+@pytest.mark.long
 def test_the_commands_of_the_hub(hub_server, tmp_path):
     model = randomize(timm.create_model('resnet50_sd_block', num_classes=10, drop_path_rate=0.3)).eval()
     run = tmp_path / 'output' / 'train' / 'run'

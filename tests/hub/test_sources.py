@@ -11,7 +11,7 @@ import timm
 import torch
 from forks import run_python
 from huggingface_hub import ModelCard
-from networks import assert_same_output, images, randomize
+from networks import LAYERS, assert_same_output, images, small_resnet
 from safetensors.torch import load_file, save_file
 from timm.models import clean_state_dict
 
@@ -26,7 +26,7 @@ from timm_stochdepth.hub.record import TrainingRecord
 
 def run_args(**kwargs):
     defaults = dict(
-        model='resnet50_sd_block', num_classes=10, drop_path=0.3, model_kwargs={}, pretrained=False, epochs=2,
+        model='resnet50_sd_block', num_classes=10, drop_path=0.3, model_kwargs=LAYERS, pretrained=False, epochs=2,
         data_dir='/home/somebody/secret/digits', img_size=32, eval_metric='top1', lr=0.1,
     )  # fmt: skip
     return argparse.Namespace(**{**defaults, **kwargs})
@@ -37,9 +37,7 @@ def checkpoint(tmp_path_factory):
     """A checkpoint as timm's train.py writes it: path, model, EMA model."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp('checkpoint')
-    model, ema = (
-        randomize(timm.create_model('resnet50_sd_block', num_classes=10, drop_path_rate=0.3)).eval() for _ in range(2)
-    )
+    model, ema = (small_resnet(num_classes=10, drop_path_rate=0.3) for _ in range(2))
     path = folder / 'model_best.pth.tar'
     contents = dict(
         epoch=1, arch='resnet50_sd_block', state_dict=model.state_dict(), args=run_args(), metric=97.5, version=2,
@@ -106,6 +104,7 @@ def test_files_that_name_their_architecture_need_no_assumption(checkpoint, tmp_p
             pretrained_cfg_overlay=dict(file=str(path), num_classes=10),
             num_classes=10,
             drop_path_rate=0.3,
+            **LAYERS,
         )
     x = images(2, 32)
     assert_same_output(loaded.eval()(x), checkpoint[1](x))
@@ -114,8 +113,8 @@ def test_files_that_name_their_architecture_need_no_assumption(checkpoint, tmp_p
 def test_checkpoints_without_a_word_of_their_origin_are_told(checkpoint, tmp_path):
     torch.save(clean_state_dict(checkpoint[1].state_dict()), tmp_path / 'model.pth')
     with pytest.warns(UserWarning, match='The weights do not say what drop rates they are for'):
-        timm.create_model('resnet50_sd_block', num_classes=10, checkpoint_path=str(tmp_path / 'model.pth'))
-    plain = timm.create_model('resnet50', num_classes=10)
+        timm.create_model('resnet50_sd_block', num_classes=10, checkpoint_path=str(tmp_path / 'model.pth'), **LAYERS)
+    plain = timm.create_model('resnet50', num_classes=10, **LAYERS)
     with pytest.warns(UserWarning, match='The weights are of a plain network. They are loaded as they are'):
         checkpoint[1].load_state_dict(plain.state_dict())
 
@@ -289,13 +288,22 @@ def test_fold_and_unfold(checkpoint, tmp_path, capsys):
     plain, back = tmp_path / 'plain.safetensors', tmp_path / 'back.safetensors'
     assert main(['fold', str(checkpoint[0]), str(plain)]) == 0
     assert float(capsys.readouterr().out.split()[-1]) < 1e-4
-    reference = timm.create_model('resnet50', num_classes=10)
+    reference = timm.create_model('resnet50', num_classes=10, **LAYERS)
     reference.load_state_dict(load_file(plain), strict=True)
     x = images(2, 32)
     with torch.no_grad():
         assert_same_output(reference.eval()(x), load_model(checkpoint[0])[0].eval()(x))
 
-    assert main(['fold', str(plain), str(back), '--unfold', 'resnet50_sd_block', '--drop-path', '0.3']) == 0
+    unfold = [
+        '--unfold',
+        'resnet50_sd_block',
+        '--drop-path',
+        '0.3',
+        '--model-kwargs',
+        'layers=[1,2,1,1]',
+        'base_width=8',
+    ]
+    assert main(['fold', str(plain), str(back), *unfold]) == 0
     assert float(capsys.readouterr().out.split()[-1]) < 1e-4
     original = torch.load(checkpoint[0], weights_only=False)['state_dict']
     for key, value in load_file(back).items():
@@ -308,7 +316,7 @@ def test_a_full_disk_leaves_what_was_there(checkpoint, tmp_path):
     target = tmp_path / 'plain.safetensors'
     save_file({'before': torch.ones(1)}, target)
     before = target.read_bytes()
-    limit = resource.RLIMIT_FSIZE, (10_000_000, 10_000_000)
+    limit = resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)
     result = run_python('-m', 'timm_stochdepth', 'fold', checkpoint[0], target, '--force', limit=limit)
     assert result.returncode == 1, result.stderr
     assert result.stderr.count('\n') == 1 and 'Traceback' not in result.stderr

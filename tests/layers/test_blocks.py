@@ -7,7 +7,7 @@ import timm
 import torch
 from networks import (
     FAMILIES,
-    ZOO,
+    ZOO_CASES,
     assert_same_gradients,
     branch_formula,
     images,
@@ -81,7 +81,7 @@ def test_rate_zero_equals_the_plain_block_bit_for_bit(family, method, training):
         assert torch.equal(b, b_plain), name
 
 
-@pytest.mark.parametrize('name', ZOO)
+@pytest.mark.parametrize('name', ZOO_CASES)
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.filterwarnings('ignore:drop_rate is 0')
 def test_zoo_at_rate_zero_equals_timm_bit_for_bit(name, training):

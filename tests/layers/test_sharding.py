@@ -122,7 +122,14 @@ def train_sharded(rank, family, mode):
     return reference, losses
 
 
-@pytest.mark.parametrize('family, mode', [('timm_basic', mode) for mode in MODES] + [('convnext', 'same')])
+@pytest.mark.parametrize(
+    'family, mode',
+    [
+        ('timm_basic', 'skipped'),
+        *(pytest.param('timm_basic', mode, marks=pytest.mark.long) for mode in ('same', 'different')),
+        pytest.param('convnext', 'same', marks=pytest.mark.long),
+    ],
+)
 def test_sharded_networks_train_as_replicated_ones(family, mode, run_ranks):
     for reference, losses in run_ranks(train_sharded, family, mode):
         assert len(set(reference)) == NUM_STEPS

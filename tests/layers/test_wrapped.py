@@ -246,7 +246,12 @@ def test_activation_checkpoint_wrappers(name, block):
 
 @pytest.mark.parametrize(
     'wrap',
-    [torch.compile, nn.DataParallel, torch.optim.swa_utils.AveragedModel, lambda m: nn.Sequential(nn.Sequential(m))],
+    [
+        partial(torch.compile, backend='eager'),
+        nn.DataParallel,
+        torch.optim.swa_utils.AveragedModel,
+        lambda m: nn.Sequential(nn.Sequential(m)),
+    ],
     ids=['compile', 'DataParallel', 'AveragedModel', 'Sequential'],
 )
 def test_wrappers_of_the_whole(wrap):

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from draws_of import give_draws, note_draws
-from networks import assert_same_gradients, assert_same_output, branch_formula, images, randomize
+from networks import LAYERS, assert_same_gradients, assert_same_output, branch_formula, images, randomize
 from torch import nn
 
 import timm_stochdepth as ts
@@ -172,11 +172,13 @@ def test_gradients_equal_the_formula_on_the_kept_samples(scale_by_keep):
 
 
 @pytest.mark.parametrize('memory_format', FORMATS)
-@pytest.mark.parametrize('name', ['resnet50', 'resnet18d', 'seresnet50'])
-def test_without_batch_statistics_it_equals_masking(name, memory_format):
+@pytest.mark.parametrize(
+    'name, sizes', [('resnet50', LAYERS), ('resnet18d', dict(layers=[1, 2, 1, 1])), ('seresnet50', LAYERS)]
+)
+def test_without_batch_statistics_it_equals_masking(name, sizes, memory_format):
     layer = 'ResNetBasicBlock' if '18' in name else 'ResNetBottleneck'
-    masking = randomize(timm.create_model(name, num_classes=10)).double().to(memory_format=memory_format)
-    skipping = timm.create_model(name, num_classes=10).double().to(memory_format=memory_format)
+    masking = randomize(timm.create_model(name, num_classes=10, **sizes)).double().to(memory_format=memory_format)
+    skipping = timm.create_model(name, num_classes=10, **sizes).double().to(memory_format=memory_format)
     skipping.load_state_dict(masking.state_dict())
     for model, skip_dropped in ((masking, False), (skipping, True)):
         ts.apply_stochastic_depth(model, 'sample', layer, 0.7, skip_dropped=skip_dropped)

@@ -4,24 +4,30 @@ import argparse
 import csv
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 import yaml
 from forks import run_python
+from hub import free_port
 
 SCRIPT = Path(__file__).parent / 'small_train.py'
 VIT = ('--model', 'test_vit', '--model-kwargs', 'img_size=32', '--drop-path', 0.4)
 
 
 def run(options, *args, ranks=1, env=None):
-    """The small script under the launcher, a process of its own: exit status and what it said."""
+    """The small script under the launcher, a process of its own: exit status and what it said.
+
+    Several ranks are told of one another as by torchrun, and say it one after the other.
+    """
     command = ['-m', 'timm_stochdepth.run', *options, SCRIPT, *args]
-    if ranks > 1:
-        command[:0] = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={ranks}']
     env = {**(env or os.environ), 'OMP_NUM_THREADS': '1'}
-    result = run_python(*command, env=env)
-    return result.returncode, result.stdout + result.stderr
+    group = dict(WORLD_SIZE=str(ranks), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()))
+    with ThreadPoolExecutor(ranks) as pool:
+        envs = [dict(group, RANK=str(rank), LOCAL_RANK=str(rank)) if ranks > 1 else {} for rank in range(ranks)]
+        results = list(pool.map(lambda of_rank: run_python(*command, env={**env, **of_rank}), envs))
+    return max(r.returncode for r in results), ''.join(r.stdout + r.stderr for r in results)
 
 
 def train(options, *args, **kwargs):

@@ -1,5 +1,6 @@
 """Small real networks, whose every layer matters to the output."""
 
+import pytest
 import timm
 import torch
 import torchvision
@@ -15,6 +16,7 @@ FAMILIES = {
 # what makes a ResNet-50 one of five narrow blocks
 LAYERS = dict(layers=[1, 2, 1, 1], base_width=8)
 ZOO = ['resnet50_sd_sample', 'resnet50_sd_block', 'resnet101_sd_sample', 'resnet101_sd_block']
+ZOO_CASES = [*ZOO[:2], *(pytest.param(name, marks=pytest.mark.long) for name in ZOO[2:])]
 
 
 def randomize(model):

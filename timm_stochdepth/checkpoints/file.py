@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..inspection import inference_factors
 from ..output.terminal import one_line
-from .names import how_to_merge, scales_in_metadata, strip_wrappers
+from .names import factors_in_metadata, merge_hint, strip_wrappers
 
 __all__ = ['WeightsFile', 'create_on_meta', 'is_stochastic_architecture', 'read_weights_file', 'says_rate']
 
@@ -65,14 +65,14 @@ class WeightsFile:
         """Whether the arguments of the network say its drop rate: train.py has always one, None for the default."""
         return says_rate(self.model_args) or 'drop_path' in self.args
 
-    def trained_scales(self, full: bool = False) -> Optional[Dict[str, float]]:
+    def trained_factors(self, full: bool = False) -> Optional[Dict[str, float]]:
         """What each branch was multiplied with at inference where the weights come from, None if nothing says.
 
         The first that is there: the metadata of the state_dict, as a stochastic network gave it at that very moment;
         the network's name and arguments; metadata without factors, which a plain network gave. A plain network has no
         entries, its factors are 1. With `full` they are those of the end of the warm-up.
         """
-        factors = scales_in_metadata(self.state_dict, full)
+        factors = factors_in_metadata(self.state_dict, full)
         if factors is not None:
             return factors
         if self.architecture is None:
@@ -116,9 +116,9 @@ def read_weights_file(path: Path, use_ema: Optional[bool] = None) -> WeightsFile
         file = _read_safetensors(path)
     else:
         file = _read_checkpoint(path, use_ema)
-    how_to = how_to_merge(file.state_dict)
-    if how_to:
-        raise ValueError(f'{path} must hold the weights of a network as timm builds it.{how_to}')
+    hint = merge_hint(file.state_dict)
+    if hint:
+        raise ValueError(f'{path} must hold the weights of a network as timm builds it.{hint}')
     return file
 
 

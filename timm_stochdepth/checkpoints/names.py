@@ -9,8 +9,8 @@ from ..settings import Settings
 __all__ = [
     'RecordedDropPath',
     'check_finite',
-    'how_to_merge',
-    'scales_in_metadata',
+    'merge_hint',
+    'factors_in_metadata',
     'settings_in_metadata',
     'strip_module_name',
     'strip_name',
@@ -62,7 +62,7 @@ def strip_wrappers(state_dict: Mapping[str, Any]) -> Dict[str, Any]:
     return stripped
 
 
-def how_to_merge(names: Iterable[str]) -> str:
+def merge_hint(names: Iterable[str]) -> str:
     """How a network becomes a plain one again whose tensors have names that only a wrapper of weights gives."""
     names = list(names)
     if any('.parametrizations.' in name for name in names):
@@ -72,7 +72,7 @@ def how_to_merge(names: Iterable[str]) -> str:
     return ''
 
 
-def scales_in_metadata(state_dict: Mapping[str, Any], full: bool = False) -> Optional[Dict[str, float]]:
+def factors_in_metadata(state_dict: Mapping[str, Any], full: bool = False) -> Optional[Dict[str, float]]:
     """What each branch was multiplied with at inference when it gave its weights, by its drop path's name.
 
     With `full` it is that of the end of the warm-up. None if the metadata does not say, or is lost as after timm's

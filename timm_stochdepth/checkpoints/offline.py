@@ -4,7 +4,7 @@ from typing import Generator
 
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-__all__ = ['is_out_of_reach', 'says_how_to_go_on']
+__all__ = ['is_out_of_reach', 'offline_hint']
 
 # what the Hub's client speaks HTTP with begins so, in all its versions; their errors have no base class in common
 _HTTP_PACKAGES = ('httpcore', 'httpx', 'requests', 'urllib3')
@@ -20,7 +20,7 @@ def is_out_of_reach(error: BaseException) -> bool:
 
 
 @contextmanager
-def says_how_to_go_on(name: str, how: str) -> Generator[None, None, None]:
+def offline_hint(name: str, how: str) -> Generator[None, None, None]:
     """Context in which the weights of a network of that name are downloaded.
 
     Raises:

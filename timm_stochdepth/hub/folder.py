@@ -11,7 +11,7 @@ from timm.layers import DropPath
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
-from ..checkpoints.names import check_finite, how_to_merge, strip_module_name, strip_wrappers
+from ..checkpoints.names import check_finite, merge_hint, strip_module_name, strip_wrappers
 from ..folding.rescale import weights_at_full_rate
 from ..inspection import drop_paths, stochastic_depth_args
 from ..layers.sharding import refuse_sharded
@@ -121,7 +121,7 @@ def _check_rebuilds(config: Dict[str, Any], model: nn.Module) -> None:
     if differing:
         raise ValueError(
             f'model must be what timm builds as {config["architecture"]}, so that others can load it, but'
-            f' {", ".join(differing[:3])} {"differs" if len(differing) == 1 else "differ"}.{how_to_merge(differing)}')
+            f' {", ".join(differing[:3])} {"differs" if len(differing) == 1 else "differ"}.{merge_hint(differing)}')
     if _rates(rebuilt) != _rates(model):
         raise ValueError(
             'model must have one drop rate and distribution, which config.json can say, but its blocks were given'

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..checkpoints.file import read_weights_file, says_rate
 from ..checkpoints.names import check_finite, strip_wrappers
-from ..checkpoints.offline import says_how_to_go_on
+from ..checkpoints.offline import offline_hint
 from ..messages import warn_user
 from ..output.terminal import one_line
 from .card import read_card
@@ -109,7 +109,7 @@ def _download(name: str, *files: str) -> Path:
     def download(*names: str) -> Path:
         return Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=list(names)))
 
-    with says_how_to_go_on(name, _WITHOUT_NETWORK):
+    with offline_hint(name, _WITHOUT_NETWORK):
         folder = download('config.json', *files)
         if files and not (folder / 'model.safetensors').exists():
             download('pytorch_model.bin')
@@ -120,7 +120,7 @@ _OF_A_NAME = ('model_args', '--drop-path', '--model-kwargs')
 
 
 def check_goes_with(location: NetworkLocation, given: Mapping[str, Any]) -> None:
-    """Refuse what is given of a network, by the names of arguments or options, where something else says it.
+    """Refuse arguments or options without effect: where something else says what the network is.
 
     Raises:
         ValueError: The message has the name of what was given.
@@ -137,7 +137,7 @@ def _with_image_size(
         model_args: Mapping[str, Any],
         run_args: Mapping[str, Any] = MappingProxyType({}),
 ) -> nn.Module:
-    """The network; its configuration says the size of its images, where its arguments or those of its run say it."""
+    """Set the input size in a network's configuration, if its arguments or those of its run say one."""
     for said in (model_args.get('img_size'), run_args.get('input_size'), run_args.get('img_size')):
         edges = said[-2:] if isinstance(said, (list, tuple)) else (said, said)
         if len(edges) == 2 and all(isinstance(edge, int) and edge > 0 for edge in edges):
@@ -154,7 +154,7 @@ def _load_name(name: str, model_args: Dict[str, Any]) -> Tuple[nn.Module, Traini
     if not (cfg and cfg.has_weights):
         raise ValueError(f'network must be one with weights, but timm has none for {name!r}.')
     tagged = f'{get_arch_name(name)}.{cfg.tag}' if cfg.tag else name  # the default tag spelled out
-    with says_how_to_go_on(tagged, _WITHOUT_NETWORK):
+    with offline_hint(tagged, _WITHOUT_NETWORK):
         model = create_model(tagged, model_args, pretrained=True)
     return model, TrainingRecord(args=dict(pretrained=True, model=tagged))
 

@@ -34,12 +34,12 @@ def load_file(
     model = build_from_file(file, name, model_args)
     if model_name or model_args:
         _check_agrees(model, file, path, model_args)
-    trained_scales = file.trained_scales()
-    weights = file.state_dict if trained_scales is None else fold_weights(file.state_dict, model, trained_scales)
+    trained_factors = file.trained_factors()
+    weights = file.state_dict if trained_factors is None else fold_weights(file.state_dict, model, trained_factors)
     load_state_dict(model, weights, path)
     if 'drop_path_rate' in model_args and not any(drop_paths(model)):
         record.args.setdefault('drop_path', model_args['drop_path_rate'])  # for the card, as the run would have said it
-    says_all = file.architecture and (trained_scales is not None or file.says_rate() or says_rate(model_args))
+    says_all = file.architecture and (trained_factors is not None or file.says_rate() or says_rate(model_args))
     if is_stochastic(model) and not says_all and not model_name:
         record.assumed = (
             f'{_says_no_network(file, path)}. It is assumed to be {name} at its default drop rate: say which it is with'
@@ -66,7 +66,7 @@ def build_from_file(file: WeightsFile, name: str, model_args: Dict[str, Any], on
 
 
 def check_is_of(model: nn.Module, file: WeightsFile, path: Path, model_name: str) -> None:
-    """Refuse a network whose tensors have other names than the weights that it is said to be of."""
+    """Refuse a network whose tensors have other names than a file's."""
     others = sorted(
         key for key in set(model.state_dict()) ^ set(file.state_dict) if not key.endswith('.num_batches_tracked'))
     if others:
@@ -76,7 +76,7 @@ def check_is_of(model: nn.Module, file: WeightsFile, path: Path, model_name: str
 
 
 def _check_agrees(model: nn.Module, file: WeightsFile, path: Path, model_args: Dict[str, Any]) -> None:
-    """Refuse what somebody says of weights that say something else themselves."""
+    """Refuse arguments that contradict what a file says of its weights."""
     for name, value in model_args.items():
         if file.model_args.get(name, value) != value:
             raise ValueError(
@@ -87,19 +87,19 @@ def _check_agrees(model: nn.Module, file: WeightsFile, path: Path, model_args: D
     if given_rate is not None and rates and not any(isclose(given_rate, rate, abs_tol=1e-6) for rate in rates):
         raise ValueError(
             f'drop_path_rate must be {rates[-1]:.4g}, as {path} says of its weights, but got {given_rate}.')
-    trained_scales = file.trained_scales(full=True)
-    if trained_scales is None:
+    trained_factors = file.trained_factors(full=True)
+    if trained_factors is None:
         return
-    scales = inference_factors(model, full=True)
-    if any(trained_scales.get(name, 1.) != scales.get(name, 1.) for name in {**trained_scales, **scales}):
-        said = 'a plain network' if not trained_scales else f'rates up to {1. - min(trained_scales.values()):.4g}'
+    factors = inference_factors(model, full=True)
+    if any(trained_factors.get(name, 1.) != factors.get(name, 1.) for name in {**trained_factors, **factors}):
+        said = 'a plain network' if not trained_factors else f'rates up to {1. - min(trained_factors.values()):.4g}'
         raise ValueError(
             f'--model, --drop-path and --model-kwargs must agree with what {path} says of its weights, that they were'
             f' trained with {said}, but do not: leave out what the file says.')
 
 
 def first_that_fits(file: WeightsFile, path: Path) -> str:
-    """The first name of this package whose tensors have the names and shapes of those in a file."""
+    """Find the first name of this package whose tensors have the names and shapes of a file's."""
     shapes = {key: value.shape for key, value in file.state_dict.items()}
     names = timm.list_models(module='resnet_sd')
     for name in sorted(names, key=lambda n: not n.endswith('_sample')):

@@ -71,7 +71,7 @@ def fold_as_said(
     if fold_pretrained is not None:
         return fold_weights(weights, model, {}) if fold_pretrained else as_weights_of(model, weights)
     said = read()
-    trained = said.trained_scales()
+    trained = said.trained_factors()
     if trained is not None:
         return fold_weights(weights, model, trained)
     if said.architecture and is_stochastic_architecture(said.architecture):

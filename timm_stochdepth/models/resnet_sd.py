@@ -54,7 +54,7 @@ def _create_resnet_sd(
         fold_pretrained: Whether those are a plain network's, to be folded, see `models.pretrained`. None: as found.
         **kwargs: `drop_path_rate` (the rate of stochastic depth), all other `Settings`, and arguments of timm's ResNet.
     """
-    from ..checkpoints.offline import says_how_to_go_on
+    from ..checkpoints.offline import offline_hint
     from .pretrained import checkpoint_filter_fn, said_of_this_load
 
     name = f'{plain_architecture}_sd_{method}'
@@ -75,7 +75,7 @@ def _create_resnet_sd(
         given_state_dict=next((cfg['state_dict'] for cfg in cfgs if cfg.get('state_dict')), None),
     )
     build = partial(_build_resnet_sd, plain_architecture, method)
-    with says_how_to_go_on(
+    with offline_hint(
             name,
             "pretrained_cfg_overlay=dict(file=...), or train.py's --pretrained-path, takes weights that are on this"
             ' machine.') if pretrained else nullcontext():

@@ -16,7 +16,7 @@ from rank_script import NUM_UPDATES, SAVED_AT, SETTINGS
 
 import timm_stochdepth as ts
 
-pytestmark = [pytest.mark.composer, pytest.mark.ranks]
+pytestmark = pytest.mark.composer
 
 NUM_BLOCKS = 4
 

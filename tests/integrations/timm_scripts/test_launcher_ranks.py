@@ -4,7 +4,6 @@ import pytest
 from launcher_runs import NOTED, VIT, args_of, rates, said_of_network, train
 
 
-@pytest.mark.ranks
 def test_on_several_ranks_one_speaks_and_notes(tmp_path):
     text = train(['--skip-dropped', '--drop-warmup', 1], *VIT, '--output', tmp_path, '--model-ema', ranks=2)
     assert len(said_of_network(text)) == text.count('Epoch 0: drop rate') == 1

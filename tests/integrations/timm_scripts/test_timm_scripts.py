@@ -161,7 +161,6 @@ def test_any_model_skips_what_it_drops_and_learns_what_timm_teaches(few_digits, 
 
 
 @needs_timm_repo
-@pytest.mark.ranks
 @pytest.mark.parametrize('options', [['--skip-dropped', '--drop-warmup', '1'], ['--stochastic-depth', 'block']])
 def test_any_model_on_two_processes(few_digits, tmp_path, options):
     text = train(few_digits, tmp_path, *VIT, model='vit_tiny_patch16_224', ranks=2, options=options, epochs=2)
@@ -304,7 +303,6 @@ def test_a_run_on_a_gpu(few_digits, tmp_path, model, flags):
 
 
 @needs_timm_repo
-@pytest.mark.ranks
 @pytest.mark.parametrize('use_same_gpu_seed', [True, False])
 def test_two_ranks_killed_and_resumed(few_digits, tmp_path, use_same_gpu_seed):
     args = ['--model-kwargs', 'drop_warmup=1.0', f'use_same_gpu_seed={use_same_gpu_seed}', '--model-ema']

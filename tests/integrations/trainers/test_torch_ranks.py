@@ -9,7 +9,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from timm_stochdepth import set_training_progress, start_warmup
 
-pytestmark = [pytest.mark.trainers, pytest.mark.ranks]
+pytestmark = pytest.mark.trainers
 
 
 def run_twice(script, folder):

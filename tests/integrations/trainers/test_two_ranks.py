@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pages import ROOT
 
-pytestmark = [pytest.mark.trainers, pytest.mark.ranks]
+pytestmark = pytest.mark.trainers
 
 
 def test_lightning_and_accelerate_train_as_plain_ddp(tmp_path):

@@ -72,7 +72,7 @@ def _refuse_other_factors(model: nn.Module, path: Path, use_ema: bool) -> None:
         file = read_weights_file(path, use_ema and None)  # EMA weights where there are some, or not
     except (OSError, ValueError):  # what timm cannot read either it tells of itself; other formats say nothing
         return
-    factors = (file.trained_scales() or {}).values()
+    factors = (file.trained_factors() or {}).values()
     if any(factor != 1. for factor in factors):
         name = file.architecture or 'a network with stochastic depth'
         raise LauncherError(
