@@ -89,7 +89,7 @@ class StochasticBlock(nn.Module):
             return self._skip_in_graph(cut, given) if is_compiling else self._skip(cut, given)
         if not isinstance(found, Cut):
             return self._forward_masked(*args, **kwargs)
-        if found.inplace_add and not is_compiling:
+        if not is_compiling and found.inplace_add:
             plan_of(self, found)
         return found.forward(self, **given)
 
