@@ -168,7 +168,9 @@ def test_a_blocks_rate_is_in_no_config(settings, tmp_path):
         write_folder(model, tmp_path / 'two_rates', 'user/net')
     ts.set_drop_rate(model, args['drop_path_rate'])
     assert told(ts.stochastic_depth_args, model) == []
-    write_folder(model, tmp_path / 'one_rate', 'user/net')
+    write_folder(model, tmp_path / 'again', 'user/net')
+    configs = {(tmp_path / name / 'config.json').read_text() for name in ('one_rate', 'again')}
+    assert len(configs) == 1
 
 
 def test_what_cannot_move_is_told():

@@ -99,6 +99,48 @@ def test_ranks_with_different_numbers_of_batches_meet_in_the_next_epoch(num_batc
     assert_alike(run_ranks(train_unevenly, num_batches, has_optimizer, world_size=len(num_batches)))
 
 
+def go_back_alone(rank, is_amid_epoch):
+    torch.manual_seed(rank)
+    run = Run(rank)
+    run.train(4)
+    state = copy.deepcopy(run.model.state_dict())
+    for _ in range(4):
+        run.train(4)
+    if rank == 0:
+        run.model.load_state_dict(state)
+    dist.barrier()
+    if is_amid_epoch:
+        for _ in range(2):
+            run.step()
+    run.steps.clear()
+    for _ in range(3):
+        run.train(4)
+    return run.steps
+
+
+@pytest.mark.parametrize('is_amid_epoch', [False, True])
+def test_a_rank_that_is_given_weights_alone_agrees_in_the_next_epoch(is_amid_epoch, run_ranks):
+    assert_alike(run_ranks(go_back_alone, is_amid_epoch), num_distinct=6)
+
+
+def train_within_steps(rank, is_within):
+    torch.manual_seed(rank)
+    run = Run(rank)
+
+    def begin_epoch(*args):
+        run.model.train()
+
+    if is_within:
+        run.optimizer.register_step_pre_hook(begin_epoch)
+    run.train(8)
+    return run.steps
+
+
+def test_an_epoch_may_begin_between_a_draw_and_its_step(run_ranks):
+    within, _ = run_ranks(train_within_steps, True)
+    assert [within] * 2 == run_ranks(train_within_steps, False)
+
+
 def seed_again(rank):
     run = Run(rank, optimizer=False)
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Types of the command line's arguments, checked while it is read: nothing here is slow to import.
+"""Argument types of the command line, none of which imports anything slow.
 
 A type says 'must be ..., but got ...': the parser puts the argument's name before it. Those with settings are used with
 `partial`.
@@ -28,12 +28,12 @@ T = TypeVar('T')
 
 
 class UsageError(ValueError):
-    """A wrong value of the command line that is only seen later, when torch and timm are there."""
+    """Wrong use of a command that shows only after its arguments are parsed."""
 
 
 @contextmanager
 def usage_errors() -> Generator[None, None, None]:
-    """Context in which arguments are checked: what it refuses is a wrong use of the command."""
+    """Context that turns the errors of a check of arguments into `UsageError`."""
     try:
         yield
     except (ValueError, OSError) as e:
@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def option_of(dest: str) -> str:
-    """The option that sets an attribute of the arguments."""
+    """Name of the option that sets an attribute."""
     return f'--{dest.replace("_", "-")}'
 
 
@@ -71,7 +71,7 @@ def _checked(check: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 def text(what: str, value: str) -> str:
-    """Anything but nothing."""
+    """Any text but an empty one."""
     return value if value.strip() else _refuse(what, value)
 
 
@@ -80,7 +80,7 @@ wildcard = partial(text, 'a wildcard filter')
 
 
 def model_name(value: str) -> str:
-    """The form of a name of timm's registry, with or without a tag; or of a folder's or a repository's model."""
+    """A name of timm's registry, with or without a tag, or of a folder's or a repository's model: its form."""
     return value if re.fullmatch(r'(hf-hub:|hf_hub:|local-dir:).+|[\w.-]+', value) else _refuse(
         'the name of a model', value)
 
@@ -132,7 +132,7 @@ def key_value(value: str) -> Tuple[str, Any]:
 
 
 def device(value: str) -> str:
-    """What this package measures on; whether the machine has it is not known yet."""
+    """A device, whether the machine has it or not."""
     return value if re.fullmatch(r'cpu|cuda(:[0-9]{1,3})?', value) else _refuse(
         'cpu, cuda or cuda:N', value, closest(value, ('cpu', 'cuda')))
 
@@ -148,7 +148,7 @@ def license_name(value: str) -> str:
 
 
 def network(value: str) -> NetworkLocation:
-    """A network, wherever it is."""
+    """The location of a network, see `find_network`."""
     return _checked(find_network, value)
 
 

@@ -111,7 +111,7 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _settings(args: argparse.Namespace) -> List[BenchSettings]:
-    """What is measured, one for each rate."""
+    """Settings of the benchmark, one for each rate."""
     from ..checkpoints.file import create_on_meta
     from .checks import check_network_size, check_rows, own_size
 

@@ -1,4 +1,4 @@
-"""Checks of arguments that need torch and timm; what they refuse is a `UsageError` that names the argument."""
+"""Checks of arguments that need torch and timm; they raise `UsageError`."""
 from typing import Any, Callable, Collection, Dict, Tuple
 
 import torch
@@ -26,7 +26,7 @@ def check_model_name(argument: str, name: str) -> None:
 
 
 def check_rows(argument: str, name: str, rows: Collection[str]) -> None:
-    """Refuse what is not a network of timm's that can drop its branches as the rows of a benchmark do."""
+    """Refuse a network that cannot drop its branches as the rows of a benchmark do."""
     check_model_name(argument, name)
     model = create_on_meta(name)
     targets = find_targets(model, 'DropPath')
@@ -49,7 +49,7 @@ def own_size(model: nn.Module) -> Tuple[int, int]:
 
 
 def check_network_size(argument: str, size: Tuple[int, int], create: Callable[..., nn.Module]) -> Dict[str, Any]:
-    """The arguments by which a network takes images of a size: `img_size`, or none where it takes them as it is.
+    """Find the arguments by which a network takes images of a size: `img_size`, or none where it takes them as it is.
 
     Args:
         argument: What the size is called where the user gives it.
@@ -83,7 +83,7 @@ def in_chans(model: nn.Module) -> int:
 
 
 def pixels(size: Tuple[int, int]) -> str:
-    """A size as users write it: one number if it is a square."""
+    """Format a size: one number for a square."""
     height, width = size
     return str(height) if height == width else f'{height} x {width}'
 
@@ -97,7 +97,7 @@ def check_img_size(argument: str, img_size: int, model: nn.Module) -> None:
 
 
 def check_device(argument: str, name: str) -> torch.device:
-    """The device of that name, if the machine has it."""
+    """Return the device of that name, or refuse one that the machine does not have."""
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     kind, _, index = name.partition(':')
     if kind == 'cuda' and int(index or 0) >= num_gpus:  # torch takes some large numbers for small ones

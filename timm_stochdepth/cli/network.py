@@ -1,4 +1,4 @@
-"""Arguments that say where a network is, and what no file says of it."""
+"""Arguments for a network's location, and for what no file says of it."""
 import argparse
 from typing import Any, Dict
 
@@ -18,7 +18,7 @@ def add_network(parser: argparse.ArgumentParser, metavar: str = 'network') -> No
 
 
 def add_network_arguments(parser: argparse.ArgumentParser, has_rate: bool = True) -> None:
-    """Add what weights that do not say their network are told; without a rate for a command that has its own."""
+    """Add arguments for weights that do not say their network; without a rate for a command that has its own."""
     group = parser.add_argument_group('network, for weights that do not say it')
     group.add_argument('--model', type=kind.model_name, metavar='NAME', help='Name of the network.')
     if has_rate:
@@ -30,7 +30,7 @@ def add_network_arguments(parser: argparse.ArgumentParser, has_rate: bool = True
 
 
 def check_network(args: argparse.Namespace, given: Dict[str, Any]) -> None:
-    """Refuse names that timm does not know, and what has no effect for a network that is where it is."""
+    """Refuse names that timm does not know, and options without effect for a network of this location."""
     from ..hub.load import check_goes_with
     from .checks import check_model_name
 
@@ -43,6 +43,6 @@ def check_network(args: argparse.Namespace, given: Dict[str, Any]) -> None:
 
 
 def load_args(args: argparse.Namespace) -> Dict[str, Any]:
-    """What was given of the network beside where it is, for `load_model`."""
+    """Keyword arguments for `load_model`."""
     rate = {} if args.drop_path is None else dict(drop_path_rate=args.drop_path)
     return dict(use_ema=args.ema, model_name=args.model, model_args={**rate, **dict(args.model_kwargs)})

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _tell_of_misplaced(args: argparse.Namespace, status: object) -> None:
-    """Say where an option of the launcher stands that a script has refused."""
+    """Tell where to put an option of the launcher that a script has refused."""
     own = {option_of(dest) for dest in vars(args) if dest not in ('command', 'script', 'args')}
     misplaced = [word.partition('=')[0] for word in args.args if word.partition('=')[0] in own]
     if status == 2 and misplaced:

@@ -1,4 +1,4 @@
-"""Checks of what is said of a repository: its name, the licence and the names of the classes."""
+"""Checks of repository names, licences and names of classes."""
 import re
 from pathlib import Path
 from typing import Any, List

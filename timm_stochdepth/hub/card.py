@@ -157,13 +157,13 @@ def repo_id_of(card: str) -> str:
 
 
 def for_repository(card: str, repo_id: str) -> str:
-    """A card that is there already, its programs for the repository that it is pushed to."""
+    """Let the programs of a card load another repository."""
     old = repo_id_of(card)
     return card.replace(f"'hf-hub:{old}'", f"'hf-hub:{repo_id}'") if old else card
 
 
 def read_card(folder: Path) -> 'Tuple[Optional[str], Optional[str]]':
-    """The model card of a folder and the licence that it states; None for what is not there.
+    """Read the model card of a folder and the licence that it states; None for what is not there.
 
     A README.md that does not begin with metadata, as the Hub reads it, is about something else.
     """

@@ -120,7 +120,7 @@ _OF_A_NAME = ('model_args', '--drop-path', '--model-kwargs')
 
 
 def check_goes_with(location: NetworkLocation, given: Mapping[str, Any]) -> None:
-    """Refuse what is given of a network, by the names of arguments or options, where something else says it.
+    """Refuse arguments or options without effect: where something else says what the network is.
 
     Raises:
         ValueError: The message has the name of what was given.
@@ -137,7 +137,7 @@ def _with_image_size(
         model_args: Mapping[str, Any],
         run_args: Mapping[str, Any] = MappingProxyType({}),
 ) -> nn.Module:
-    """The network; its configuration says the size of its images, where its arguments or those of its run say it."""
+    """Set the input size in a network's configuration, if its arguments or those of its run say one."""
     for said in (model_args.get('img_size'), run_args.get('input_size'), run_args.get('img_size')):
         edges = said[-2:] if isinstance(said, (list, tuple)) else (said, said)
         if len(edges) == 2 and all(isinstance(edge, int) and edge > 0 for edge in edges):

@@ -66,7 +66,7 @@ def build_from_file(file: WeightsFile, name: str, model_args: Dict[str, Any], on
 
 
 def check_is_of(model: nn.Module, file: WeightsFile, path: Path, model_name: str) -> None:
-    """Refuse a network whose tensors have other names than the weights that it is said to be of."""
+    """Refuse a network whose tensors have other names than a file's."""
     others = sorted(
         key for key in set(model.state_dict()) ^ set(file.state_dict) if not key.endswith('.num_batches_tracked'))
     if others:
@@ -76,7 +76,7 @@ def check_is_of(model: nn.Module, file: WeightsFile, path: Path, model_name: str
 
 
 def _check_agrees(model: nn.Module, file: WeightsFile, path: Path, model_args: Dict[str, Any]) -> None:
-    """Refuse what somebody says of weights that say something else themselves."""
+    """Refuse arguments that contradict what a file says of its weights."""
     for name, value in model_args.items():
         if file.model_args.get(name, value) != value:
             raise ValueError(
@@ -99,7 +99,7 @@ def _check_agrees(model: nn.Module, file: WeightsFile, path: Path, model_args: D
 
 
 def first_that_fits(file: WeightsFile, path: Path) -> str:
-    """The first name of this package whose tensors have the names and shapes of those in a file."""
+    """Find the first name of this package whose tensors have the names and shapes of a file's."""
     shapes = {key: value.shape for key, value in file.state_dict.items()}
     names = timm.list_models(module='resnet_sd')
     for name in sorted(names, key=lambda n: not n.endswith('_sample')):

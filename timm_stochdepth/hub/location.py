@@ -1,4 +1,4 @@
-"""Where a network is: a name of timm's registry, a repository of the Hub, a folder, or a file of weights."""
+"""Locations of networks: a name of timm's registry, a repository of the Hub, a folder, or a file of weights."""
 import os
 import re
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _REPOSITORY = r'[\w.-]+/[\w.-]+'
 
 @dataclass(frozen=True)
 class NetworkLocation:
-    """Where a network is.
+    """The location of a network.
 
     Attributes:
         kind: `'name'`, `'hub'`, `'folder'` or `'file'`.
@@ -32,12 +32,12 @@ class NetworkLocation:
 
     @property
     def paths(self) -> List[Path]:
-        """The paths on this machine that are read, which are not to be written to."""
+        """The inputs on this machine, which must not be written to."""
         return [self.path] if self.kind in ('folder', 'file') else []
 
 
 def find_network(value: str) -> NetworkLocation:
-    """Tell what a network's name stands for; whether timm or the Hub know it is not looked up.
+    """Locate a network by its name or path, without asking timm or the Hub whether they know it.
 
     What is on this disk comes first. `user/name` is a repository if there is no such path.
 

@@ -88,7 +88,7 @@ def check_model_name(argument: str, name: str) -> None:
 
 
 def _pretrained_cfg(name: str) -> Dict[str, Any]:
-    """What timm says of a network, without building it."""
+    """timm's pretrained_cfg of a name, without building the network."""
     source, model_id = parse_model_name(name)
     if source == 'local-dir':
         return read_config(Path(model_id))['pretrained_cfg']

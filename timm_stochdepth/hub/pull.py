@@ -14,7 +14,7 @@ __all__ = ['check_inside', 'compare_hashes', 'pull', 'repository_info']
 
 
 def repository_info(repo_id: str, revision: Optional[str] = None) -> ModelInfo:
-    """What the Hub says of a repository and its files.
+    """Ask the Hub for the commit and the files of a repository.
 
     Raises:
         ValueError: A file's name leads outside of a folder that it would be downloaded to.
@@ -26,7 +26,7 @@ def repository_info(repo_id: str, revision: Optional[str] = None) -> ModelInfo:
 
 
 def compare_hashes(folder: Path, info: ModelInfo) -> Iterator[Tuple[str, str, bool]]:
-    """Name and SHA-256 of each large file on the Hub, and whether the one in a folder has it."""
+    """Compare a folder's large files with the Hub's: name, SHA-256, and whether it matches."""
     for sibling in info.siblings or []:
         if sibling.lfs:
             name, sha256 = sibling.rfilename, sibling.lfs.sha256

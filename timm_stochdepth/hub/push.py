@@ -142,7 +142,7 @@ def _network_to_push(model: nn.Module, plain: bool) -> nn.Module:
 
 
 def _complete(record: TrainingRecord, network: Any, label_names: Optional[List[str]], license: Optional[str]) -> None:
-    """Note what is said beside a record."""
+    """Add names of classes and a licence to a record."""
     record.label_names = record.label_names if label_names is None else label_names
     if record.label_names is not None:
         check_label_names(record.label_names, network.num_classes)
@@ -187,5 +187,5 @@ def _send(
 
 
 def format_sizes(sizes: Dict[str, int]) -> str:
-    """A line for each file."""
+    """Format sizes of files, one a line."""
     return '\n'.join(f'{name:<20}{size:>13,} bytes' for name, size in sizes.items())

@@ -75,7 +75,7 @@ class TrainingRecord:
 
 
 def record_of_run(path: Path, file: WeightsFile, use_ema: bool) -> TrainingRecord:
-    """The record of a checkpoint, beside the run's summary.csv: the results if they are those of the weights read."""
+    """Read a checkpoint's record, with the results of its summary.csv if they are those of the weights read."""
     record = TrainingRecord(args=file.args, epoch=file.epoch)
     if use_ema == record.scores_ema:
         record.results = _results(path, file)

@@ -78,7 +78,7 @@ def check_output_file(path: PathLike, suffixes: Sequence[str], name: str) -> Pat
 
 
 def check_new(path: Path, name: str, force: bool = False, inputs: Sequence[Path] = ()) -> None:
-    """Refuse to replace what is there, but for a file by force, and what is read, under whatever name.
+    """Refuse a target that is there already, unless it is a file and `force` is True, or that is an input.
 
     Raises:
         ValueError: It is one of the inputs, or in one.
@@ -93,7 +93,7 @@ def check_new(path: Path, name: str, force: bool = False, inputs: Sequence[Path]
 
 
 def check_folder(path: PathLike, name: str, force: bool = False, own: Sequence[str] = ()) -> Path:
-    """Refuse what is not a new or empty folder, or one that holds the command's own files alone.
+    """Refuse a folder that is neither new nor empty, and holds more than the command's own files.
 
     Args:
         path: The folder.
@@ -117,7 +117,7 @@ def check_folder(path: PathLike, name: str, force: bool = False, own: Sequence[s
 
 @contextmanager
 def workspace(parent: Path) -> Generator[Path, None, None]:
-    """A folder in `parent` that is gone when the block ends; `parent` is made if need be, and stays unless empty."""
+    """Temporary folder in `parent`, which is made if need be, and removed again if it stays empty."""
     made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f'{PREFIX}-', dir=parent))
@@ -132,7 +132,7 @@ def workspace(parent: Path) -> Generator[Path, None, None]:
 
 @contextmanager
 def write_beside(path: Path, force: bool = False, name: str = 'path') -> Generator[Path, None, None]:
-    """A path to write a file or a new folder to, moved to `path` when the block ends without an error.
+    """Write a file or a new folder beside `path`, and move it there when the block ends without an error.
 
     Raises:
         FileExistsError: As in `check_new`.
@@ -149,7 +149,7 @@ def write_beside(path: Path, force: bool = False, name: str = 'path') -> Generat
 
 @contextmanager
 def write_into(folder: Path, force: bool = False, name: str = '--out') -> Generator[Path, None, None]:
-    """A folder to write files to, which are moved into `folder` when the block ends without an error.
+    """Write files beside those of a folder, and move them there when the block ends without an error.
 
     Raises:
         OSError: As in `check_folder`; or the disk is full, or the like.
@@ -182,7 +182,7 @@ def _set_usual_mode(written: Path, work: Path) -> None:
 
 @contextmanager
 def _disk_errors_named(path: Path, name: str) -> Generator[None, None, None]:
-    """Context whose errors of a full or broken disk name the path that the user knows, not the one beside it."""
+    """Name the user's path in errors of a full or broken disk."""
     try:
         yield
     except Exception as e:

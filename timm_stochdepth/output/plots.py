@@ -1,4 +1,4 @@
-"""Pictures: what all have in common, and the drop rates of a network."""
+"""Figures of matplotlib: shared helpers, and the drop rates of a network."""
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict, Sequence

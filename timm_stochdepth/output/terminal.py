@@ -9,36 +9,36 @@ _command: Optional[str] = None
 
 
 def start_command(name: Optional[str]) -> None:
-    """Begin to speak in a command's name; without one, under Python's own, nothing is said."""
+    """Set the command's name for messages; with None, as under Python, there are none."""
     global _command
     _command = name
 
 
 def one_line(text: object) -> str:
-    """A text, or what an error says, in one line."""
+    """Join the lines of a text or an error."""
     return ' '.join(str(text).split())
 
 
 def closest(value: str, names: Collection[str]) -> str:
-    """The names that a wrong one may have meant, as the end of a sentence."""
+    """Suggest the closest names, as the end of a sentence."""
     found = difflib.get_close_matches(value, names, n=3)
     return f': did you mean {" or ".join(found)}?' if found else '.'
 
 
 def complain(text: str) -> None:
-    """Say in a line what went wrong."""
+    """Print a line on stderr."""
     if _command:
         print(f'timm-stochdepth {_command}: {text}', file=sys.stderr, flush=True)
 
 
 def say(text: str) -> None:
-    """Say in a line what takes a while, to who sits at a terminal: elsewhere stderr is for what went wrong."""
+    """Print a line on stderr if that is a terminal: elsewhere it is for errors."""
     if sys.stderr.isatty():
         complain(text)
 
 
 def progress_bar(total: int, desc: str, unit: str) -> Any:
-    """tqdm's bar where stderr is a terminal, and nothing where it is not."""
+    """tqdm's progress bar, shown if stderr is a terminal."""
     from tqdm import tqdm
 
     return tqdm(total=total, desc=desc, unit=unit, disable=None, leave=False)
