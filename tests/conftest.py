@@ -8,7 +8,7 @@ from hub import hub_server, olah_server  # noqa: F401
 from networks import randomize
 from safetensors.torch import save_file
 
-from timm_stochdepth.layers.metadata import _tell_of_no_metadata
+from timm_stochdepth.layers.metadata import _warn_of_no_metadata
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def fixed_seed():
 @pytest.fixture(autouse=True)
 def told_nothing_yet():
     """What is told once a process is told once a test."""
-    _tell_of_no_metadata.cache_clear()
+    _warn_of_no_metadata.cache_clear()
 
 
 @pytest.fixture

@@ -141,6 +141,6 @@ def test_a_network_without_drop_paths_is_told_the_way_for_blocks_of_ones_own(arc
         ts.apply_stochastic_depth(model, 'sample', name)
     (text,) = [str(w.message) for w in caught]
     assert text.startswith(f'No {name} found in {type(model).__name__}: nothing is dropped, none of its blocks has a')
-    assert 'StochasticBlock' in text and 'STOCHASTIC_LAYER_MAPPING' in text and 'docs/any_model.md' in text
-    with pytest.raises(ValueError, match='STOCHASTIC_LAYER_MAPPING'):
+    assert 'BRANCH_ENDS' in text and 'docs/any_model.md' in text
+    with pytest.raises(ValueError, match='BRANCH_ENDS'):
         ts.apply_stochastic_depth(model, 'sample', 'Layer')

@@ -21,7 +21,8 @@ The public names, all others are internal:
     stochastic_depth_args       the arguments of timm.create_model that rebuild a model
     push_to_hub                 weights, config and model card, in one commit
     StochasticDepth             the algorithm for Composer's trainer
-    StochasticBlock             base class of stochastic blocks, to be derived from for blocks without a drop path
+    StochasticBlock             base class of stochastic blocks
+    BRANCH_ENDS and others      what a trace of a block cannot tell, to be extended: docs/any_model.md
     STOCHASTIC_LAYER_MAPPING    the kinds of blocks that can be asked for by a name, to be extended
     models                      module of the registered models
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from .apply import apply_stochastic_depth
     from .control import no_drop, set_drop_rate, set_training_progress, start_warmup
     from .folding.fold import fold_stochastic_depth
+    from .fx.families import BATCH_DIMENSIONS, BRANCH_ENDS, GATE_INPUT_LAYERS, NORM_LAYERS, SCALING_LAYERS
     from .hub.push import push_to_hub
     from .inspection import drop_rates, stochastic_depth_args
     from .integrations.composer.algorithm import StochasticDepth
@@ -46,14 +48,15 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 __all__ = [
+    'BATCH_DIMENSIONS', 'BRANCH_ENDS', 'GATE_INPUT_LAYERS', 'NORM_LAYERS', 'SCALING_LAYERS',
     'STOCHASTIC_LAYER_MAPPING', 'Settings', 'StochasticBlock', 'StochasticDepth', '__version__',
     'apply_stochastic_depth', 'drop_rates', 'fold_stochastic_depth', 'models', 'no_drop', 'push_to_hub',
     'set_drop_rate', 'set_training_progress', 'start_warmup', 'stochastic_depth_args']
 
 # where the names are, which are imported when used: `timm-stochdepth --help` need not wait for torch and timm
 _MODULES = (
-    'settings', 'inspection', 'control', 'apply', 'folding.fold', 'layers.block', 'layers.targets', 'hub.push',
-    'integrations.composer.algorithm')
+    'settings', 'inspection', 'control', 'apply', 'folding.fold', 'fx.families', 'layers.block', 'layers.targets',
+    'hub.push', 'integrations.composer.algorithm')
 
 
 def __getattr__(name: str) -> Any:

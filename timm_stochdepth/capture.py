@@ -1,5 +1,6 @@
 """Whether a forward pass is being captured: by FX, export, TorchScript, or a transform of torch.func."""
 import warnings
+from itertools import repeat
 from typing import Any, Dict, Tuple
 
 import torch
@@ -19,7 +20,7 @@ __all__ = [
 
 def is_traced(args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:
     """Whether a module is called by an FX tracer."""
-    return any(isinstance(a, fx.Proxy) for a in (*args, *kwargs.values()))
+    return any(map(isinstance, (*args, *kwargs.values()), repeat(fx.Proxy)))
 
 
 def as_leaf(module: nn.Module, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
@@ -44,10 +45,8 @@ def is_transformed() -> bool:
 
 def is_batched() -> bool:
     """Whether `torch.func.vmap` is active: there no tensor has a value to decide on, and no size may depend on one."""
-    if torch.compiler.is_compiling():
-        return False
-    stack = torch._C._functorch.get_interpreter_stack() or ()
-    return any(interpreter.key() == torch._C._functorch.TransformType.Vmap for interpreter in stack)
+    stack = torch._C._functorch.get_interpreter_stack()
+    return bool(stack) and any(interpreter.key() == torch._C._functorch.TransformType.Vmap for interpreter in stack)
 
 
 def is_exporting() -> bool:

@@ -10,7 +10,7 @@ from networks import images
 import timm_stochdepth as ts
 from timm_stochdepth.analysis.flops import drop_path_shares
 from timm_stochdepth.bench.contestants import create_contestants
-from timm_stochdepth.bench.dinov2 import FixedNumberDropPath
+from timm_stochdepth.bench.dinov2 import FixedNumberDraws, FixedNumberDropPath
 from timm_stochdepth.bench.settings import BenchSettings
 from timm_stochdepth.inspection import drop_paths
 
@@ -112,7 +112,7 @@ def test_dinov2_is_its_formula():
     dinov2.load_state_dict(plain.state_dict())
     ts.apply_stochastic_depth(dinov2, 'sample', 'DropPath', 0.7, scale_by_keep=True)
     for _, place in drop_paths(dinov2):
-        place.__class__ = FixedNumberDropPath
+        place.__class__, place.draws = FixedNumberDropPath, FixedNumberDraws()
     rates = list(ts.drop_rates(dinov2).values())
     x = torch.randn(5, 5, 64)
     results = []
@@ -137,11 +137,7 @@ def test_dinov2_is_its_formula():
 
 @pytest.mark.parametrize('batch_size, rate, num_run', [(16, 0.4, 9), (5, 0.9, 1), (4, 1.0, 1), (10, 0.1, 9)])
 def test_the_fixed_number(batch_size, rate, num_run):
-    model = timm.create_model('test_vit', img_size=32)
-    ts.apply_stochastic_depth(model, 'sample', 'DropPath', rate, 'uniform')
-    place = model.blocks[0].drop_path1
-    place.__class__ = FixedNumberDropPath
-    keep_N = place.draw_samples(torch.empty(batch_size))
+    keep_N = FixedNumberDraws().samples(torch.empty(batch_size), rate)
     assert keep_N.count_nonzero() == num_run and keep_N.sum() == pytest.approx(batch_size)
 
 

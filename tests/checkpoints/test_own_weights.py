@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_mo
 from torch.optim.swa_utils import AveragedModel
 
 import timm_stochdepth as ts
-from timm_stochdepth.layers.metadata import _tell_of_no_metadata
+from timm_stochdepth.layers.metadata import _warn_of_no_metadata
 
 SIZES = dict(num_classes=4, **LAYERS)
 
@@ -64,7 +64,7 @@ def test_blocks_that_only_mask_know_that_they_train():
     ts.apply_stochastic_depth(model, 'sample', 'DropPath', None, scale_by_keep=False)
     assert len(told(model.load_state_dict, bare(model))) == 1
     train(model)
-    _tell_of_no_metadata.cache_clear()
+    _warn_of_no_metadata.cache_clear()
     assert told(model.load_state_dict, bare(model)) == []
 
 

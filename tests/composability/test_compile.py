@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import torch._inductor.config
+from draws_of import note_draws
 from networks import images, randomize
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.profiler import ProfilerActivity, profile
@@ -146,9 +147,7 @@ def test_a_compiled_branch_is_really_skipped():
     model = small_network('block')
     compiled = torch.compile(model, backend='aot_eager')  # whose convolutions the profiler sees
     plain_count = count_convolutions(lambda x: ts.fold_stochastic_depth(model).train()(x), images(4, 32))
-    kept = []
-    for _, place in ts.inspection.drop_paths(model):
-        place.draw_block = lambda draw=place.draw_block: kept.append(draw()) or kept[-1]
+    kept = note_draws(model)
     for _ in range(6):  # compile first, which runs convolutions of its own
         compiled(images(4, 32))
     counts = set()

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import timm_stochdepth as ts
 from timm_stochdepth.inspection import drop_paths
-from timm_stochdepth.layers.block import cuts_of
+from timm_stochdepth.layers.block_class import cuts_of
 
 NAMES = ['convnext.ConvNeXtBlock', 'swin_transformer.SwinTransformerBlock', 'vision_transformer.Block']
 CLASSES = [

@@ -1,18 +1,18 @@
 """torch.func, forward-mode differentiation, hooks and replicas: what timm's DropPath gives, and no error."""
 
 import copy
-from functools import partial
+from itertools import repeat
 
 import pytest
 import timm
 import torch
 import torchvision
+from draws_of import GivenDecisions, NotedDraws
 from networks import assert_same_output, of_seed
 from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
 
 import timm_stochdepth as ts
-from timm_stochdepth.layers.drop_path import StochasticDropPath
 
 NETWORKS = {
     'resnet': ('resnet18', dict(layers=(2, 1, 1, 1), channels=(32, 32, 32, 32), norm_layer='groupnorm')),
@@ -150,14 +150,8 @@ class Times(nn.Module):
 def note_decisions(model):
     """What a forward pass decides in block mode, by the names of its drop paths."""
     decisions = {}
-
-    def draw(name, draw_block):
-        decisions[name] = draw_block()
-        return decisions[name]
-
-    for name, module in model.named_modules():
-        if isinstance(module, StochasticDropPath):
-            module.draw_block = partial(draw, name, module.draw_block)
+    for name, drop_path in ts.inspection.drop_paths(model):
+        drop_path.draws = NotedDraws(drop_path.draws, decisions.setdefault(name, []))
     return decisions
 
 
@@ -172,7 +166,7 @@ def test_further_transforms(network, method, settings, compute):
     if method == 'block':
         for name, plain in list(reference.named_modules()):
             if isinstance(plain, timm.layers.DropPath):
-                factor = decisions.get(name, True) / (1 - plain.drop_prob)
+                factor = (decisions[name] or [True])[-1] / (1 - plain.drop_prob)
                 reference.set_submodule(name, Times(factor))
     torch.testing.assert_close(found, of_seed(lambda: compute(reference, x)))
 
@@ -295,7 +289,7 @@ def test_replicas_of_one_place_decide_for_themselves():
     for replica, decision in ((first, True), (second, False)):
         block = replica.blocks[2]
         for place in ('drop_path1', 'drop_path2'):
-            getattr(block, place).draw_block = lambda decision=decision: decision
+            getattr(block, place).draws = GivenDecisions(repeat(decision))
         decided.append((block, *block._decide((tokens,), {})))
     # both have decided before one of them runs, as threads may
     outputs = [run(block, *args, **kwargs) for block, run, args, kwargs in decided]

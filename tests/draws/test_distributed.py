@@ -4,12 +4,13 @@ import copy
 import itertools
 import random
 from contextlib import nullcontext
-from functools import partial
+from itertools import repeat
 
 import pytest
 import timm
 import torch
 import torch.distributed as dist
+from draws_of import GivenDecisions, NotedDraws
 from networks import randomize
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -73,7 +74,7 @@ def local_gradients(before, kept, x, target):
     local, rng_state = before
     for name, module in local.named_modules():
         if isinstance(module, ts.StochasticBlock):
-            module.drop_path.draw_block = lambda name=name: name in kept
+            module.drop_path.draws = GivenDecisions(repeat(name in kept))
     with torch.random.fork_rng():
         torch.set_rng_state(rng_state)
         torch.nn.functional.cross_entropy(local(x), target).backward()
@@ -163,6 +164,24 @@ def test_shared_draws_have_the_right_frequency_and_are_independent(run_ranks):
     assert correlation.abs().max() <= 5 / (num_draws - 1) ** 0.5
 
 
+class FirstDraws(NotedDraws):
+    """Notes the draws of first passes, or gives them again."""
+
+    def __init__(self, draws, noted, are_given):
+        super().__init__(draws, noted)
+        self.are_given = are_given
+
+    def samples(self, *args):
+        return self.draws.samples(*args)
+
+    def batch(self, drop_prob):
+        if self.are_given:
+            return self.noted.pop(0)
+        if torch._C._current_graph_task_id() == -1:  # the first pass, and not the one again in the backward pass
+            return super().batch(drop_prob)
+        return self.draws.batch(drop_prob)
+
+
 def error_of_checkpointed_gradients(rank, method, same_seed, reseeds):
     model = create(method, same_seed)
     seed_as_timm(5, rank)
@@ -174,7 +193,7 @@ def error_of_checkpointed_gradients(rank, method, same_seed, reseeds):
         copied = copy.deepcopy(blocks)
         for module in copied.modules():
             if isinstance(module, ts.StochasticBlock):
-                module.drop_path.draw_block = partial(draw, module.drop_path.draw_block, decisions, are_given)
+                module.drop_path.draws = FirstDraws(module.drop_path.draws, decisions, are_given)
         torch.manual_seed(7 + rank)
         losses = []
         for _ in range(3):  # several forward passes before their backward pass
@@ -189,14 +208,6 @@ def error_of_checkpointed_gradients(rank, method, same_seed, reseeds):
         for loss in losses:
             loss.backward()
         return [p.grad for p in copied.parameters()]
-
-    def draw(draw_block, decisions, are_given):
-        if are_given:
-            return decisions.pop(0)
-        decision = draw_block()
-        if torch._C._current_graph_task_id() == -1:  # the first pass, and not the one again in the backward pass
-            decisions.append(decision)
-        return decision
 
     errors = []
     for use_reentrant in (True, False):

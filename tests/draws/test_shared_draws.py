@@ -3,11 +3,13 @@
 import copy
 import os
 import signal
+from itertools import repeat
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from draws_of import GivenDecisions
 from networks import stack
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
@@ -303,7 +305,7 @@ def resume(rank, folder, use_reentrant):
     for forward in (forward_with_checkpoints(run, use_reentrant), None):
         if forward is None:  # the same once more, with the decisions of the pass before
             for block, decision in zip(run.model, patterns[0]):
-                block.drop_path.draw_block = lambda decision=decision: decision
+                block.drop_path.draws = GivenDecisions(repeat(decision))
         torch.set_rng_state(state)
         before = run.counters()
         (run.model if forward is None else forward)(x).square().mean().backward()

@@ -11,7 +11,7 @@ from torch import nn
 
 import timm_stochdepth as ts
 from timm_stochdepth.inspection import drop_paths
-from timm_stochdepth.layers.block import cuts_of
+from timm_stochdepth.layers.block_class import cuts_of
 
 DIM = 8
 

@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import timm_stochdepth as ts
-from timm_stochdepth.layers.block import cuts_of
+from timm_stochdepth.layers.block_class import cuts_of
 
 
 def stochastic(family, method, drop_rate, num_blocks=3, **kwargs):

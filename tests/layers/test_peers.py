@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import transformers
+from draws_of import note_draws
 from told import told
 from torch import nn
 
@@ -83,16 +84,7 @@ def theirs(model):
 
 def assert_same_as_their_masks(ours, plain, x, monkeypatch):
     """A training step with the draws of ours equals that of transformers' own drop paths with the very same masks."""
-    masks = []
-    drop_path_class = type(next(drop_paths(ours))[1])
-    draw_samples = drop_path_class.draw_samples
-
-    def note(self, like):
-        keep_N = draw_samples(self, like)
-        masks.append(keep_N)
-        return keep_N
-
-    monkeypatch.setattr(drop_path_class, 'draw_samples', note)
+    masks = note_draws(ours)
     y = ours(x)[0]
     assert 0 < sum(int((m == 0).sum()) for m in masks) < sum(m.numel() for m in masks)  # some drop, some do not
     remaining = iter(masks)

@@ -215,10 +215,11 @@ class StochasticPreActivationBlock(ts.StochasticBlock, PreActivationBlock):
         return x
 
 
-def test_a_block_of_ones_own_is_registered(monkeypatch):
+def test_a_block_written_by_hand_is_taken_with_a_warning(monkeypatch):
     monkeypatch.setitem(ts.STOCHASTIC_LAYER_MAPPING, 'Mine', {PreActivationBlock: StochasticPreActivationBlock})
     model = randomize(nn.Sequential(*[PreActivationBlock(4) for _ in range(3)]))
-    ts.apply_stochastic_depth(model, 'block', 'Mine', 0.5)
+    with pytest.warns(FutureWarning, match=r"BRANCH_ENDS\[PreActivationBlock\] = 'name of the child"):
+        ts.apply_stochastic_depth(model, 'block', 'Mine', 0.5)
     assert list(ts.drop_rates(model).values()) == [0.0, 0.25, 0.5]
     folded = ts.fold_stochastic_depth(model)
     assert all(type(m) is PreActivationBlock for m in folded)

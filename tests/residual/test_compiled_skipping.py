@@ -11,14 +11,20 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.profiler import ProfilerActivity, profile
 
 import timm_stochdepth as ts
-from timm_stochdepth.draws.bernoulli import draw_keep_samples
+from timm_stochdepth.draws.bernoulli import Draws, draw_keep_samples
 from timm_stochdepth.residual.conv_layout import known_layout
-from timm_stochdepth.residual.skip_compiled import add_drawn, draw_to_run, select_drawn
+from timm_stochdepth.residual.selection import select_in_graph
+from timm_stochdepth.residual.skip import add_branch_of_some, split_input
 
 VIT, CONVNEXT = 'vision_transformer.Block', 'convnext.ConvNeXtBlock'
 
 
 pytestmark = pytest.mark.usefixtures('fresh_compiler')
+
+
+def draw_to_run(x, keep_prob, scale_by_keep):
+    keep_N = Draws().samples(x.detach().cpu(), 1 - keep_prob, scale_by_keep)
+    return select_in_graph(keep_N, x.device)
 
 
 def create(family, rate=0.5):
@@ -58,9 +64,9 @@ def test_those_who_run_are_those_who_keep_their_branch_and_two_at_least(rate, sc
         assert row_N.min() >= 0 and row_N.max() < len(run)
 
 
-@pytest.mark.parametrize('branch_first', [False, True])
+@pytest.mark.parametrize('branch_is_left', [False, True])
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
-def test_derivatives_are_those_of_the_formula(memory_format, branch_first):
+def test_derivatives_are_those_of_the_formula(memory_format, branch_is_left):
     torch.manual_seed(0)
     x = torch.randn(6, 4, 3, 3, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
     weight = torch.randn(4, 3, 3, dtype=torch.float64, requires_grad=True)
@@ -68,8 +74,10 @@ def test_derivatives_are_those_of_the_formula(memory_format, branch_first):
         drawn = draw_to_run(x, torch.tensor(1.0 - rate), True)
 
         def skipped(x, weight, drawn=drawn):
-            shortcut, x_K = select_drawn(x, drawn)
-            return add_drawn(shortcut, (x_K * weight).sin(), drawn, branch_first)
+            shortcut, x_K = split_input(x, drawn, in_graph=True)
+            return add_branch_of_some(
+                shortcut, (x_K * weight).sin(), drawn, branch_is_left=branch_is_left, in_graph=True
+            )
 
         def formula(x, weight, drawn=drawn):
             return x + drawn.keep_N.view(-1, 1, 1, 1) * (x * weight).sin()
@@ -83,12 +91,14 @@ def test_derivatives_are_those_of_the_formula(memory_format, branch_first):
         )
 
 
-@pytest.mark.parametrize('branch_first', [False, True])
-def test_a_sum_has_the_memory_format_of_the_plain_sum(branch_first):
+@pytest.mark.parametrize('branch_is_left', [False, True])
+def test_a_sum_has_the_memory_format_of_the_plain_sum(branch_is_left):
     shortcut = torch.randn(3, 4, 2, 2)
     branch = torch.randn(3, 4, 2, 2).to(memory_format=torch.channels_last)
-    y = add_drawn(shortcut, branch, draw_to_run(shortcut, torch.tensor(1.0), True), branch_first)
-    plain = branch + shortcut if branch_first else shortcut + branch
+    y = add_branch_of_some(
+        shortcut, branch, draw_to_run(shortcut, torch.tensor(1.0), True), branch_is_left=branch_is_left, in_graph=True
+    )
+    plain = branch + shortcut if branch_is_left else shortcut + branch
     assert torch.equal(y, plain) and y.stride() == plain.stride()
 
 
@@ -96,7 +106,7 @@ def test_what_ran_and_is_not_kept_leaves_no_trace():
     drawn = draw_to_run(torch.empty(3, 1), torch.tensor(0.0), True)
     shortcut = torch.ones(3, 2, requires_grad=True)
     branch = torch.full((2, 2), torch.nan, requires_grad=True)
-    y = add_drawn(shortcut, branch, drawn, False)
+    y = add_branch_of_some(shortcut, branch, drawn, branch_is_left=False, in_graph=True)
     y.sum().backward()
     assert torch.equal(y, shortcut) and not branch.grad.any()
 
@@ -106,7 +116,7 @@ def test_a_sum_has_the_type_of_the_plain_sum(dtype):
     for types in ((dtype, dtype), (torch.float32, dtype), (dtype, torch.float32)):
         shortcut, branch = (torch.randn(4, 3, dtype=t, requires_grad=True) for t in types)
         drawn = draw_to_run(shortcut, torch.tensor(1.0), True)
-        y = add_drawn(shortcut, branch, drawn, True)
+        y = add_branch_of_some(shortcut, branch, drawn, branch_is_left=True, in_graph=True)
         torch.testing.assert_close(y, shortcut + branch)
         y.sum().backward()
         assert shortcut.grad.dtype == types[0] and branch.grad.dtype == types[1]

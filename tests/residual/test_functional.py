@@ -58,7 +58,7 @@ def test_a_masked_sum_of_two_types_moves_the_bytes_of_the_plain_sum():
         return sum(counts.bytes for counts in counter.by_op.values())
 
     keep_N = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])
-    masked = bytes_of(lambda shortcut, branch: mask.add_masked_branch(shortcut, branch, keep_N, takes_sum=False))
+    masked = bytes_of(lambda shortcut, branch: mask.add_masked_branch(shortcut, branch, keep_N, inplace_add=False))
     # but for the mask itself
     assert masked == pytest.approx(bytes_of(torch.add), rel=0.01)
 

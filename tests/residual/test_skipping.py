@@ -1,17 +1,20 @@
 """A branch that runs for the kept samples alone, or not at all."""
 
 import copy
+from itertools import repeat
 
 import pytest
 import timm
 import torch
+from draws_of import give_draws, note_draws
 from networks import LAYERS, assert_same_gradients, assert_same_output, branch_formula, images, randomize
 from torch import nn
 
 import timm_stochdepth as ts
 from timm_stochdepth.bench.counters import kept_storages
 from timm_stochdepth.residual.mask import add_branch, add_masked_branch
-from timm_stochdepth.residual.skip import Kept, add_kept_branch, on_device, select_kept, skip_branch
+from timm_stochdepth.residual.selection import Selection, select
+from timm_stochdepth.residual.skip import add_branch_of_some, skip_branch, split_input
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -21,10 +24,10 @@ def kept_of(keep_N, as_on_gpu=False):
     keep_N = torch.tensor(keep_N, dtype=torch.float32)
     kept_K = keep_N.nonzero().flatten()
     if not as_on_gpu:
-        return on_device(kept_K, keep_N, torch.device('cpu'))
+        return select(kept_K, keep_N, torch.device('cpu'))
     last = len(kept_K) - 1
     row_N = [min(int(keep_N[:n].count_nonzero()), last) for n in range(len(keep_N))]
-    return Kept(kept_K, torch.tensor(row_N), (keep_N > 0).long())
+    return Selection(kept_K, torch.tensor(row_N), (keep_N > 0).long())
 
 
 def test_skipped_branch_has_zero_gradients_and_passes_the_shortcut_on():
@@ -53,9 +56,9 @@ def test_derivatives_equal_those_of_the_formula(identity, memory_format, as_on_g
     kept = kept_of([1, 0, 1, 0], as_on_gpu)
 
     def block(x, weight):
-        shortcut, x = select_kept(x, kept)
+        shortcut, x = split_input(x, kept)
         shortcut = shortcut if identity else shortcut * weight
-        return add_kept_branch(shortcut, (x * weight).sin(), kept, scale=1.5).relu_()
+        return add_branch_of_some(shortcut, (x * weight).sin(), kept, scale=1.5).relu_()
 
     def formula(x, weight):
         keep_N = torch.tensor([1.5, 0.0, 1.5, 0.0], dtype=torch.float64)
@@ -75,16 +78,16 @@ def test_derivatives_equal_those_of_the_formula(identity, memory_format, as_on_g
 
 
 @pytest.mark.parametrize('as_on_gpu', [False, True])
-@pytest.mark.parametrize('branch_first', [False, True])
-def test_a_sum_has_the_memory_format_that_the_plain_sum_has(branch_first, as_on_gpu):
+@pytest.mark.parametrize('branch_is_left', [False, True])
+def test_a_sum_has_the_memory_format_that_the_plain_sum_has(branch_is_left, as_on_gpu):
     shortcut, branch = torch.randn(4, 3, 2, 2), torch.randn(2, 3, 2, 2).to(memory_format=torch.channels_last)
     plain = branch.new_zeros(4, 3, 2, 2).to(memory_format=torch.channels_last)
-    plain = plain + shortcut if branch_first else shortcut + plain
-    y = add_kept_branch(shortcut, branch, kept_of([1, 0, 1, 0], as_on_gpu), branch_first=branch_first)
+    plain = plain + shortcut if branch_is_left else shortcut + plain
+    y = add_branch_of_some(shortcut, branch, kept_of([1, 0, 1, 0], as_on_gpu), branch_is_left=branch_is_left)
     assert y.stride() == plain.stride()
     full = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
     keep_N = torch.tensor([1.0, 0.0, 1.0, 1.0])
-    y = add_masked_branch(shortcut, full, keep_N, takes_sum=False, branch_first=branch_first)
+    y = add_masked_branch(shortcut, full, keep_N, inplace_add=False, branch_is_left=branch_is_left)
     assert y.stride() == plain.stride()
 
 
@@ -93,13 +96,13 @@ def test_a_branch_of_any_strides_is_added(training):
     shortcut = torch.randn(4, 3, 2, 5).to(memory_format=torch.channels_last)
     branch = torch.randn(4, 3, 5, 2).transpose(2, 3)
     keep_N = torch.tensor([1.0, 0.0, 1.0, 1.0]) if training else torch.tensor([0.3])
-    y = add_masked_branch(shortcut, branch, keep_N, takes_sum=False)
+    y = add_masked_branch(shortcut, branch, keep_N, inplace_add=False)
     torch.testing.assert_close(y, shortcut + keep_N[:, None, None, None] * branch)
-    torch.testing.assert_close(add_branch(shortcut, branch, 0.3, takes_sum=False), shortcut + 0.3 * branch)
+    torch.testing.assert_close(add_branch(shortcut, branch, 0.3, inplace_add=False), shortcut + 0.3 * branch)
     for as_on_gpu in (False, True):
         kept = kept_of([1, 0, 1, 0], as_on_gpu)
-        expected = shortcut.index_add(0, kept.kept_K, branch[kept.kept_K])
-        y = add_kept_branch(shortcut, branch[kept.kept_K], kept, branch_first=True)
+        expected = shortcut.index_add(0, kept.run_K, branch[kept.run_K])
+        y = add_branch_of_some(shortcut, branch[kept.run_K], kept, branch_is_left=True)
         torch.testing.assert_close(y, expected)
 
 
@@ -107,10 +110,10 @@ def test_a_branch_of_any_strides_is_added(training):
 def test_sums_of_two_types_and_their_gradients(types):
     shortcut, full = (torch.randn(4, 3, dtype=dtype, requires_grad=True) for dtype in types)
     keep_N = torch.tensor([1.25, 0.0, 1.25, 0.0])
-    sums = [add_masked_branch(shortcut, full, keep_N, takes_sum=False)]
+    sums = [add_masked_branch(shortcut, full, keep_N, inplace_add=False)]
     for as_on_gpu in (False, True):
         kept = kept_of([1, 0, 1, 0], as_on_gpu)
-        sums.append(add_kept_branch(shortcut, full[kept.kept_K], kept, 1.25))
+        sums.append(add_branch_of_some(shortcut, full[kept.run_K], kept, 1.25))
     cotangent = torch.randn(4, 3)
     expected = shortcut + keep_N[:, None] * full
     grads_expected = torch.autograd.grad(expected, (shortcut, full), cotangent)
@@ -135,7 +138,7 @@ def test_derivatives_of_a_skipped_branch():
 
 def test_selected_samples_keep_their_memory_format():
     x = torch.randn(5, 3, 4, 4).to(memory_format=torch.channels_last)
-    _, x_kept = select_kept(x, kept_of([0, 1, 0, 0, 1]))
+    _, x_kept = split_input(x, kept_of([0, 1, 0, 0, 1]))
     assert torch.equal(x_kept, x[[1, 4]])
     assert x_kept.is_contiguous(memory_format=torch.channels_last)
 
@@ -184,14 +187,9 @@ def test_without_batch_statistics_it_equals_masking(name, sizes, memory_format):
                 module.eval()
     # a skipped block draws before its branch runs: the other network is given the very draws
     x = images(6, 64).double()
-    draws = []
-    for _, place in ts.inspection.drop_paths(skipping):
-        place.draw_samples = lambda x, draw=place.draw_samples: draws.append(draw(x)) or draws[-1]
+    draws = note_draws(skipping)
     y = skipping(x)
-    remaining = iter(draws)
-    for _, place in ts.inspection.drop_paths(masking):
-        if place.drop_prob > 0:
-            place.draw_samples = lambda x: next(remaining).to(x.dtype)
+    remaining = give_draws(masking, draws)
     y_masking = masking(x)
     assert_same_output(y, y_masking)
     assert next(remaining, None) is None
@@ -233,7 +231,7 @@ def test_hooks_of_the_activation_are_called():
 
 def test_norms_see_the_kept_samples_alone():
     model = one_block()
-    model[0].drop_path.draw_samples = lambda x: torch.tensor([0.0, 1.0, 1.0, 0.0])
+    give_draws(model, [[0.0, 1.0, 1.0, 0.0]])
     model[0].bn1.momentum = 1.0
     x = torch.randn(4, 16, 4, 4)
     model(x)
@@ -253,7 +251,7 @@ def test_a_batch_that_drops_all_runs_no_branch():
 @pytest.mark.parametrize('keep', [[0.0, 1.0, 0.0], [1.0]])
 def test_a_lone_value_is_normalized_by_the_running_statistics(keep):
     model = one_block()
-    model[0].drop_path.draw_samples = lambda x: torch.tensor(keep)
+    give_draws(model, [keep])
     plain = timm.models.resnet.Bottleneck(16, 4).eval()
     plain.load_state_dict(model[0].state_dict())
     state = plain.state_dict()
@@ -272,8 +270,7 @@ def test_a_lone_value_is_normalized_by_the_running_statistics(keep):
 @pytest.mark.parametrize('keep', [[1.0, 0.0, 0.0, 0.0], [1.0] * 4])
 def test_a_network_trains_where_a_norm_is_left_with_one_value(keep):
     model = timm.create_model('resnet50_sd_sample', num_classes=10, drop_path_rate=0.5, skip_dropped=True)
-    for _, place in ts.inspection.drop_paths(model):
-        place.draw_samples = lambda x: torch.tensor(keep)
+    give_draws(model, repeat(keep))
     y = model(images(4, 32))
     y.sum().backward()
     assert torch.isfinite(y).all() and all(torch.isfinite(p.grad).all() for p in model.parameters())
@@ -343,9 +340,7 @@ def test_masking_keeps_one_number_a_sample_and_block_for_the_backward_pass(name)
     x = images(5, 64)
     plain = kept_bytes(model, x)
     ts.apply_stochastic_depth(model, 'sample', layer, 0.6, 'uniform')
-    drawn = []
-    for _, place in ts.inspection.drop_paths(model):
-        place.draw_samples = lambda x, draw=place.draw_samples: drawn.append(draw(x)) or drawn[-1]
+    drawn = note_draws(model)
     masked = kept_bytes(model, x)
     num_masked = sum(not keep_N.all() for keep_N in drawn)  # a block that keeps all samples is a plain one
     assert len(drawn) == len(ts.drop_rates(model)) and num_masked

@@ -7,7 +7,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..inspection import drop_paths, drop_rates
-from ..layers.block import StochasticBlock, cuts_of
+from ..layers.block import StochasticBlock
+from ..layers.block_class import cuts_of
 
 __all__ = ['block_drop_limit', 'branch_shares', 'drop_path_shares']
 
@@ -28,9 +29,9 @@ def drop_path_shares(model: nn.Module, input_size: Tuple[int, ...] = (3, 224, 22
         block_name, _, drop_path = name.rpartition('.')
         block = model.get_submodule(block_name)
         branches = cuts_of(block)[0].branches if isinstance(block, StochasticBlock) else ()
-        owned = {
-            f'{block_name}.{child}'.lstrip('.') for p, branch in branches if p == drop_path for child in branch.owned}
-        shares[name] = sum(operations.get(child, 0) for child in owned) / counter.get_total_flops()
+        children = {
+            f'{block_name}.{n}'.lstrip('.') for p, branch in branches if p == drop_path for n in branch.branch_only}
+        shares[name] = sum(operations.get(child, 0) for child in children) / counter.get_total_flops()
     return shares
 
 

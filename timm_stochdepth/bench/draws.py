@@ -10,6 +10,7 @@ from torch import nn
 
 from ..analysis.flops import block_drop_limit, drop_path_shares
 from ..inspection import drop_paths
+from ..residual.mode import Mode
 
 __all__ = ['Draws', 'ExpectedDraws', 'NoDraws']
 
@@ -39,7 +40,7 @@ class Draws(NoDraws):
     """
 
     def __init__(self, model: nn.Module, batch_size: int, input_size: Tuple[int, ...]) -> None:
-        self.places = {name: place for name, place in drop_paths(model) if not place.is_idle()}
+        self.places = {name: place for name, place in drop_paths(model) if place.mode() is not Mode.PLAIN}
         self.shares = drop_path_shares(model, input_size)
         self.batch_size = batch_size
 
@@ -59,7 +60,7 @@ class Draws(NoDraws):
         """Share of the batch that each place drops."""
         like = torch.empty(self.batch_size)
         return {
-            name: float(not place.draw_block()) if place.drops_batch
+            name: float(not place.draws.batch(place.drop_prob)) if place.drops_batch
             else (place.draw_samples(like) == 0.).float().mean().item()
             for name, place in self.places.items()
         }

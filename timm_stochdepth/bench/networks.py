@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any, Callable, Dict
 
 import timm
-import torch
 import torchvision.ops
 from torch import nn
 
@@ -12,7 +11,8 @@ from ..apply import apply_stochastic_depth
 from ..inspection import drop_paths
 from ..layers.guards import looks_at_batch
 from ..layers.install import remove_stochastic_depth
-from .dinov2 import FixedNumberDropPath
+from .conditional import ConditionalDropPath
+from .dinov2 import FixedNumberDraws, FixedNumberDropPath
 from .settings import BenchSettings
 
 __all__ = ['create_networks']
@@ -49,7 +49,7 @@ def _drop_as_peer(model: nn.Module, settings: BenchSettings, make: Callable[[flo
 def _drop_as_dinov2(model: nn.Module, settings: BenchSettings) -> None:
     _drop(model, settings, 'sample', scale_by_keep=True)
     for _, place in drop_paths(model):
-        place.__class__ = FixedNumberDropPath
+        place.__class__, place.draws = FixedNumberDropPath, FixedNumberDraws()
 
 
 def _drop_blocks(model: nn.Module, settings: BenchSettings) -> None:
@@ -58,10 +58,9 @@ def _drop_blocks(model: nn.Module, settings: BenchSettings) -> None:
 
 
 def _skip_conditionally(model: nn.Module, settings: BenchSettings) -> None:
-    """Block mode in its simplest form, whose dropped parameters get no gradient."""
     _drop_blocks(model, settings)
     for _, place in drop_paths(model):
-        place._skip = torch.compiler.disable(lambda shortcut, *_: shortcut.clone())  # type: ignore[method-assign]
+        place.__class__ = ConditionalDropPath
 
 
 _CHANGES: Dict[str, Callable[[nn.Module, BenchSettings], None]] = {

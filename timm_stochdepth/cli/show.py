@@ -123,7 +123,8 @@ def _print_table(args: argparse.Namespace) -> None:
 
 
 def _print_code(model: 'nn.Module') -> None:
-    from ..layers.block import StochasticBlock, cuts_of
+    from ..layers.block import StochasticBlock
+    from ..layers.block_class import cuts_of
     from ..layers.targets import class_name, find_targets
 
     names: Dict[str, List[str]] = {}

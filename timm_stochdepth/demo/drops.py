@@ -1,11 +1,12 @@
 """Count what is really dropped while a network trains."""
 from collections import Counter, defaultdict
 from types import TracebackType
-from typing import Any, Callable, Dict, Optional, Type, Union
+from typing import Any, Dict, Optional, Type, Union
 
 import torch
 from torch import Tensor, nn
 
+from ..draws.bernoulli import Draws
 from ..inspection import drop_paths, drop_rates
 
 __all__ = ['DropCounter']
@@ -24,9 +25,9 @@ class DropCounter:
         self.dropped: Dict[str, Union[int, Tensor]] = defaultdict(int)
 
     def __enter__(self) -> 'DropCounter':
-        for name, place in drop_paths(self.model):
-            for draw in ('draw_samples', 'draw_block'):
-                setattr(place, draw, self._counted(name.rpartition('.')[0], getattr(place, draw)))
+        self._before = [(drop_path, drop_path.draws) for _, drop_path in drop_paths(self.model)]
+        for name, drop_path in drop_paths(self.model):
+            drop_path.draws = _CountedDraws(drop_path.draws, self, name.rpartition('.')[0])
         return self
 
     def __exit__(
@@ -35,17 +36,14 @@ class DropCounter:
             exc: Optional[BaseException],
             traceback: Optional[TracebackType],
     ) -> None:
-        for _, place in drop_paths(self.model):
-            del place.draw_samples, place.draw_block  # the instance's, those of its class stay
+        for drop_path, draws in self._before:
+            drop_path.draws = draws
 
-    def _counted(self, name: str, draw: Callable[..., Any]) -> Callable[..., Any]:
-        def counted_draw(*args: Any) -> Any:
-            keep = draw(*args)
-            keep_N = torch.as_tensor(keep).view(-1)
-            self.drawn[name] += keep_N.numel()
-            self.dropped[name] = self.dropped[name] + (keep_N == 0).sum()  # stays where it is: no wait for a device
-            return keep
-        return counted_draw
+    def count(self, block_name: str, keep_N: Tensor) -> None:
+        """Count the draws of one branch, each 0 where it is dropped."""
+        self.drawn[block_name] += keep_N.numel()
+        # stays where it is: no wait for a device
+        self.dropped[block_name] = self.dropped[block_name] + (keep_N == 0).sum()
 
     def rates(self) -> Dict[str, float]:
         """Drop rate of each block."""
@@ -54,3 +52,22 @@ class DropCounter:
     def frequencies(self) -> Dict[str, float]:
         """How often each block's branch was dropped, as a fraction of its draws; a block without a draw never was."""
         return {name: int(self.dropped[name]) / max(self.drawn[name], 1) for name in self.rates()}
+
+
+class _CountedDraws(Draws):
+    """Those of others, counted."""
+
+    def __init__(self, draws: Draws, counter: DropCounter, block_name: str) -> None:
+        self.draws = draws
+        self.counter = counter
+        self.block_name = block_name
+
+    def samples(self, *args: Any) -> Tensor:
+        keep_N = self.draws.samples(*args)
+        self.counter.count(self.block_name, keep_N)
+        return keep_N
+
+    def batch(self, drop_prob: float) -> bool:
+        keeps = self.draws.batch(drop_prob)
+        self.counter.count(self.block_name, torch.tensor([keeps]))
+        return keeps

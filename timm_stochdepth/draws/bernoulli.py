@@ -1,8 +1,10 @@
 """Draw who is dropped: a Bernoulli variable for each sample, or for the batch."""
+from typing import Union
+
 import torch
 from torch import Tensor
 
-__all__ = ['draw_keep_block', 'draw_keep_samples', 'draw_keep_samples_at', 'host_dtype']
+__all__ = ['Draws', 'draw_keep_block', 'draw_keep_samples', 'host_dtype']
 
 
 def draw_keep_samples(x: Tensor, drop_prob: float, scale_by_keep: bool = False) -> Tensor:
@@ -25,15 +27,30 @@ def draw_keep_samples(x: Tensor, drop_prob: float, scale_by_keep: bool = False) 
     return keep_N
 
 
-def draw_keep_samples_at(x: Tensor, keep_prob: Tensor, scale_by_keep: bool = False) -> Tensor:
-    """As `draw_keep_samples`, with the probability in a tensor, whose value may change without a new compilation.
+# on the CPU an operator of its own: a compiler has other random numbers than eager mode
+torch.library.define(
+    'timm_stochdepth::draw_keep_samples',
+    '(Tensor drop_prob, SymInt num_samples, bool scale_by_keep, ScalarType dtype) -> Tensor',
+    tags=(torch.Tag.nondeterministic_seeded,),
+)
 
-    Args:
-        x: Tensor with the batch in its first dimension, gives batch size, dtype and device.
-        keep_prob: Probability that a sample is kept, shape (), on any device.
-        scale_by_keep: Divide what is kept by its probability.
-    """
-    keep_prob = keep_prob.to(x.device, non_blocking=True)
+
+@torch.library.impl('timm_stochdepth::draw_keep_samples', 'cpu')
+def _(drop_prob: Tensor, num_samples: int, scale_by_keep: bool, dtype: torch.dtype) -> Tensor:
+    return draw_keep_samples(torch.empty((num_samples,), dtype=dtype), drop_prob.item(), scale_by_keep)
+
+
+@torch.library.register_fake('timm_stochdepth::draw_keep_samples')
+def _(drop_prob: Tensor, num_samples: int, scale_by_keep: bool, dtype: torch.dtype) -> Tensor:
+    return torch.empty((num_samples,), dtype=dtype)
+
+
+def _draw_keep_samples_at(x: Tensor, drop_prob: Tensor, scale_by_keep: bool) -> Tensor:
+    """As `draw_keep_samples`, with a probability whose value may change without a new compilation."""
+    if x.device.type == 'cpu':
+        drawn: Tensor = torch.ops.timm_stochdepth.draw_keep_samples(drop_prob, x.shape[0], scale_by_keep, x.dtype)
+        return drawn
+    keep_prob = 1. - drop_prob.to(x.device, non_blocking=True)
     keep_N = torch.rand((x.shape[0],), device=x.device) < keep_prob
     if scale_by_keep:
         return torch.where(keep_N, keep_prob.reciprocal(), 0.).to(x.dtype)
@@ -56,3 +73,34 @@ def draw_keep_block(drop_prob: float) -> bool:
 def host_dtype(x: Tensor) -> torch.dtype:
     """The type in which the CPU draws for a tensor that may be of low precision, or elsewhere."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+class Draws:
+    """What a drop path draws by, its attribute `draws`: here of this process alone, from PyTorch's generators.
+
+    Put another one there to draw otherwise: to repeat draws that were noted, to count them, to keep a fixed number.
+    """
+
+    def samples(self, x: Tensor, drop_prob: Union[float, Tensor], scale_by_keep: bool = False) -> Tensor:
+        """Draw the factor of each sample's branch.
+
+        Args:
+            x: Shape (N, ...), gives batch size, dtype and device.
+            drop_prob: Probability that a sample is dropped, in [0, 1]; a tensor of shape () in a graph that has to
+                outlive a change of it.
+            scale_by_keep: Divide what is kept by its probability.
+
+        Returns:
+            keep_N, shape (N,): 0 where a sample is dropped.
+        """
+        if isinstance(drop_prob, Tensor):
+            return _draw_keep_samples_at(x, drop_prob, scale_by_keep)
+        return draw_keep_samples(x, drop_prob, scale_by_keep)
+
+    def batch(self, drop_prob: float) -> bool:
+        """Draw whether the whole batch keeps its branch.
+
+        Args:
+            drop_prob: Probability that it does not, in [0, 1].
+        """
+        return draw_keep_block(drop_prob)

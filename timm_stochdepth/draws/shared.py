@@ -9,10 +9,11 @@ from weakref import WeakSet
 
 import torch
 
-from .process_group import current_run
+from .bernoulli import Draws
+from .process_group import current_run, has_ranks
 from .step_count import StepCount, short_hash
 
-__all__ = ['SharedDraws']
+__all__ = ['RankDraws', 'SharedDraws']
 
 # forward passes whose backward pass may still be to come, and with it a recomputation
 MAX_PENDING = 1024
@@ -135,3 +136,19 @@ class SharedDraws:
 
     def __reduce__(self) -> Tuple[Any, ...]:
         return SharedDraws, (self.structure, 0, self.num_steps)
+
+
+class RankDraws(Draws):
+    """Draws for a batch that one drop path takes alike on all ranks of a distributed run.
+
+    Args:
+        shared: The draws of its network.
+        place_idx: Number of the drop path in the network.
+    """
+
+    def __init__(self, shared: SharedDraws, place_idx: int) -> None:
+        self.shared = shared
+        self.place_idx = place_idx
+
+    def batch(self, drop_prob: float) -> bool:
+        return self.shared.draw_keep_block(self.place_idx, drop_prob) if has_ranks() else super().batch(drop_prob)

@@ -3,20 +3,17 @@ from typing import Any, Dict, Optional
 
 import timm.layers
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
-from ..fx.families import GATE_INPUT_LAYERS, SCALING_LAYERS
+from ..fx.families import GATE_INPUT_LAYERS, NORM_LAYERS, SCALING_LAYERS
 from ..fx.nodes import is_number, is_size
 from ..fx.trace import required_arguments, trace_forward
-from ..layers.block import StochasticBlock, cuts_of
+from ..layers.block import StochasticBlock
+from ..layers.block_class import cuts_of
 from .computed_tensors import ComputedTensor, own_tensor, own_tensors
 
 __all__ = ['branch_exponents']
 
-_NORMS = (
-    _BatchNorm, nn.GroupNorm, nn.LayerNorm, timm.layers.LayerNorm2d, timm.layers.RmsNorm, timm.layers.RmsNorm2d,
-    timm.layers.SimpleNorm, timm.layers.SimpleNorm2d)
 _LINEAR_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, timm.layers.Conv2dSame)  # themselves: a subclass may compute more
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)
 # what moves values and does not change them, timm's functions among them
@@ -48,7 +45,8 @@ def branch_exponents(name: str, block: nn.Module, drop_path: str) -> Exponents:
     for (dropped_at, branch), end in zip(cut.branches, cut.ends):
         if dropped_at == drop_path:
             found = _walk(block, end, name)
-            of_block = {own_tensor(block, n, name) for n in branch.owned if isinstance(getattr(block, n, 0), Tensor)}
+            names = [n for n in branch.branch_only if isinstance(getattr(block, n, 0), Tensor)]
+            of_block = {own_tensor(block, n, name) for n in names}
             if not found.keys() <= {*branch.parameters(block), *of_block}:
                 raise _no_end(name, block)  # what else uses it would be scaled, too
             exponents.update(found)
@@ -113,7 +111,7 @@ def _exponents_of(module: nn.Module, path: str) -> Optional[Exponents]:
         layer = GATE_INPUT_LAYERS[type(module)]
         return {own_tensor(module.get_submodule(layer), 'weight', f'{path}.{layer}'): -1}
     plain_class = parametrize.type_before_parametrizations(module)
-    if isinstance(module, (*SCALING_LAYERS, *_NORMS)) or plain_class in _LINEAR_LAYERS:
+    if isinstance(module, (*SCALING_LAYERS, *NORM_LAYERS)) or plain_class in _LINEAR_LAYERS:
         tensors = list(own_tensors(module, path))
         has_activation = not isinstance(getattr(module, 'act', nn.Identity()), nn.Identity)
         if not tensors or has_activation:

@@ -1,17 +1,14 @@
 """A residual branch: what one drop path drops, as a function of its block."""
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Callable, Generator, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
-import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ['Branch', 'has_hook']
+__all__ = ['Branch']
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Branch:
     """What one drop path drops.
 
@@ -19,65 +16,48 @@ class Branch:
         run: The branch, a function of the block and the branch's inputs.
         add_scaled: Its place's `add_scaled`, a function of the block, the shortcut and the branch's inputs.
         batch_dimensions: For each input the number of dimensions from which on its first is the batch, or None.
-        owned: Names of the block's children and parameters that nothing but the branch uses.
-        takes_sum: Whether the block adds in place, to the result of the branch.
-        branch_first: Whether the branch is the first operand of the addition, which gives the sum its memory format.
+        branch_only: Names of the block's children and parameters that nothing but the branch uses.
+        inplace_add: Whether the block adds in place, to the result of the branch.
+        branch_is_left: Whether the branch is the first operand of the addition, which gives the sum its memory format.
     """
     run: Callable[..., Tensor]
     add_scaled: Callable[..., Tensor]
     batch_dimensions: Tuple[Optional[int], ...]
-    owned: Tuple[str, ...]
-    takes_sum: bool = False
-    branch_first: bool = False
+    branch_only: Tuple[str, ...]
+    inplace_add: bool = False
+    branch_is_left: bool = False
 
     def modules(self, block: nn.Module) -> List[nn.Module]:
         """The modules that the branch alone uses, with all that they hold."""
-        owned = (_get(block, name) for name in self.owned)
-        return [m for child in owned if isinstance(child, nn.Module) for m in child.modules()]
+        found = (_get(block, name) for name in self.branch_only)
+        return [m for child in found if isinstance(child, nn.Module) for m in child.modules()]
 
     def parameters(self, block: nn.Module) -> List[Tensor]:
         """The parameters that the branch alone uses."""
-        parameters = [p for m in self.modules(block) for p in _parameters_of(m)]
-        return parameters + [p for p in (_get(block, name) for name in self.owned) if isinstance(p, Tensor)]
+        return [p for m in self.modules(block) for p in _parameters_of(m)] + self.own_tensors(block)
 
-    def takes_sum_of(self, block: nn.Module) -> bool:
-        """Whether the sum may be written into the result of the branch.
+    def own_tensors(self, block: nn.Module) -> List[Tensor]:
+        """Those of them that are no module's of the branch."""
+        return [p for p in (_get(block, name) for name in self.branch_only) if isinstance(p, Tensor)]
 
-        It may not where a hook has it: autograd refuses that for a backward hook, and a forward hook may keep it.
-        """
-        if not self.takes_sum or torch.compiler.is_compiling():
-            return False
-        return not (_has_any_global_hook() or any(has_hook(m) for m in self.modules(block)))
-
-    @contextmanager
-    def lone_values_by_running_statistics(self, block: nn.Module, num_kept: int) -> Generator[None, None, None]:
-        """Context in which a BatchNorm that is given one value a channel uses its running statistics.
+    def run_for_single_sample(self, block: nn.Module, *inputs: Any) -> Tensor:
+        """The branch, of which a BatchNorm that is given one value a channel uses its running statistics.
 
         One value has no variance, and the norm would raise.
         """
-        norms = [m for m in self.modules(block) if isinstance(m, _BatchNorm) and m.training] if num_kept == 1 else []
+        norms = [m for m in self.modules(block) if isinstance(m, _BatchNorm) and m.training]
 
         def look(norm: nn.Module, args: Tuple[Tensor, ...]) -> None:
             norm.training = args[0].numel() > args[0].shape[1]
 
         hooks = [norm.register_forward_pre_hook(look) for norm in norms]
         try:
-            yield
+            return self.run(block, *inputs)
         finally:
             for hook in hooks:
                 hook.remove()
             for norm in norms:
                 norm.training = True
-
-
-def has_hook(module: nn.Module) -> bool:
-    """Whether somebody looks at what a module returns, or at its gradient."""
-    return bool(module._forward_hooks or module._backward_hooks or module._backward_pre_hooks)
-
-
-def _has_any_global_hook() -> bool:
-    kinds = ('forward', 'forward_pre', 'backward', 'backward_pre')  # torch's own function is newer than 2.7
-    return any(getattr(torch_module, f'_global_{kind}_hooks') for kind in kinds)
 
 
 def _parameters_of(module: nn.Module) -> List[Tensor]:

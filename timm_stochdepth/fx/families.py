@@ -1,12 +1,13 @@
-"""What a trace of a block's forward cannot tell: tables of other people's names and classes."""
-from typing import Dict, Optional, Tuple, Type
+"""Tables of what a trace of a block's forward cannot tell, to be extended with classes of your own."""
+from typing import Dict, List, Optional, Type
 
 import timm.layers
 import torchvision.models.resnet as tv_resnet
 from timm.models.metaformer import Scale
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ['BATCH_DIMENSIONS', 'BRANCH_ENDS', 'GATE_INPUT_LAYERS', 'SCALING_LAYERS']
+__all__ = ['BATCH_DIMENSIONS', 'BRANCH_ENDS', 'GATE_INPUT_LAYERS', 'NORM_LAYERS', 'SCALING_LAYERS']
 
 # arguments of a block's forward, beside the first: the number of dimensions from which on the first one is the batch
 # (None: all samples share it)
@@ -28,13 +29,18 @@ BATCH_DIMENSIONS: Dict[str, Optional[int]] = {
 }
 
 # layers that multiply their input with parameters: they may stand between a drop path and the addition
-SCALING_LAYERS: Tuple[Type[nn.Module], ...] = (timm.layers.LayerScale, timm.layers.LayerScale2d, Scale, nn.Identity)
+SCALING_LAYERS: List[Type[nn.Module]] = [timm.layers.LayerScale, timm.layers.LayerScale2d, Scale, nn.Identity]
 
-# residual blocks without a drop path, and the child after which one would stand
+# residual blocks without a drop path, and the child whose result one would be called on
 BRANCH_ENDS: Dict[Type[nn.Module], str] = {
     tv_resnet.BasicBlock: 'bn2',
     tv_resnet.Bottleneck: 'bn3',
 }
+
+# norms that multiply their result with a weight, and add a bias: what folding scales at the end of a branch
+NORM_LAYERS: List[Type[nn.Module]] = [
+    _BatchNorm, nn.GroupNorm, nn.LayerNorm, timm.layers.LayerNorm2d, timm.layers.RmsNorm, timm.layers.RmsNorm2d,
+    timm.layers.SimpleNorm, timm.layers.SimpleNorm2d]
 
 # attention layers that multiply their input with a gate, and the first layer of that gate, linear in the input
 GATE_INPUT_LAYERS: Dict[Type[nn.Module], str] = {

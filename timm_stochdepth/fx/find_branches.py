@@ -72,8 +72,8 @@ class ResidualFinder:
         is_of_batch = not is_size(node) and any(n in self.of_batch for n in node.all_input_nodes)
         return 1 if is_of_batch else None
 
-    def is_call_of(self, node: fx.Node, layers: Tuple[type, ...]) -> bool:
-        return isinstance(self.child(node), layers)
+    def is_scale(self, node: fx.Node) -> bool:
+        return isinstance(self.child(node), tuple(SCALING_LAYERS))
 
     def child(self, node: fx.Node) -> Optional[nn.Module]:
         """The child that a node calls; none is looked for in the places of drop paths."""
@@ -96,7 +96,7 @@ class ResidualFinder:
             others = [n for n in user.all_input_nodes if n is not node]
             is_scaled = user.target in _PRODUCTS and not any(n in self.of_batch for n in others)
             is_reshaped = user.target in _RESHAPES and keeps_batch_first(user)
-            if not (is_scaled or is_reshaped or self.is_call_of(user, SCALING_LAYERS)):
+            if not (is_scaled or is_reshaped or self.is_scale(user)):
                 raise NotCuttable(f'the result of {describe(call)} goes into {describe(user)}, not into an addition')
             node = user
 
@@ -135,7 +135,7 @@ class ResidualFinder:
                for r in others):
             raise NotCuttable(f'the branch of {place} holds another residual branch')
         if not any(
-                n.op == 'call_module' and n is not residual.call and not self.is_call_of(n, SCALING_LAYERS)
+                n.op == 'call_module' and n is not residual.call and not self.is_scale(n)
                 for n in residual.nodes):
             raise NotCuttable(f'nothing is computed for {place} alone, that dropping it would save')
         if residual.shortcut not in self.of_batch:

@@ -28,8 +28,8 @@ class Cut:
     Attributes:
         forward: The cut forward, a function of the block and the arguments that are given.
         forward_kept: The plain forward, in which no drop path is called.
-        forward_decided: The cut forward of a batch for which is decided what it keeps, left alone by torch.compile,
-            which compiles what it calls.
+        forward_decided: The cut forward of a batch for which is decided what it keeps, a function of the block, of
+            these decisions, and the arguments; left alone by torch.compile, which compiles what it calls.
         branches: Place and branch of each drop path's call, in their order.
         ends: For each of them the graph's node that the branch's result comes from.
         code: Source of forward and of the branches.
@@ -40,6 +40,11 @@ class Cut:
     branches: Tuple[Tuple[str, Branch], ...]
     ends: Tuple[fx.Node, ...] = ()
     code: str = ''
+
+    @cached_property
+    def inplace_add(self) -> bool:
+        """Whether the block adds in place, to the result of a branch."""
+        return any(branch.inplace_add for _, branch in self.branches)
 
     @cached_property
     def forward_eager(self) -> Callable[..., Any]:
@@ -76,10 +81,10 @@ class _Cutter(ResidualFinder):
         for residual in residuals:
             graph, inputs[residual.name] = self.branch_graph(residual)
             add_source(graph, residual.name)
-        add_source(self.outer_graph(residuals, inputs, 'add'), 'forward')
+        add_source(self.outer_graph(residuals, inputs, is_decided=False), 'forward')
         code = '\n\n'.join(sources)
         add_source(self.kept_graph(), 'forward_kept')
-        add_source(self.outer_graph(residuals, inputs, 'add_decided'), 'forward_decided')
+        add_source(self.outer_graph(residuals, inputs, is_decided=True), 'forward_decided')
         sources += [_source_of_addition(r.name, str(r.call.target)) for r in residuals]
         namespace = compile_source('\n\n'.join(sources), names)
         branches = []
@@ -101,27 +106,35 @@ class _Cutter(ResidualFinder):
             dict.fromkeys(str(n.target) for n in self.nodes
                           if n.op in ('call_module', 'get_attr') and (n in residual.nodes) == is_inside)
             for is_inside in (False, True))
-        branch_first = residual.addition.args[0] is residual.operand
+        branch_is_left = residual.addition.args[0] is residual.operand
         return Branch(
             run=names[residual.name],
             add_scaled=names[f'add_{residual.name}'],
             batch_dimensions=tuple(map(self.batch_dimension, inputs)),
-            owned=tuple(name for name in own if name not in used and name not in self.places),
-            takes_sum=branch_first and residual.addition.target in (operator.iadd, 'add_'),
-            branch_first=branch_first,
+            branch_only=tuple(name for name in own if name not in used and name not in self.places),
+            inplace_add=branch_is_left and residual.addition.target in (operator.iadd, 'add_'),
+            branch_is_left=branch_is_left,
         )
 
-    def outer_graph(self, residuals: Sequence[Residual], inputs: Dict[str, List[fx.Node]], add: str) -> fx.Graph:
-        """The block, in which each addition is a call of the place's method of that name."""
+    def outer_graph(
+            self,
+            residuals: Sequence[Residual],
+            inputs: Dict[str, List[fx.Node]],
+            is_decided: bool,
+    ) -> fx.Graph:
+        """The block, in which each addition is a call of its drop path's `add`, or of `add_decided`."""
         by_addition = {r.addition: r for r in residuals}
         in_branch = set().union(*(r.nodes for r in residuals))
         graph = fx.Graph()
         copies: Dict[fx.Node, fx.Node] = {}
+        keeps = graph.placeholder('keeps') if is_decided else None
+        add = 'add_decided' if is_decided else 'add'
         for node in self.nodes:
             if node in by_addition:
                 r = by_addition[node]
                 args: Any = copies[r.shortcut], _Name(r.name), _Name('self'), *(copies[n] for n in inputs[r.name])
-                copies[node] = graph.call_module(f'{r.call.target}.{add}', args)
+                decided = [] if keeps is None else [graph.call_function(operator.getitem, (keeps, residuals.index(r)))]
+                copies[node] = graph.call_module(f'{r.call.target}.{add}', (*decided, *args))
             elif node not in in_branch:
                 copies[node] = graph.node_copy(node, copies.__getitem__)
         for node in reversed(graph.nodes):
@@ -181,24 +194,25 @@ def cut_forward(block: nn.Module, graph: fx.Graph, places: Sequence[str]) -> Cut
     return _Cutter(block, graph, places).cut()
 
 
-def cut_by_hand(plain_class: Type[nn.Module], owned: Tuple[str, ...]) -> Cut:
+def cut_by_hand(plain_class: Type[nn.Module], branch_only: Tuple[str, ...]) -> Cut:
     """The cut of a block that says itself what its shortcut, branch and activation are.
 
     Args:
         plain_class: The class that it has without stochastic depth.
-        owned: Names of the branch's children and parameters.
+        branch_only: Names of the branch's children and parameters.
     """
     namespace = compile_source(_source_of_addition('branch', 'drop_path'), {})
     branch = namespace['branch'] = Branch(
-        lambda block, x: block.branch(x), namespace['add_branch'], (1,), owned, takes_sum=True, branch_first=True)
+        lambda block, x: block.branch(x), namespace['add_branch'], (1,), branch_only, inplace_add=True,
+        branch_is_left=True)
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.activation(self.drop_path.add(self.shortcut(x), branch, self, x))
         return y
 
     @torch.compiler.disable(recursive=False)
-    def forward_decided(self: Any, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.activation(self.drop_path.add_decided(self.shortcut(x), branch, self, x))
+    def forward_decided(self: Any, keeps: Tuple[bool, ...], x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.activation(self.drop_path.add_decided(keeps[0], self.shortcut(x), branch, self, x))
         return y
 
     return Cut(forward, plain_class.forward, forward_decided, (('drop_path', branch),))

@@ -12,7 +12,7 @@ from torch import nn
 from .codegen import compile_source
 from .families import BRANCH_ENDS
 
-__all__ = ['scriptable_forward']
+__all__ = ['masked_forward', 'scriptable_forward']
 
 
 class _AddDropPath(ast.NodeTransformer):
@@ -34,17 +34,10 @@ def scriptable_forward(plain_class: Type[nn.Module]) -> Callable[..., Any]:
     TorchScript compiles the source of a forward, and knows no `*args`: it is given that of the plain class. Where that
     is not to be had, the block can't be scripted, as the plain one can't.
     """
-    plain_forward: Any = inspect.unwrap(plain_class.forward)
-    try:
-        tree: Any = ast.parse(textwrap.dedent(inspect.getsource(plain_forward)))
-    except (OSError, SyntaxError):
+    tree = _tree_of(plain_class)
+    if tree is None:
         return _forward
     function = tree.body[0]
-    if not isinstance(plain_forward, FunctionType) or not isinstance(function, ast.FunctionDef):
-        return _forward
-    function.decorator_list = []
-    if plain_class in BRANCH_ENDS:
-        _AddDropPath(BRANCH_ENDS[plain_class]).visit(function)
     self_name, *names = [a.arg for a in (*function.args.posonlyargs, *function.args.args)]
     names += [f'*{function.args.vararg.arg}'] if function.args.vararg else []
     names += [f'{a.arg}={a.arg}' for a in function.args.kwonlyargs]
@@ -57,10 +50,37 @@ if not torch.jit.is_scripting():
     return {self_name}.stochastic_forward({arguments})
 '''
     function.body = [*ast.parse(dispatch).body, *function.body]
+    return _function_of(tree, plain_class)
+
+
+def masked_forward(plain_class: Type[nn.Module]) -> Callable[..., Any]:
+    """The plain forward, in which drop paths are called."""
+    tree = _tree_of(plain_class) if plain_class in BRANCH_ENDS else None
+    return plain_class.forward if tree is None else _function_of(tree, plain_class)
+
+
+def _tree_of(plain_class: Type[nn.Module]) -> Any:
+    """The syntax of a plain forward with its drop paths; None if its source is not to be had."""
+    plain_forward: Any = inspect.unwrap(plain_class.forward)
+    try:
+        tree: Any = ast.parse(textwrap.dedent(inspect.getsource(plain_forward)))
+    except (OSError, SyntaxError):
+        return None
+    function = tree.body[0]
+    if not isinstance(plain_forward, FunctionType) or not isinstance(function, ast.FunctionDef):
+        return None
+    function.decorator_list = []
+    if plain_class in BRANCH_ENDS:
+        _AddDropPath(BRANCH_ENDS[plain_class]).visit(function)
+    return tree
+
+
+def _function_of(tree: Any, plain_class: Type[nn.Module]) -> Callable[..., Any]:
     source = ast.unparse(ast.fix_missing_locations(tree))
     # not all globals: a network is often among them, and would be kept alive
     referred = {'__name__', *_names_in(tree)}
-    known = {name: value for name, value in plain_forward.__globals__.items() if name in referred}
+    found = inspect.unwrap(plain_class.forward).__globals__
+    known = {name: value for name, value in found.items() if name in referred}
     return compile_source(source, {**known, 'torch': torch}).pop('forward')
 
 

@@ -1,4 +1,4 @@
-"""Reject norms and collectives that do not go with skipping branches."""
+"""Normalization layers and collectives that are incompatible with leaving out branches."""
 from typing import Sequence, Tuple
 
 import torch
@@ -10,7 +10,7 @@ from ..draws.process_group import has_ranks
 from ..fx.branch import Branch
 from .sharding import units
 
-__all__ = ['looks_at_batch', 'refuse_split_norms', 'refuse_waiting']
+__all__ = ['looks_at_batch', 'refuse_split_norms', 'refuse_waiting', 'what_waits']
 
 
 def looks_at_batch(module: nn.Module) -> bool:
@@ -19,7 +19,7 @@ def looks_at_batch(module: nn.Module) -> bool:
 
 
 def refuse_split_norms(block: nn.Module) -> None:
-    """Refuse norms that split a batch where samples are left out of it.
+    """Reject norms that split a batch where samples are left out of it.
 
     Raises:
         ValueError: The block holds a SplitBatchNorm2d.
@@ -30,28 +30,38 @@ def refuse_split_norms(block: nn.Module) -> None:
             ' which nothing is left where samples are left out.')
 
 
-def refuse_waiting(block: nn.Module, branches: Sequence[Tuple[str, Branch]], name: str, value: bool) -> None:
-    """Refuse norms that are collective operations, and units of FSDP, where the ranks decide each for itself.
+def what_waits(block: nn.Module, branches: Sequence[Tuple[str, Branch]]) -> str:
+    """What in a block waits for all ranks, norms that are collective operations or units of FSDP; empty if nothing.
 
     Args:
-        block: A block that may hold some.
+        block: A block.
         branches: Its branches, by their drop paths.
-        name: The argument that has the ranks decide so.
+    """
+    if any(isinstance(m, nn.SyncBatchNorm) for m in block.modules()):
+        return 'SyncBatchNorm'
+    of_fsdp = units()
+    found = [m for _, branch in branches for m in branch.modules(block) if isinstance(m, of_fsdp)] if of_fsdp else []
+    return type(found[0]).__name__ if found else ''
+
+
+def refuse_waiting(what: str, name: str, value: bool) -> None:
+    """Reject collectives in branches that ranks may skip independently.
+
+    Args:
+        what: What waits, see `what_waits`.
+        name: The argument that has the ranks decide each for itself.
         value: Its value.
 
     Raises:
-        ValueError: The block holds a SyncBatchNorm, or a branch a unit of FSDP, and there are several ranks.
+        ValueError: Something waits, and there are several ranks.
     """
-    if torch.compiler.is_compiling() or not has_ranks():  # a compiled branch always runs, for a few samples at least
+    if not what or torch.compiler.is_compiling() or not has_ranks():  # a compiled branch always runs, for a few samples
         return
-    if any(isinstance(m, nn.SyncBatchNorm) for m in block.modules()):
+    if what == 'SyncBatchNorm':
         raise ValueError(
             f'{name} must be {not value} with SyncBatchNorm, but got {value}: a rank that keeps a block would wait for'
             ' ever for the statistics of one that skips it.')
-    of_fsdp = units()
-    found = [m for _, branch in branches for m in branch.modules(block) if isinstance(m, of_fsdp)] if of_fsdp else []
-    if found:
-        raise ValueError(
-            f'{name} must be {not value} where a part of a block is sharded by itself ({type(found[0]).__name__}), but'
-            f' got {value}: a rank that keeps a branch would wait for ever for the parameters of one that skips it.'
-            ' Shard whole blocks: fully_shard(block).')
+    raise ValueError(
+        f'{name} must be {not value} where a part of a block is sharded by itself ({what}), but got {value}: a rank'
+        ' that keeps a branch would wait for ever for the parameters of one that skips it. Shard whole blocks:'
+        ' fully_shard(block).')

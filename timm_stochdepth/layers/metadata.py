@@ -2,33 +2,20 @@
 import warnings
 from dataclasses import asdict
 from functools import cache
-from typing import Any, Dict, Iterable, Optional
+from typing import Any, Dict, Iterable
 
-from torch import nn
+from .rate import DropRate
 
-from ..draws.shared import SharedDraws
-from ..settings import Settings
-from .progress import TrainingProgress
-
-__all__ = ['SaysScale', 'tell_of_weights']
+__all__ = ['RateMetadata', 'note_block_metadata']
 
 
-class SaysScale(nn.Module):
-    """A module that multiplies a branch at inference, and says by what in the metadata of each state_dict."""
+class RateMetadata(DropRate):
+    """A drop rate that the metadata of each state_dict says, and that is compared with the one of loaded weights."""
     # a DropPath's is 1: the metadata of a state_dict tells whose weights it holds
     _version = 2
 
     # that of the block, in a plain network of which nothing stands here
     block_metadata: Dict[str, Any] = {}
-    progress: TrainingProgress
-    settings: Settings
-    depth_scale: float
-    own_rate: Optional[float] = None  # here for networks that were pickled before there was one
-
-    shared_draws: Optional[SharedDraws] = None
-
-    def inference_scale(self, full: bool = False) -> float:
-        raise NotImplementedError
 
     def _save_to_state_dict(self, destination: Dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -51,12 +38,12 @@ class SaysScale(nn.Module):
             local_metadata: Dict[str, Any],
             *args: Any,
     ) -> None:
-        self._tell_of_other_rates(local_metadata or self.block_metadata)
+        self._warn_of_other_rates(local_metadata or self.block_metadata)
         if self.shared_draws is not None and 'num_steps' in local_metadata:
             self.shared_draws.num_steps = local_metadata['num_steps']
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
-    def _tell_of_other_rates(self, local_metadata: Dict[str, Any]) -> None:
+    def _warn_of_other_rates(self, local_metadata: Dict[str, Any]) -> None:
         # a run that goes on may have been at another point of its warm-up: the full rates tell
         trained_scale = local_metadata.get('full_inference_scale')
         keeps_function = (
@@ -76,17 +63,17 @@ class SaysScale(nn.Module):
                 'The weights are of a plain network. They are loaded as they are, as those of a network with stochastic'
                 f' depth at the rates of this one. For other weights, {keeps_function}', stacklevel=3)
         elif not self.progress.has_stepped:  # while it trains, libraries hand a network its own
-            _tell_of_no_metadata(keeps_function)
+            _warn_of_no_metadata(keeps_function)
 
 
-def tell_of_weights(drop_paths: Iterable[SaysScale], local_metadata: Dict[str, Any]) -> None:
-    """Tell the drop paths of a block, which own no tensors, of the weights that are loaded into it."""
+def note_block_metadata(drop_paths: Iterable[RateMetadata], local_metadata: Dict[str, Any]) -> None:
+    """Hand the metadata of weights that are loaded into a block to its drop paths, which own no tensors."""
     for drop_path in drop_paths:
         drop_path.block_metadata = local_metadata
 
 
 @cache
-def _tell_of_no_metadata(keeps_function: str) -> None:
+def _warn_of_no_metadata(keeps_function: str) -> None:
     """Once in a process: libraries that hand on a network's own weights without metadata do so again and again."""
     warnings.warn(
         'The weights do not say what drop rates they are for: their state_dict has lost its metadata, as in safetensors'

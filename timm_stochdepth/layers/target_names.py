@@ -10,8 +10,8 @@ from .targets import STOCHASTIC_LAYER_MAPPING, class_name, find_targets
 __all__ = ['HOW_TO_ADD_BLOCKS', 'check_target_layer_name', 'names_that_fit']
 
 HOW_TO_ADD_BLOCKS = (
-    'Blocks without a drop path are given stochastic depth by a class derived from StochasticBlock, and an entry in'
-    ' STOCHASTIC_LAYER_MAPPING: docs/any_model.md has an example.')
+    'Blocks without a drop path are given stochastic depth by an entry in BRANCH_ENDS, which names the child that their'
+    ' branch ends in: docs/any_model.md has an example.')
 
 
 def check_target_layer_name(name: Any, model: Optional[nn.Module] = None) -> None:

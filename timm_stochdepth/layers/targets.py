@@ -1,4 +1,5 @@
 """The blocks of a model that stochastic depth is asked for, and what can be done to them."""
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Dict, List, Optional, Sequence, Set, Tuple, Type
@@ -9,7 +10,8 @@ from torch import nn
 
 from ..fx.families import BRANCH_ENDS
 from ..fx.trace import NoDropPath, NotCuttable
-from .block import StochasticBlock, plain_class_of, stochastic_class
+from .block import StochasticBlock, plain_class_of
+from .block_class import stochastic_class
 from .drop_path import StochasticDropPath
 from .peers import NotTakenOver, Peer, looks_like_drop_path, read_peer
 from .sharding import unsharded_class
@@ -115,6 +117,11 @@ class _Places:
         """The names that a block has its drop paths under."""
         plain_class = plain_class_of(block)
         if plain_class in BRANCH_ENDS:
+            end = BRANCH_ENDS[plain_class]
+            if end not in block._modules:
+                raise ValueError(
+                    f'BRANCH_ENDS[{plain_class.__name__}] must be the name of a child of that block, one of'
+                    f' {", ".join(map(repr, block._modules))}, but is {end!r}.')
             return ('drop_path',)
         names = self.names.get(plain_class, set())
         attributes = {} if isinstance(block, _LISTS) else vars(block)
@@ -143,6 +150,10 @@ def find_targets(model: nn.Module, target_layer_name: str) -> List[Target]:
             continue
         by_hand = STOCHASTIC_LAYER_MAPPING.get(target_layer_name, {}).get(plain_class_of(block), StochasticBlock)
         if by_hand is not StochasticBlock:
+            warnings.warn(
+                f'Blocks whose shortcut, branch and activation are written by hand, as in {by_hand.__name__}, go with'
+                f' 0.6. An entry of BRANCH_ENDS does the same: BRANCH_ENDS[{class_name(block).rpartition(".")[2]}] ='
+                ' \'name of the child that the branch ends in\'.', FutureWarning, stacklevel=4)
             targets.append(Target(name, block, by_hand._places, by_hand))
             continue
         places = all_places.of(name, block)

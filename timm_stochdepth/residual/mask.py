@@ -31,34 +31,34 @@ def is_channels_last(x: Tensor) -> bool:
         return False
 
 
-def format_of_sum(shortcut: Tensor, branch: Tensor, branch_first: bool) -> torch.memory_format:
+def format_of_sum(shortcut: Tensor, branch: Tensor, branch_is_left: bool) -> torch.memory_format:
     """The memory format that PyTorch gives `branch + shortcut`, or `shortcut + branch`: that of the first."""
-    first = branch if branch_first else shortcut
+    first = branch if branch_is_left else shortcut
     if is_channels_last(first) and not first.is_contiguous():
         return torch.channels_last
-    return torch.contiguous_format if branch_first and first.is_contiguous() else torch.preserve_format
+    return torch.contiguous_format if branch_is_left and first.is_contiguous() else torch.preserve_format
 
 
-def add_plain_branch(shortcut: Tensor, branch: Tensor, takes_sum: bool = True, branch_first: bool = True) -> Tensor:
+def add_plain_branch(shortcut: Tensor, branch: Tensor, inplace_add: bool = True, branch_is_left: bool = True) -> Tensor:
     """`shortcut + branch`, written as the plain block writes it.
 
     Args:
         shortcut: Shape (N, ...).
         branch: Shape (N, ...).
-        takes_sum: The sum takes the branch's memory, as in `branch += shortcut`.
-        branch_first: `branch + shortcut`, whose first operand gives the memory format.
+        inplace_add: The sum takes the branch's memory, as in `branch += shortcut`.
+        branch_is_left: `branch + shortcut`, whose first operand gives the memory format.
     """
-    if takes_sum:
+    if inplace_add:
         return branch.add_(shortcut)
-    return branch + shortcut if branch_first else shortcut + branch
+    return branch + shortcut if branch_is_left else shortcut + branch
 
 
 def add_branch(
         shortcut: Tensor,
         branch: Tensor,
         scale: float,
-        takes_sum: bool = True,
-        branch_first: bool = True,
+        inplace_add: bool = True,
+        branch_is_left: bool = True,
 ) -> Tensor:
     """`shortcut + scale * branch` [paper, eq. 5], the scale at no cost of its own.
 
@@ -66,20 +66,20 @@ def add_branch(
         shortcut: Shape (N, ...).
         branch: Shape (N, ...).
         scale: Factor of the branch.
-        takes_sum: The branch is of its own memory: without gradients the sum takes its place.
-        branch_first: The sum has the memory format of `branch + shortcut`, and not of `shortcut + branch`.
+        inplace_add: The branch is of its own memory: without gradients the sum takes its place.
+        branch_is_left: The sum has the memory format of `branch + shortcut`, and not of `shortcut + branch`.
     """
     # autograd, its transforms and graphs know no `out`
     is_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if takes_sum and not (torch.is_grad_enabled() or is_graph or is_transformed()):
+    if inplace_add and not (torch.is_grad_enabled() or is_graph or is_transformed()):
         return torch.add(shortcut, branch, alpha=scale, out=branch)
-    return torch.add(_like_sum(shortcut, branch, branch_first), branch, alpha=scale)
+    return torch.add(_like_sum(shortcut, branch, branch_is_left), branch, alpha=scale)
 
 
-def _like_sum(shortcut: Tensor, branch: Tensor, branch_first: bool) -> Tensor:
-    if torch.compiler.is_compiling() or not branch_first or shortcut.ndim != 4:
+def _like_sum(shortcut: Tensor, branch: Tensor, branch_is_left: bool) -> Tensor:
+    if not branch_is_left or shortcut.ndim != 4 or torch.compiler.is_compiling():
         return shortcut
-    memory_format = format_of_sum(shortcut, branch, branch_first)
+    memory_format = format_of_sum(shortcut, branch, branch_is_left)
     # a branch that is neither contiguous nor channels_last, a transposed view for instance, has no format to take over
     return shortcut if memory_format == torch.preserve_format else shortcut.contiguous(memory_format=memory_format)
 
@@ -104,10 +104,10 @@ class _AddMaskedBranch(torch.autograd.Function):
     """torch.addcmul as autograd does not know it: with the sum in place of the branch, or of two types."""
 
     @staticmethod
-    def forward(ctx: Any, shortcut: Tensor, branch: Tensor, keep: Tensor, takes_sum: bool) -> Tensor:
+    def forward(ctx: Any, shortcut: Tensor, branch: Tensor, keep: Tensor, inplace_add: bool) -> Tensor:
         ctx.save_for_backward(keep)
         ctx.dtype = branch.dtype
-        if not takes_sum:
+        if not inplace_add:
             return add_product(shortcut, branch, keep)
         ctx.mark_dirty(branch)
         return torch.addcmul(shortcut, branch, keep, out=branch)
@@ -123,8 +123,8 @@ def add_masked_branch(
         shortcut: Tensor,
         branch: Tensor,
         keep_N: Tensor,
-        takes_sum: bool = True,
-        branch_first: bool = True,
+        inplace_add: bool = True,
+        branch_is_left: bool = True,
 ) -> Tensor:
     """`shortcut + keep_N * branch` [paper, eq. 2], in the one pass over memory that the sum alone takes.
 
@@ -132,15 +132,15 @@ def add_masked_branch(
         shortcut: Shape (N, ...).
         branch: Shape (N, ...).
         keep_N: Shape (N,), the factor of each sample's branch, or shape () or (1,), one for all.
-        takes_sum: The branch is of its own memory: in eager mode the sum takes its place.
-        branch_first: The sum has the memory format of `branch + shortcut`, and not of `shortcut + branch`.
+        inplace_add: The branch is of its own memory: in eager mode the sum takes its place.
+        branch_is_left: The sum has the memory format of `branch + shortcut`, and not of `shortcut + branch`.
     """
-    keep = per_sample(keep_N, branch)
+    keep = keep_N.view([-1] + [1] * (branch.ndim - 1))
     if not (torch.compiler.is_compiling() or is_transformed()):  # a compiler fuses by itself
         if keep.is_cpu and bool((keep == 1.).all()):  # there is no device to wait for
-            return add_plain_branch(shortcut, branch, takes_sum, branch_first)
-        if takes_sum:
+            return add_plain_branch(shortcut, branch, inplace_add, branch_is_left)
+        if inplace_add:
             return _AddMaskedBranch.apply(shortcut, branch, keep, True)
         if branch.dtype != shortcut.dtype and not torch.jit.is_tracing():
-            return _AddMaskedBranch.apply(_like_sum(shortcut, branch, branch_first), branch, keep, False)
-    return torch.addcmul(_like_sum(shortcut, branch, branch_first), branch, keep)
+            return _AddMaskedBranch.apply(_like_sum(shortcut, branch, branch_is_left), branch, keep, False)
+    return torch.addcmul(_like_sum(shortcut, branch, branch_is_left), branch, keep)

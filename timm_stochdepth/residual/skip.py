@@ -1,141 +1,118 @@
 """Residual additions of a branch that ran for a part of the batch, or not at all.
 
-The backward passes touch what is needed and no more: no tensor of zeros is filled to be added.
+The backward passes touch what is needed and no more: no tensor of zeros is filled to be added. In a graph that
+torch.compile makes both directions gather: a scatter would need zeros, and a compiler fuses it with nothing.
 """
-from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple, cast
 
 import torch
 from torch import Tensor
 
 from ..capture import is_transformed
-from .mask import add_product, format_of_sum, is_channels_last, multiply_as, per_sample
+from .mask import add_product, format_of_sum, multiply_as, per_sample
+from .selection import Selection, gather
 
-__all__ = ['Kept', 'add_kept_branch', 'on_device', 'select_inputs', 'select_kept', 'skip_branch', 'take_kept']
-
-
-class Kept(NamedTuple):
-    """Which samples of a batch keep their branch.
-
-    Attributes:
-        kept_K: Indices of the K samples that do, each once, shape (K,).
-        row_N: For each sample its row in the branch's result, shape (N,); without meaning where it is dropped. None
-            where sums are made by `index_add_`.
-        is_kept_N: 1 for each sample that does, else 0, shape (N,), or None.
-    """
-    kept_K: Tensor
-    row_N: Optional[Tensor] = None
-    is_kept_N: Optional[Tensor] = None
+__all__ = ['add_branch_of_some', 'gather_inputs', 'skip_branch', 'split_input']
 
 
-def on_device(kept_K: Tensor, keep_N: Tensor, device: torch.device) -> Kept:
-    """Tell a device which samples keep their branch, in one copy.
-
-    Args:
-        kept_K: Indices of the K samples that do, shape (K,), on the CPU.
-        keep_N: Factor of each sample's branch, shape (N,), on the CPU.
-        device: That of the branch.
-    """
-    if device.type == 'cpu':
-        return Kept(kept_K)
-    is_kept_N = keep_N != 0.
-    row_N = is_kept_N.cumsum(0).sub_(1).clamp_(min=0)
-    packed = torch.cat([kept_K, row_N, is_kept_N]).to(device, non_blocking=True)
-    return Kept(*packed.split([len(kept_K), len(row_N), len(row_N)]))
-
-
-def take_kept(x: Tensor, kept_K: Tensor) -> Tensor:
-    """The kept samples of a tensor, shape (K, ...), contiguous or channels_last as it is."""
-    if is_channels_last(x):
-        # index_select alone would give a contiguous tensor, and be slow at it
-        return x.permute(0, 2, 3, 1).index_select(0, kept_K).permute(0, 3, 1, 2)
-    return x.index_select(0, kept_K)
+def _where_kept(keep_N: Tensor, x: Tensor) -> Tensor:
+    """x where a sample is kept, elsewhere 0, whatever there is in x."""
+    return torch.where(per_sample(keep_N, x) > 0., x, 0.)
 
 
 def _add_rows(
         total: Tensor,
         rows: Tensor,
-        kept: Kept,
+        selection: Selection,
         scale: float = 1.,
         memory_format: torch.memory_format = torch.preserve_format,
 ) -> Tensor:
-    """`total`, shape (N, ...), and the kept samples' rows, shape (K, ...), added in memory of its own."""
-    if kept.row_N is None or kept.is_kept_N is None:
+    """`total`, shape (N, ...), and the rows of the samples that ran, shape (K, ...), added in memory of its own."""
+    run_K, row_N, keep_N = selection
+    if row_N is None or keep_N is None:
         # index_add would give a contiguous tensor
         total = total.clone(memory_format=memory_format)
-        return total.index_add_(0, kept.kept_K, rows.to(total.dtype), alpha=scale)
+        return total.index_add_(0, run_K, rows.to(total.dtype), alpha=scale)
     # on a GPU index_add_ is atomic, and in half precision many times slower than memory is
     if memory_format != torch.preserve_format:
         total = total.contiguous(memory_format=memory_format)
-    return add_product(total, take_kept(rows, kept.row_N), per_sample(kept.is_kept_N, total), value=scale)
+    return add_product(total, gather(rows, row_N), per_sample(keep_N, total), value=scale)
 
 
-class _SelectKept(torch.autograd.Function):
-    """The input twice: whole for the shortcut, its kept samples for the branch."""
+class _SplitInput(torch.autograd.Function):
+    """The input twice: whole for the shortcut, and of the samples that run for the branch."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *kept: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
-        ctx.save_for_backward(*kept)
-        return x.view_as(x), take_kept(x, Kept(*kept).kept_K)  # type: ignore[arg-type]
+    def forward(ctx: Any, x: Tensor, in_graph: bool, *selection: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+        ctx.in_graph = in_graph
+        ctx.save_for_backward(*selection)
+        return x.view_as(x), gather(x, selection[0])  # type: ignore[arg-type]
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tuple[Optional[Tensor], ...]:
-        grad_shortcut, grad_kept = grad_outputs
-        return _add_rows(grad_shortcut, grad_kept, Kept(*ctx.saved_tensors)), None, None, None
+        grad_shortcut, grad_run = grad_outputs
+        run_K, row_N, keep_N = ctx.saved_tensors
+        if ctx.in_graph:
+            grad = grad_shortcut + _where_kept(keep_N, gather(grad_run, row_N))
+        else:
+            grad = _add_rows(grad_shortcut, grad_run, Selection(run_K, row_N, keep_N))
+        return grad, None, None, None, None
 
 
-def select_kept(x: Tensor, kept: Kept) -> Tuple[Tensor, Tensor]:
+def split_input(x: Tensor, selection: Selection, in_graph: bool = False) -> Tuple[Tensor, Tensor]:
     """Split the input of a block into that of its shortcut and that of its branch.
 
     Args:
         x: Shape (N, ...), contiguous or channels_last, which the second output then is, too.
-        kept: Which samples keep their branch.
+        selection: Which samples run the branch.
+        in_graph: For a graph that torch.compile makes.
 
     Returns:
-        x itself, not to be written to, and its kept samples, shape (K, ...).
+        x itself, not to be written to, and its samples that run, shape (K, ...).
     """
     if is_transformed():
-        return x, take_kept(x, kept.kept_K)
-    shortcut, x_kept = _SelectKept.apply(x, *kept)
-    return shortcut, x_kept
+        return x, gather(x, selection.run_K)
+    shortcut, x_run = _SplitInput.apply(x, in_graph, *selection)
+    return shortcut, x_run
 
 
-def select_inputs(
+def gather_inputs(
         batch_dimensions: Tuple[Optional[int], ...],
         shortcut: Tensor,
         inputs: Sequence[Any],
-        kept_K: Tensor,
-        select: Callable[[Tensor], Tuple[Tensor, Tensor]],
+        selection: Selection,
+        in_graph: bool = False,
 ) -> Tuple[Tensor, List[Any]]:
-    """The shortcut, and of the branch's inputs the kept samples.
+    """The shortcut, and of the branch's inputs the samples that run it.
 
     Args:
         batch_dimensions: Of each of the inputs, as in `Branch`.
         shortcut: Shape (N, ...).
         inputs: Those of the branch.
-        kept_K: Indices of the K samples that keep their branch, shape (K,).
-        select: Splits a tensor that shortcut and branch share.
+        selection: Which samples do.
+        in_graph: For a graph that torch.compile makes.
 
     Raises:
         RuntimeError: An input has not one row for each sample of the shortcut.
     """
-    selected = []
+    gathered = []
     original = shortcut
     for x, dimensions in zip(inputs, batch_dimensions):
         if not isinstance(x, Tensor) or dimensions is None or x.ndim < dimensions or x.shape[0] == 1:
-            selected.append(x)
+            gathered.append(x)
         elif x.shape[0] != original.shape[0]:
             raise RuntimeError(
                 f'skip_dropped must be False where a branch has inputs of other rows than its shortcut: shape'
                 f' {tuple(x.shape)}, and {tuple(original.shape)}.')
         elif x is original and shortcut is original:
-            shortcut, x_kept = select(x)
-            selected.append(x_kept)
+            shortcut, x_run = split_input(x, selection, in_graph)
+            gathered.append(x_run)
         else:
-            selected.append(take_kept(x, kept_K))
-    return shortcut, selected
+            gathered.append(gather(x, selection.run_K))
+    return shortcut, gathered
 
 
-class _AddKeptBranch(torch.autograd.Function):
+class _AddBranchOfSome(torch.autograd.Function):
 
     @staticmethod
     def forward(
@@ -144,46 +121,80 @@ class _AddKeptBranch(torch.autograd.Function):
             branch: Tensor,
             scale: float,
             memory_format: torch.memory_format,
-            *kept: Optional[Tensor],
+            *selection: Optional[Tensor],
     ) -> Tensor:
         ctx.scale, ctx.dtype = scale, branch.dtype
-        ctx.save_for_backward(kept[0])
-        return _add_rows(shortcut, branch, Kept(*kept), scale, memory_format)  # type: ignore[arg-type]
+        ctx.save_for_backward(selection[0])
+        return _add_rows(shortcut, branch, Selection(*selection), scale, memory_format)  # type: ignore[arg-type]
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tuple[Optional[Tensor], ...]:
-        kept_K, = ctx.saved_tensors
+        run_K, = ctx.saved_tensors
         grad, = grad_outputs
-        grad_branch = take_kept(grad, kept_K)
+        grad_branch = gather(grad, run_K)
         if ctx.scale != 1. or grad.dtype != ctx.dtype:
             grad_branch = multiply_as(grad_branch, ctx.scale, ctx.dtype)
         return grad, grad_branch, None, None, None, None, None
 
 
-def add_kept_branch(
+class _AddBranchInGraph(torch.autograd.Function):
+    """The same in a compiled graph, where samples may have run whose factor is 0."""
+
+    @staticmethod
+    def forward(
+            ctx: Any,
+            shortcut: Tensor,
+            branch: Tensor,
+            run_K: Tensor,
+            row_N: Tensor,
+            keep_N: Tensor,
+            branch_is_left: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(run_K, keep_N)
+        branch = gather(branch, row_N)
+        branch = _where_kept(keep_N, branch * per_sample(keep_N, branch))
+        return branch + shortcut if branch_is_left else shortcut + branch
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tuple[Optional[Tensor], ...]:
+        run_K, keep_N = ctx.saved_tensors
+        grad, = grad_outputs
+        return grad, gather(grad, run_K) * per_sample(keep_N[run_K], grad), None, None, None, None
+
+
+def add_branch_of_some(
         shortcut: Tensor,
         branch: Tensor,
-        kept: Kept,
+        selection: Selection,
         scale: float = 1.,
-        branch_first: bool = False,
+        branch_is_left: bool = False,
+        in_graph: bool = False,
 ) -> Tensor:
-    """`shortcut + keep_N * scale * branch`, of a branch that ran for the samples with keep_N = 1 alone.
+    """`shortcut + keep_N * scale * branch`, of a branch that ran for some of the samples.
 
     Args:
         shortcut: Shape (N, ...).
-        branch: Shape (K, ...), its samples are those that are kept.
-        kept: Which samples keep their branch.
-        scale: Factor of the branch.
-        branch_first: The sum has the memory format of `branch + shortcut`, and not of `shortcut + branch`.
+        branch: Shape (K, ...), its samples are those at run_K.
+        selection: Which ran it.
+        scale: Factor of the branch, beside those that the selection has.
+        branch_is_left: The sum has the memory format of `branch + shortcut`, and not of `shortcut + branch`.
+        in_graph: For a graph that torch.compile makes; scale is 1 there, and the selection has all that it may have.
 
     Returns:
         A tensor of its own memory, shape (N, ...).
     """
+    total: Tensor
+    if in_graph:
+        run_K, row_N, keep_N = cast(Tuple[Tensor, Tensor, Tensor], selection)
+        dtype = torch.promote_types(shortcut.dtype, branch.dtype)
+        total = _AddBranchInGraph.apply(
+            shortcut.to(dtype), branch.to(dtype), run_K, row_N, keep_N.to(dtype), branch_is_left)
+        return total
     dtype = torch.result_type(shortcut, branch)
     if is_transformed():
-        return shortcut.to(dtype).index_add(0, kept.kept_K, branch.to(dtype), alpha=scale)
-    memory_format = format_of_sum(shortcut, branch, branch_first)
-    total: Tensor = _AddKeptBranch.apply(shortcut.to(dtype), branch, scale, memory_format, *kept)
+        return shortcut.to(dtype).index_add(0, selection.run_K, branch.to(dtype), alpha=scale)
+    memory_format = format_of_sum(shortcut, branch, branch_is_left)
+    total = _AddBranchOfSome.apply(shortcut.to(dtype), branch, scale, memory_format, *selection)
     return total
 
 

@@ -1,0 +1,155 @@
+"""Add a branch to the shortcut, in each mode of a forward pass."""
+from typing import TYPE_CHECKING, Any, Callable, Dict, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..capture import is_batched
+from ..draws.bernoulli import host_dtype
+from ..fx.branch import Branch
+from ..residual.conv_layout import known_layout
+from ..residual.mask import add_branch, add_masked_branch, add_plain_branch
+from ..residual.mode import Mode
+from ..residual.selection import MIN_RUN, select, select_in_graph
+from ..residual.skip import add_branch_of_some, gather_inputs, skip_branch
+from .plan import branch_parameters, may_add_inplace
+
+if TYPE_CHECKING:
+    from .drop_path import StochasticDropPath
+
+__all__ = ['ADD', 'add_to_batch', 'leave_out']
+
+
+def _add_plain(
+        drop_path: 'StochasticDropPath',
+        shortcut: Tensor,
+        branch: Branch,
+        block: nn.Module,
+        inputs: Sequence[Any],
+) -> Tensor:
+    y = branch.run(block, *inputs)
+    return add_plain_branch(shortcut, y, branch.inplace_add and may_add_inplace(block), branch.branch_is_left)
+
+
+def _add_scaled(
+        drop_path: 'StochasticDropPath',
+        shortcut: Tensor,
+        branch: Branch,
+        block: nn.Module,
+        inputs: Sequence[Any],
+) -> Tensor:
+    y = branch.run(block, *inputs)
+    form = branch.inplace_add and may_add_inplace(block), branch.branch_is_left
+    if drop_path.rate_is_graph_input():
+        return add_masked_branch(
+            shortcut, y, drop_path.keep_prob.to(y.device, y.dtype, non_blocking=True), *form)
+    return add_branch(shortcut, y, 1. - drop_path.drop_prob, *form)
+
+
+def _add_masked(
+        drop_path: 'StochasticDropPath',
+        shortcut: Tensor,
+        branch: Branch,
+        block: nn.Module,
+        inputs: Sequence[Any],
+) -> Tensor:
+    y = branch.run(block, *inputs)
+    form = branch.inplace_add and may_add_inplace(block), branch.branch_is_left
+    return add_masked_branch(shortcut, y, drop_path.draw_samples(y), *form)
+
+
+def _add_kept(
+        drop_path: 'StochasticDropPath',
+        shortcut: Tensor,
+        branch: Branch,
+        block: nn.Module,
+        inputs: Sequence[Any],
+) -> Tensor:
+    """Run a branch for the samples that keep it alone; no size may hang on a draw under vmap."""
+    num_samples = shortcut.shape[0]
+    is_compiling = torch.compiler.is_compiling()
+    if num_samples < MIN_RUN if is_compiling else is_batched():
+        return _add_masked(drop_path, shortcut, branch, block, inputs)
+    # drawn on the CPU: the number of kept samples is a shape, which a device would have to be asked for
+    like = torch.empty((num_samples,), dtype=host_dtype(shortcut), device='cpu')
+    if is_compiling:
+        return _add_in_graph(drop_path, shortcut, branch, block, inputs, like)
+    keep_N = drop_path.draw_samples(like)
+    kept_K = keep_N.nonzero().flatten()
+    num_kept = kept_K.numel()
+    if num_kept == 0:
+        return leave_out(shortcut, branch, block)
+    run = branch.run if num_kept > 1 else branch.run_for_single_sample
+    scale = 1. / (1. - drop_path.drop_prob) if drop_path.scale_by_keep else 1.
+    if num_kept == num_samples:
+        return _add_whole(shortcut, run(block, *inputs), scale, branch, block)
+    selection = select(kept_K, keep_N, shortcut.device)
+    shortcut, inputs = gather_inputs(branch.batch_dimensions, shortcut, inputs, selection)
+    return add_branch_of_some(shortcut, run(block, *inputs), selection, scale, branch.branch_is_left)
+
+
+def _add_in_graph(
+        drop_path: 'StochasticDropPath',
+        shortcut: Tensor,
+        branch: Branch,
+        block: nn.Module,
+        inputs: Sequence[Any],
+        like: Tensor,
+) -> Tensor:
+    _break_graph_in_checkpoint()
+    keep_N = drop_path.draws.samples(like, 1. - drop_path.keep_prob, drop_path.scale_by_keep)
+    selection = select_in_graph(keep_N, shortcut.device)
+    shortcut, inputs = gather_inputs(branch.batch_dimensions, shortcut, inputs, selection, in_graph=True)
+    with known_layout(block):
+        y = branch.run(block, *inputs)
+    return add_branch_of_some(shortcut, y, selection, branch_is_left=branch.branch_is_left, in_graph=True)
+
+
+def _break_graph_in_checkpoint() -> None:
+    """Leave activation checkpointing to eager mode, which runs compiled graphs within, and restores generators.
+
+    Inductor (torch 2.14) has no recomputation of an operator whose result has a size that it does not know.
+    """
+    from torch._dynamo.comptime import comptime
+
+    comptime(_break_graph_within)
+
+
+def _break_graph_within(context: Any) -> None:
+    translator = context._i_will_not_complain_if_bc_breaks_InstructionTranslator()
+    if not translator.output.is_root_tracer():  # but within the operator that a checkpoint is to the compiler
+        context.graph_break()
+
+
+def _add_whole(shortcut: Tensor, y: Tensor, scale: float, branch: Branch, block: nn.Module) -> Tensor:
+    form = branch.inplace_add and may_add_inplace(block), branch.branch_is_left
+    if scale == 1.:
+        return add_plain_branch(shortcut, y, *form)
+    return add_masked_branch(shortcut, y, y.new_full((1,), scale), *form)
+
+
+def add_to_batch(
+        drop_path: 'StochasticDropPath',
+        shortcut: Tensor,
+        branch: Branch,
+        block: nn.Module,
+        *inputs: Any,
+) -> Tensor:
+    """Add a branch that the whole batch keeps."""
+    scale = 1. / (1. - drop_path.drop_prob) if drop_path.scale_by_keep and drop_path.drop_prob < 1. else 1.
+    return _add_whole(shortcut, branch.run(block, *inputs), scale, branch, block)
+
+
+@torch.compiler.disable
+def leave_out(shortcut: Tensor, branch: Branch, block: nn.Module) -> Tensor:
+    """The sum without the branch."""
+    return skip_branch(shortcut, branch_parameters(branch, block))
+
+
+# by what a drop path does in a forward pass; what the whole batch keeps is decided for all branches of a block at once
+ADD: Dict[Mode, Callable[..., Tensor]] = {
+    Mode.PLAIN: _add_plain,
+    Mode.SCALE: _add_scaled,
+    Mode.MASK: _add_masked,
+    Mode.SKIP: _add_kept,
+}

@@ -1,0 +1,101 @@
+"""What does not change between two forward passes of a block: looked at once, for as long as its modules are the same.
+
+Whether they are is asked in each pass, and costs no Python call: builtins compare the modules' dictionaries.
+"""
+from itertools import chain
+from operator import itemgetter, methodcaller
+from typing import Any, List, Optional, Sequence, Tuple
+
+import torch
+from timm.layers import SplitBatchNorm2d
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from ..fx.branch import Branch
+from ..fx.split import Cut
+from .guards import what_waits
+
+__all__ = ['Plan', 'branch_parameters', 'may_add_inplace', 'plan_of']
+
+_children = itemgetter('_modules')
+_values = methodcaller('values')
+# of who looks at what a module returns, or at its gradient
+_hooks = itemgetter('_forward_hooks', '_backward_hooks', '_backward_pre_hooks')
+# torch's own function is newer than 2.7
+_GLOBAL_HOOKS = [
+    getattr(torch_module, f'_global_{kind}_hooks') for kind in ('forward', 'forward_pre', 'backward', 'backward_pre')]
+
+
+class Plan:
+    """What a block's forward does as long as its modules are the same.
+
+    Args:
+        block: A block.
+        cut: Its cut forward, None if there is none.
+
+    Attributes:
+        splits_batch: Whether a norm splits it into parts.
+        what_waits: What in it waits for all ranks.
+    """
+
+    def __init__(self, block: nn.Module, cut: Optional[Cut]) -> None:
+        self.cut = cut
+        branches = () if cut is None else cut.branches
+        self._modules = list(block.modules())
+        self._types = list(map(type, self._modules))
+        self._states = list(map(vars, self._modules))
+        self._found = list(map(tuple, map(_values, map(_children, self._states))))
+        self.splits_batch = any(issubclass(t, SplitBatchNorm2d) for t in self._types)
+        self.what_waits = what_waits(block, branches)
+        self._parameters = {branch: [m._parameters for m in branch.modules(block)] for _, branch in branches}
+
+    def is_current(self) -> bool:
+        """Whether the modules are the same, at all depths."""
+        found = list(map(tuple, map(_values, map(_children, self._states))))
+        return found == self._found and list(map(type, self._modules)) == self._types
+
+    def has_hook(self) -> bool:
+        """Whether a module within the block has a hook that sees what it returns, or its gradient."""
+        return any(chain.from_iterable(map(_hooks, self._states[1:]))) or any(_GLOBAL_HOOKS)
+
+    def parameters(self, branch: Branch) -> List[Tensor]:
+        """Those of the modules that a branch alone uses, as they stand now."""
+        named = map(_values, self._parameters[branch])
+        return [p for p in chain.from_iterable(named) if p is not None]
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return _no_plan, ()  # a copy of the block has modules of its own
+
+
+def _no_plan() -> None:
+    return None
+
+
+def plan_of(block: nn.Module, cut: Optional[Cut]) -> Plan:
+    """The plan of a block, made anew where it does not hold any more."""
+    state = vars(block)
+    plan: Optional[Plan] = state.get('_plan')
+    if plan is None or plan.cut is not cut or not plan.is_current():
+        plan = state['_plan'] = Plan(block, cut)
+    return plan
+
+
+def may_add_inplace(block: nn.Module) -> bool:
+    """Whether a sum may be written into a branch's result, as the block does it.
+
+    It may not where a hook has it: autograd refuses that for a backward hook, and a forward hook may keep it.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    plan: Plan = vars(block)['_plan']
+    return not plan.has_hook()
+
+
+def branch_parameters(branch: Branch, block: nn.Module) -> Sequence[Tensor]:
+    """The parameters that a branch alone uses."""
+    state = vars(block)
+    # plain attributes in replicas of nn.DataParallel, and while FSDP1 has them gathered
+    if state.get('_is_replica') or state.get('_is_fsdp_managed_module'):
+        return branch.parameters(block)
+    plan: Plan = state['_plan']
+    return plan.parameters(branch) + branch.own_tensors(block)

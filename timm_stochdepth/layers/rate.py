@@ -1,0 +1,121 @@
+"""The drop rate of one drop path: of the network, its own, and in force at some point of training."""
+import warnings
+from dataclasses import replace
+from typing import Any, Dict, Optional
+
+import torch
+from torch import nn
+
+from ..draws.bernoulli import Draws
+from ..draws.shared import RankDraws, SharedDraws
+from ..settings import Settings
+from .progress import TrainingProgress
+
+__all__ = ['DropRate']
+
+
+class DropRate(nn.Module):
+    """A module with a drop rate, which follows the training of its network.
+
+    Attributes:
+        settings: Those of the network.
+        depth_scale: Share of the network's drop rate that it has, in [0, 1].
+        own_rate: The drop rate that its block was given alone, instead of a share; None if it was not.
+        drop_prob: The probability in force, that the branch of a sample (or of the batch) is dropped.
+        full_drop_prob: The same at the end of training.
+        keep_prob: 1 - drop_prob, shape (), on the CPU: what a graph reads that is to outlive a change of the rate.
+        rate_moves: Whether the rate changes while the network trains.
+        place_idx: Number of the drop path in the network.
+        progress: How far the network's training is.
+        draws: What it draws by; another one may be put here.
+    """
+    drop_prob: float
+    progress: TrainingProgress
+    own_rate: Optional[float] = None  # here for networks that were pickled before there was one
+
+    def configure(
+            self,
+            settings: Settings,
+            depth_scale: float,
+            place_idx: int = 0,
+            progress: Optional[TrainingProgress] = None,
+            shared_draws: Optional[SharedDraws] = None,
+    ) -> None:
+        """Set how branches are dropped.
+
+        Args:
+            settings: Those of the network, with a drop_rate.
+            depth_scale: Share of the drop rate, in [0, 1].
+            place_idx: Number of the drop path in the network.
+            progress: How far the network's training is; at its end if None.
+            shared_draws: Those of the network; of a network of its own if None.
+        """
+        self.settings = settings
+        # what compiled code asks for: it would be compiled again for other settings
+        self.drops_batch = settings.stochastic_method == 'block'
+        self.skip_dropped = settings.skip_dropped
+        self.scale_by_keep = bool(settings.scale_by_keep)
+        self.rate_moves = bool(settings.schedule)
+        self.never_drops = settings.drop_rate == 0. or depth_scale == 0.
+        self.own_rate = None
+        self.is_paused = False
+        self.depth_scale = depth_scale
+        self.place_idx = place_idx
+        self.shared_draws: Optional[SharedDraws] = None
+        if self.drops_batch and settings.use_same_gpu_seed:
+            self.shared_draws = shared_draws or SharedDraws('')
+        self.draws = Draws() if self.shared_draws is None else RankDraws(self.shared_draws, place_idx)
+        self.keep_prob = torch.empty((), device='cpu')
+        if hasattr(self, 'progress'):
+            self.progress.remove(self)
+        self.progress = progress or TrainingProgress()
+        self.progress.add(self)
+        self.update_drop_prob()
+
+    @torch.jit.unused
+    def unscheduled_rate(self) -> float:
+        """The drop rate of which a schedule may let it have a share."""
+        return (self.settings.drop_rate or 0.) * self.depth_scale if self.own_rate is None else self.own_rate
+
+    @torch.jit.unused
+    def update_drop_prob(self) -> None:
+        """Take over the rate that the progress of training asks for."""
+        rate = self.unscheduled_rate()
+        self.full_drop_prob = rate * self.settings.share(1.)
+        self.drop_prob = rate * self.settings.share(self.progress.fraction)
+        self.keep_prob.fill_(1. - self.drop_prob)
+
+    @torch.jit.unused
+    def set_drop_rate(self, drop_rate: float, own_rate: Optional[float] = None) -> None:
+        """Take over another drop rate of the network, or of this block alone."""
+        self.settings = replace(self.settings, drop_rate=drop_rate)
+        self.own_rate = own_rate
+        self.rate_moves = True
+        self.never_drops = self.depth_scale == 0. and own_rate is None
+        self.update_drop_prob()
+
+    @torch.jit.unused
+    def inference_scale(self, full: bool = False) -> float:
+        """What the branch is multiplied with at inference; with `full`, at the rate of the end of training."""
+        return 1. if self.scale_by_keep else 1. - (self.full_drop_prob if full else self.drop_prob)
+
+    def train(self, mode: bool = True) -> 'DropRate':
+        if mode and self.shared_draws is not None:
+            self.shared_draws.start_epoch()
+        if mode and self.settings.schedule and not self.progress.is_told:
+            self.progress.is_told = True  # one warning a model
+            name = 'drop_warmup' if self.settings.drop_schedule is None else 'drop_schedule'
+            warnings.warn(
+                f'{name}={getattr(self.settings, name)} has no effect until the model is told how far training is: run'
+                ' the script with `timm-stochdepth run SCRIPT ...`, or call start_warmup(model) once and'
+                ' set_training_progress(model, fraction) at every step. Until then every rate is that of the end.',
+                stacklevel=2)
+        return super().train(mode)
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.is_paused = False  # whoever copies a network while it is paused
+        if 'draws' not in state:  # pickled before there were some
+            shared = state.get('shared_draws')
+            self.draws = Draws() if shared is None else RankDraws(shared, self.place_idx)
+        self.progress.add(self)
