@@ -268,7 +268,7 @@ def test_checkpointing_recomputes_what_was_drawn(backend):
             assert_same(gradients(model, compiled, x, seed), gradients(eager, eager, x, seed))
 
 
-@pytest.mark.parametrize('family', [VIT, CONVNEXT])
+@pytest.mark.parametrize('family', [VIT, pytest.param(CONVNEXT, marks=pytest.mark.long)])
 def test_autocast(family):
     model, x = create(family).float(), images(family).float()
     compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
