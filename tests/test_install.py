@@ -118,6 +118,7 @@ FUNCTIONS = """
     import timm_stochdepth as ts
     model = timm.create_model('resnet18', num_classes=4)
     ts.apply_stochastic_depth(model, 'sample', 'ResNetBasicBlock', 0.5, drop_warmup=0.1)
+    assert ts.Settings('sample', 0.5).drop_rate == 0.5
     ts.start_warmup(model)
     ts.set_training_progress(model, 0.5)
     ts.set_drop_rate(model, 0.4)

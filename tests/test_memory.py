@@ -192,6 +192,7 @@ def sizes():
     return counts
 
 
+@pytest.mark.long
 def test_a_hundred_networks_leave_no_more_than_a_few():
     references = []
     for number in range(6):

@@ -55,6 +55,7 @@ def test_an_interrupt_while_torch_is_imported(library, tmp_path):
     assert process.returncode in (130, -signal.SIGINT) and err == 'timm-stochdepth list: interrupted\n'
 
 
+@pytest.mark.long
 def test_a_reader_that_goes_and_a_disk_that_is_full():
     read, write = os.pipe()
     os.close(read)

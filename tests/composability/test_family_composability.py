@@ -20,7 +20,11 @@ from timm_stochdepth.inspection import drop_paths
 from timm_stochdepth.layers.block_class import cuts_of
 
 NAMES = ['convnext.ConvNeXtBlock', 'swin_transformer.SwinTransformerBlock', 'vision_transformer.Block']
-CLASSES = [NAMES[0], pytest.param(NAMES[1], marks=pytest.mark.families), NAMES[2]]
+CLASSES = [
+    pytest.param(NAMES[0], marks=pytest.mark.long),
+    pytest.param(NAMES[1], marks=pytest.mark.families),
+    NAMES[2],
+]
 COMPILED = [pytest.param(name, marks=pytest.mark.families) for name in NAMES[:2]] + [NAMES[2]]
 METHODS = [('sample', {}), ('sample', dict(skip_dropped=True)), ('block', {})]
 

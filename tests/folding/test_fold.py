@@ -37,8 +37,17 @@ def create(name):
     return timm.create_model(name, num_classes=10)
 
 
+QUICK = ('resnet18', 'resnet26d', 'seresnext26d_32x4d', 'torchvision.resnet18', 'torchvision.resnet50')
+
+
 @pytest.mark.parametrize('method', ['sample', 'block'])
-@pytest.mark.parametrize('name, layer', [*TIMM_MODELS.items(), *TORCHVISION_MODELS.items()])
+@pytest.mark.parametrize(
+    'name, layer',
+    [
+        pytest.param(name, layer, marks=[] if name in QUICK else pytest.mark.long)
+        for name, layer in (TIMM_MODELS | TORCHVISION_MODELS).items()
+    ],
+)
 def test_folded_families_infer_the_same_and_load_into_the_plain_model(name, layer, method):
     model = randomize(create(name)).eval()
     ts.apply_stochastic_depth(model, method, layer, 0.6)

@@ -35,7 +35,7 @@ def create(method=None, rate=0.5, name='resnet10t', **settings):
     return model
 
 
-@pytest.mark.parametrize('strict', [False, True])
+@pytest.mark.parametrize('strict', [False, pytest.param(True, marks=pytest.mark.long)])
 def test_an_exported_network_draws_at_each_call(strict):
     model, x = create('sample'), images()
     exported = torch.export.export(model, (x,), strict=strict).module()
@@ -49,7 +49,10 @@ def test_an_exported_network_draws_at_each_call(strict):
 
 @pytest.mark.parametrize('name', ['resnet10t', pytest.param('test_vit', marks=pytest.mark.long)])
 @pytest.mark.parametrize('method, settings', REFUSED)
-@pytest.mark.parametrize('leave', LEAVE.values(), ids=LEAVE)
+@pytest.mark.parametrize(
+    'leave',
+    [pytest.param(f, id=n, marks=pytest.mark.long if n == 'strict export' else []) for n, f in LEAVE.items()],
+)
 def test_decisions_are_not_frozen_into_an_exported_graph(leave, method, settings, name):
     model = create(method, name=name, **settings)
     x = torch.randn(4, 3, 160, 160) if 'vit' in name else images()

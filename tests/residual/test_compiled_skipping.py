@@ -174,8 +174,8 @@ def test_a_convolution_of_known_layout_under_autocast(dtype):
 @pytest.mark.parametrize(
     'family',
     [
-        VIT,
-        CONVNEXT,
+        pytest.param(VIT, marks=pytest.mark.long),
+        pytest.param(CONVNEXT, marks=pytest.mark.long),
         *(
             pytest.param(name, marks=pytest.mark.families)
             for name in (
@@ -257,7 +257,7 @@ def test_what_is_dropped_is_not_computed():
     assert len(set(map(tuple, num_rows))) == 5
 
 
-@pytest.mark.parametrize('backend', ['aot_eager', 'inductor'])
+@pytest.mark.parametrize('backend', ['aot_eager', pytest.param('inductor', marks=pytest.mark.long)])
 def test_checkpointing_recomputes_what_was_drawn(backend):
     model, x = create(VIT), images(VIT)
     eager = copy.deepcopy(model)
@@ -268,7 +268,7 @@ def test_checkpointing_recomputes_what_was_drawn(backend):
             assert_same(gradients(model, compiled, x, seed), gradients(eager, eager, x, seed))
 
 
-@pytest.mark.parametrize('family', [VIT, CONVNEXT])
+@pytest.mark.parametrize('family', [VIT, pytest.param(CONVNEXT, marks=pytest.mark.long)])
 def test_autocast(family):
     model, x = create(family).float(), images(family).float()
     compiled = torch.compile(model, backend='aot_eager', fullgraph=True)

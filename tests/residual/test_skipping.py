@@ -289,8 +289,10 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize('hooked', [False, True])
-@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize('hooked', [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    'name', [n if n in ('resnet50', 'convnext_atto') else pytest.param(n, marks=pytest.mark.long) for n in NETWORKS]
+)
 @pytest.mark.parametrize('method, settings', METHODS)
 def test_no_decision_reads_a_tensor_of_the_model_device(method, settings, name, hooked):
     # there is nothing to read on the meta device: whatever waits for a value raises
