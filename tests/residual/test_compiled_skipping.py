@@ -226,6 +226,7 @@ def test_a_batch_that_keeps_next_to_nothing(rate):
     assert counter.frame_count == 1
 
 
+@pytest.mark.long
 def test_a_smaller_last_batch_and_a_batch_of_one():
     model = create(VIT)
     eager = copy.deepcopy(model)
