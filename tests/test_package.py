@@ -70,6 +70,7 @@ for imports in sys.argv[1:]:
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='the system has no fork')
+@pytest.mark.long
 def test_models_are_registered_whatever_is_imported_first():
     command = [sys.executable, '-c', IN_FORKS, *IMPORTS]
     result = subprocess.run(command, check=True, capture_output=True, text=True)

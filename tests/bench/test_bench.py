@@ -114,6 +114,7 @@ def test_the_help_explains_every_column(device, memory, capsys):
     assert re.search(r'takes .* s on [^:]*: .* minutes a rate', text)
 
 
+@pytest.mark.long
 def test_any_network_of_timm_is_timed_at_a_uniform_rate(tmp_path):
     args = ['--model', 'test_vit', '--batch-size', '2', '--max-rounds', '2', '--rate', '0.5']
     assert main(['bench', *args, '--distribution', 'uniform', '--out', str(tmp_path)]) == 0
@@ -136,6 +137,7 @@ def test_branches_that_can_only_be_masked_are_measured_in_the_rows_that_mask(cap
 SMALL = ['--model', 'resnet18', '--batch-size', '2', '--img-size', '32', '--max-rounds', '2']
 
 
+@pytest.mark.long
 def test_inference_has_nothing_to_skip(tmp_path):
     assert main(['bench', *SMALL, '--inference', '--out', str(tmp_path)]) == 0
     rows = json.loads((tmp_path / 'resnet18_rate0.1_cpu_inference.json').read_text())['rows']

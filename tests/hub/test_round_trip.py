@@ -128,6 +128,7 @@ def test_plain_needs_timm_alone(checkpoint, command, hub_server, logits, tmp_pat
     assert b'a plain timm model' in hub_server.files(REPO_ID)['README.md']
 
 
+@pytest.mark.long
 def test_branch_private_and_pull_request(checkpoint, command, hub_server):
     status, _, err = command('push', checkpoint, REPO_ID, '--private', '--revision', 'ema')
     assert status == 0, err

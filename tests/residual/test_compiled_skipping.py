@@ -215,7 +215,7 @@ def test_inductor_makes_one_graph_for_all_draws_and_rates(family):
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize('rate', [0.95, 1.0])
+@pytest.mark.parametrize('rate', [pytest.param(0.95, marks=pytest.mark.long), 1.0])
 def test_a_batch_that_keeps_next_to_nothing(rate):
     model, x = create(VIT, rate), images(VIT, 2)
     eager = copy.deepcopy(model)
@@ -226,6 +226,7 @@ def test_a_batch_that_keeps_next_to_nothing(rate):
     assert counter.frame_count == 1
 
 
+@pytest.mark.long
 def test_a_smaller_last_batch_and_a_batch_of_one():
     model = create(VIT)
     eager = copy.deepcopy(model)
@@ -268,7 +269,7 @@ def test_checkpointing_recomputes_what_was_drawn(backend):
             assert_same(gradients(model, compiled, x, seed), gradients(eager, eager, x, seed))
 
 
-@pytest.mark.parametrize('family', [VIT, pytest.param(CONVNEXT, marks=pytest.mark.long)])
+@pytest.mark.parametrize('family', [pytest.param(family, marks=pytest.mark.long) for family in (VIT, CONVNEXT)])
 def test_autocast(family):
     model, x = create(family).float(), images(family).float()
     compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
