@@ -10,7 +10,6 @@ from torch import nn
 
 from ..analysis.flops import block_drop_limit, drop_path_shares
 from ..inspection import drop_paths
-from ..residual.mode import Mode
 
 __all__ = ['Draws', 'ExpectedDraws', 'NoDraws']
 
@@ -40,7 +39,7 @@ class Draws(NoDraws):
     """
 
     def __init__(self, model: nn.Module, batch_size: int, input_size: Tuple[int, ...]) -> None:
-        self.places = {name: place for name, place in drop_paths(model) if place.mode() is not Mode.PLAIN}
+        self.places = {name: place for name, place in drop_paths(model) if place.drop_prob > 0.}
         self.shares = drop_path_shares(model, input_size)
         self.batch_size = batch_size
 

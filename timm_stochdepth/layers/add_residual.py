@@ -1,5 +1,5 @@
 """Add a branch to the shortcut, in each mode of a forward pass."""
-from typing import TYPE_CHECKING, Any, Callable, Dict, Sequence
+from typing import Any, Callable, Dict, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +13,13 @@ from ..residual.mode import Mode
 from ..residual.selection import MIN_RUN, select, select_in_graph
 from ..residual.skip import add_branch_of_some, gather_inputs, skip_branch
 from .plan import branch_parameters, may_add_inplace
-
-if TYPE_CHECKING:
-    from .drop_path import StochasticDropPath
+from .rate import DropRate
 
 __all__ = ['ADD', 'add_to_batch', 'leave_out']
 
 
 def _add_plain(
-        drop_path: 'StochasticDropPath',
+        drop_path: DropRate,
         shortcut: Tensor,
         branch: Branch,
         block: nn.Module,
@@ -32,7 +30,7 @@ def _add_plain(
 
 
 def _add_scaled(
-        drop_path: 'StochasticDropPath',
+        drop_path: DropRate,
         shortcut: Tensor,
         branch: Branch,
         block: nn.Module,
@@ -47,7 +45,7 @@ def _add_scaled(
 
 
 def _add_masked(
-        drop_path: 'StochasticDropPath',
+        drop_path: DropRate,
         shortcut: Tensor,
         branch: Branch,
         block: nn.Module,
@@ -59,7 +57,7 @@ def _add_masked(
 
 
 def _add_kept(
-        drop_path: 'StochasticDropPath',
+        drop_path: DropRate,
         shortcut: Tensor,
         branch: Branch,
         block: nn.Module,
@@ -89,7 +87,7 @@ def _add_kept(
 
 
 def _add_in_graph(
-        drop_path: 'StochasticDropPath',
+        drop_path: DropRate,
         shortcut: Tensor,
         branch: Branch,
         block: nn.Module,
@@ -129,7 +127,7 @@ def _add_whole(shortcut: Tensor, y: Tensor, scale: float, branch: Branch, block:
 
 
 def add_to_batch(
-        drop_path: 'StochasticDropPath',
+        drop_path: DropRate,
         shortcut: Tensor,
         branch: Branch,
         block: nn.Module,

@@ -62,11 +62,12 @@ class StochasticBlock(nn.Module):
     @torch.jit.unused
     def drops_batch(self) -> bool:
         """Whether a forward pass drops branches for the whole batch, if it drops any."""
-        first: StochasticDropPath = getattr(self, self._places[0])
-        if not first.drops_batch or all(d.mode() is not Mode.BATCH for d in self._drop_paths()):
-            return False
-        refuse_frozen_decisions('stochastic_method', 'block')
-        return True
+        for name in self._places:
+            drop_path: StochasticDropPath = getattr(self, name)
+            if drop_path.drops_batch and drop_path.mode() is Mode.BATCH:
+                refuse_frozen_decisions('stochastic_method', 'block')
+                return True
+        return False
 
     @torch.jit.unused
     def stochastic_forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -131,14 +132,15 @@ class StochasticBlock(nn.Module):
         first: StochasticDropPath = getattr(self, self._places[0])
         if plan.what_waits and not first.settings.use_same_gpu_seed:
             refuse_waiting(plan.what_waits, 'use_same_gpu_seed', False)
-        keeps = []
+        keeps, is_scaled = [], False
         with torch._C._DisableFuncTorch():  # one decision for whatever is vmapped
             for name, _ in cut.branches:
                 drop_path: StochasticDropPath = getattr(self, name)
-                keeps.append(drop_path.mode() is not Mode.BATCH or drop_path.draws.batch(drop_path.drop_prob))
+                keeps.append(drop_path.drop_prob == 0. or drop_path.draws.batch(drop_path.drop_prob))
+                is_scaled = is_scaled or drop_path.scale_by_keep and drop_path.drop_prob > 0.
         if not any(keeps):
             return cut.forward_eager, (tuple(keeps),), given
-        if all(keeps) and not first.scale_by_keep and not (cut.inplace_add and plan.has_hook()):
+        if all(keeps) and not is_scaled and not (cut.inplace_add and plan.has_hook()):
             return cut.forward_kept, (), given
         return cut.forward_decided, (tuple(keeps),), given
 

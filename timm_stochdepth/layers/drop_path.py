@@ -4,7 +4,7 @@ from typing import Any, Dict, Optional
 import torch
 from torch import Tensor, nn
 
-from ..capture import as_leaf, is_exporting, is_traced
+from ..capture import as_leaf, is_traced
 from ..draws.bernoulli import draw_keep_block, draw_keep_samples
 from ..fx.branch import Branch
 from ..residual.mask import per_sample
@@ -45,25 +45,14 @@ class StochasticDropPath(RateMetadata):
     def mode(self) -> Mode:
         """What a forward pass does with the branch: decided here, and nowhere else."""
         drops = self.training and not self.is_paused
+        if drops and self.drops_batch:  # at whatever rate: a compiler would make a graph of it
+            return Mode.BATCH
         is_plain = self.never_drops if self.rate_moves and self.rate_is_graph_input() else self.drop_prob == 0.
         if is_plain or (self.scale_by_keep and not drops):
             return Mode.PLAIN
         if not drops:
             return Mode.SCALE
-        if self.drops_batch:
-            return Mode.BATCH
         return Mode.SKIP if self.skip_dropped else Mode.MASK
-
-    @torch.jit.unused
-    def rate_is_graph_input(self) -> bool:
-        """Whether a graph is being compiled that has to outlive a change of the rate: a number would be part of it."""
-        return self.rate_moves and torch.compiler.is_compiling() and not is_exporting()
-
-    @torch.jit.unused
-    def draw_samples(self, x: Tensor) -> Tensor:
-        """Draw keep_N, the factor of each sample's branch in a batch like x."""
-        drop_prob = 1. - self.keep_prob if self.rate_moves and self.rate_is_graph_input() else self.drop_prob
-        return self.draws.samples(x, drop_prob, self.scale_by_keep)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mask the result of a branch in training, and scale it at inference.
@@ -91,7 +80,7 @@ class StochasticDropPath(RateMetadata):
             traced: Tensor = as_leaf(self, (x,), {})
             return traced
         mode = self.mode()
-        if mode is Mode.PLAIN:
+        if mode is Mode.PLAIN or self.drop_prob == 0. and mode is Mode.BATCH:
             return x
         if mode is Mode.SCALE:
             if self.rate_is_graph_input():

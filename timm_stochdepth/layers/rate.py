@@ -4,8 +4,9 @@ from dataclasses import replace
 from typing import Any, Dict, Optional
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ..capture import is_exporting
 from ..draws.bernoulli import Draws
 from ..draws.shared import RankDraws, SharedDraws
 from ..settings import Settings
@@ -98,6 +99,17 @@ class DropRate(nn.Module):
     def inference_scale(self, full: bool = False) -> float:
         """What the branch is multiplied with at inference; with `full`, at the rate of the end of training."""
         return 1. if self.scale_by_keep else 1. - (self.full_drop_prob if full else self.drop_prob)
+
+    @torch.jit.unused
+    def rate_is_graph_input(self) -> bool:
+        """Whether a graph is being compiled that has to outlive a change of the rate: a number would be part of it."""
+        return self.rate_moves and torch.compiler.is_compiling() and not is_exporting()
+
+    @torch.jit.unused
+    def draw_samples(self, x: Tensor) -> Tensor:
+        """Draw keep_N, the factor of each sample's branch in a batch like x."""
+        drop_prob = 1. - self.keep_prob if self.rate_moves and self.rate_is_graph_input() else self.drop_prob
+        return self.draws.samples(x, drop_prob, self.scale_by_keep)
 
     def train(self, mode: bool = True) -> 'DropRate':
         if mode and self.shared_draws is not None:
