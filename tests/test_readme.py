@@ -37,7 +37,7 @@ def test_python_blocks_run_each_by_itself(page, hub_cache, tmp_path):
 
 def test_what_a_newcomer_copies_is_code_that_runs():
     scripts = '\n'.join(script for page in PAGES for script in code_blocks(page, 'python'))
-    for name in ('pretrained=True', 'skip_dropped=True', 'STOCHASTIC_LAYER_MAPPING[', 'push_to_hub(', 'start_warmup('):
+    for name in ('pretrained=True', 'skip_dropped=True', 'BRANCH_ENDS[', 'push_to_hub(', 'start_warmup('):
         assert name in scripts
 
 

@@ -22,9 +22,16 @@ The public names, all others are internal:
     push_to_hub                 weights, config and model card, in one commit
     StochasticDepth             the algorithm for Composer's trainer
     StochasticBlock             base class of stochastic blocks
-    BRANCH_ENDS and others      what a trace of a block cannot tell, to be extended: docs/any_model.md
     STOCHASTIC_LAYER_MAPPING    the kinds of blocks that can be asked for by a name, to be extended
     models                      module of the registered models
+
+Tables of what a trace of a block cannot tell, to be extended (docs/any_model.md):
+
+    BRANCH_ENDS                 in which child the branch of a block without a drop path ends
+    BATCH_DIMENSIONS            which arguments of a block have a row for each sample
+    SCALING_LAYERS              which layers may scale a branch after its drop path
+    GATE_INPUT_LAYERS           which layers multiply their input by a gate, and the gate's first layer
+    NORM_LAYERS                 which layers are norms with a weight and a bias
 
 The command line is `timm-stochdepth`, or `python -m timm_stochdepth`.
 """

@@ -173,7 +173,7 @@ def test_transformers_vit_has_none_and_the_way_is_said():
     model = transformers.ViTModel(transformers.ViTConfig(**SIZES))
     assert not any('drop_path' in name for name, _ in model.named_modules())
     (text,) = told(ts.apply_stochastic_depth, model, 'sample', 'DropPath', 0.2)
-    assert 'none of its blocks has a drop path' in text and 'STOCHASTIC_LAYER_MAPPING' in text
+    assert 'none of its blocks has a drop path' in text and 'BRANCH_ENDS' in text
     assert not ts.drop_rates(model)
 
 

@@ -1,5 +1,7 @@
 """Draws of drop paths, noted or given."""
 
+import copy
+
 import torch
 
 from timm_stochdepth.draws.bernoulli import Draws
@@ -11,6 +13,9 @@ class NotedDraws(Draws):
 
     def __init__(self, draws, noted):
         self.draws, self.noted = draws, noted
+
+    def __deepcopy__(self, memo):
+        return NotedDraws(copy.deepcopy(self.draws, memo), self.noted)
 
     def samples(self, *args):
         self.noted.append(self.draws.samples(*args))
