@@ -104,3 +104,13 @@ def test_inference_takes_the_memory_of_the_branch_unless_gradients_are_asked_for
         y = mask.add_branch(shortcut, branch, 0.7)
     assert y.data_ptr() == branch.data_ptr()
     torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize('branch_is_left', [False, True])
+def test_a_plain_sum_has_the_memory_format_of_its_left_operand(branch_is_left):
+    shortcut = torch.randn(2, 3, 4, 5)
+    branch = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    plain = branch + shortcut if branch_is_left else shortcut + branch
+    for inplace_add in (False, True)[: 1 + branch_is_left]:  # what is added in place is on the left
+        y = mask.add_plain_branch(shortcut, branch.clone(), inplace_add, branch_is_left)
+        assert torch.equal(y, plain) and y.stride() == plain.stride()
