@@ -1,4 +1,4 @@
-"""Draws that every rank of a distributed run takes alike, whatever the ranks' own seeds, and none waits for another."""
+"""Draws that all ranks of a distributed run take alike, without waiting for one another."""
 import gc
 from collections import Counter, defaultdict, deque
 from functools import cached_property
@@ -90,7 +90,7 @@ class SharedDraws:
             self._num_draws.clear()
 
     def draw_keep_block(self, place_idx: int, drop_prob: float) -> bool:
-        """Draw whether a place keeps its branch for the whole batch, alike on all ranks.
+        """Draw whether the whole batch keeps a branch, alike on all ranks.
 
         Args:
             place_idx: Number of the place in its network.

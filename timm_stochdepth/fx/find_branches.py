@@ -1,4 +1,4 @@
-"""The residual branches of a block's graph: what feeds a drop path and nothing else."""
+"""Find the residual branches of a block's graph: what feeds a drop path and nothing else."""
 import operator
 from dataclasses import dataclass
 from typing import Any, List, Optional, Sequence, Set, Tuple

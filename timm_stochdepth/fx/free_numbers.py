@@ -1,4 +1,4 @@
-"""Cut a block's forward such that numbers of the block may change: a gain, say, that the training loop sets."""
+"""Cut forwards that read numbers of the block anew in each pass, as a gain that the training loop sets."""
 from typing import Any, Collection, Dict, Sequence, Type
 
 from torch import fx, nn

@@ -1,4 +1,4 @@
-"""Questions about the nodes of a block's graph, whose children are leaves."""
+"""Predicates on the nodes of a block's graph, in which its children are leaves."""
 import operator
 import re
 from typing import Any, Dict, Iterator, Optional, Tuple

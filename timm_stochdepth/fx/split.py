@@ -1,4 +1,4 @@
-"""A block's forward, cut at its drop paths.
+"""Cut a block's forward at its drop paths.
 
 A residual branch begins and ends where the block's own code says: for each call of a drop path whose result is added
 to something, what feeds the drop path and nothing else is the branch, the other operand of the addition the shortcut.

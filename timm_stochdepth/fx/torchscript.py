@@ -1,4 +1,4 @@
-"""The forward of a stochastic block's class, as TorchScript and who looks at signatures find it: the plain one's."""
+"""Forwards made from the source of the plain one: for TorchScript, and with drop paths called in it."""
 import ast
 import inspect
 import re

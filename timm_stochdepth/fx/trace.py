@@ -1,4 +1,4 @@
-"""A block's forward as a graph, with its children as leaves."""
+"""Trace a block's forward, with its children as leaves."""
 import inspect
 import operator
 from functools import partial

@@ -1,4 +1,4 @@
-"""Residual blocks with stochastic depth: what they do in a forward pass.
+"""Forward passes of residual blocks with stochastic depth.
 
 The mode of a pass is each drop path's (`StochasticDropPath.mode`); here the pass is handed to the plain forward, to the
 cut one, or to the one that leaves out what the batch drops.

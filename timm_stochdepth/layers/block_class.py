@@ -1,4 +1,4 @@
-"""Classes of residual blocks that are cut: made from the plain ones.
+"""Make the class that gives a plain residual block stochastic depth.
 
 A plain block becomes a stochastic one, and back, by a change of class: its modules, parameters and hooks are the very
 same objects. The class is made once for all blocks of one shape whose forward does the same.

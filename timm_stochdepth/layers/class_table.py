@@ -1,4 +1,4 @@
-"""A table of the classes that were made for blocks, in which those that are of no use do not stay."""
+"""Weak table of the classes that were made for blocks."""
 import sys
 from collections import OrderedDict
 from typing import Any, Callable, Generic, Hashable, Type, TypeVar

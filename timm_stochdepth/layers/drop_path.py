@@ -94,7 +94,7 @@ class StochasticDropPath(RateMetadata):
 
     @torch.jit.unused
     def add(self, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:
-        """`shortcut + b * branch(block, *inputs)`, b the draw of this place, or its expectation at inference.
+        """`shortcut + b * branch(block, *inputs)`, b drawn in training, and its expectation at inference.
 
         Args:
             shortcut: Shape (N, ...).

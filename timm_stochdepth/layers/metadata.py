@@ -1,4 +1,4 @@
-"""What a state_dict's metadata says of the rates that its weights are for, and of how they were trained."""
+"""Write drop rates into a state_dict's metadata, and compare them when weights are loaded."""
 import warnings
 from dataclasses import asdict
 from functools import cache

@@ -1,4 +1,4 @@
-"""Drop paths of others: which modules are some, at which rate, and by which convention they scale."""
+"""Recognize drop paths of other packages, their rate, and the convention by which they scale."""
 import copy
 import random
 import sys

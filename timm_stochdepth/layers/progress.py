@@ -1,4 +1,4 @@
-"""How far training is, and at what rate, told once and heard by a model and all its copies."""
+"""Training progress and drop rate, shared by a model and its copies."""
 from typing import Any, Dict, Optional, Protocol, Tuple
 from weakref import WeakSet
 

@@ -1,4 +1,4 @@
-"""Modules that are sharded over the ranks: by FSDP2, whose `fully_shard` changes their class, or by FSDP1's wrapper."""
+"""Sharded modules: by FSDP2, whose `fully_shard` changes their class, or by FSDP1's wrapper."""
 import sys
 from typing import Any, Tuple
 from weakref import WeakValueDictionary

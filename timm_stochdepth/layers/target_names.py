@@ -1,4 +1,4 @@
-"""Names that a model's blocks are asked for by, and what a wrong one may have meant."""
+"""Check the name that blocks are asked for by, and suggest close ones."""
 import difflib
 from typing import Any, List, Optional, Sequence
 

@@ -1,4 +1,4 @@
-"""The blocks of a model that stochastic depth is asked for, and what can be done to them."""
+"""Find the blocks of a model that stochastic depth is asked for."""
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -58,12 +58,12 @@ class Target:
         return f'{self.name}.{place}' if self.name else place
 
     def drop_paths(self) -> Dict[str, StochasticDropPath]:
-        """This package's drop paths in its places."""
+        """Those of its drop paths that are this package's."""
         children = self.block._modules
         return {p: c for p in self.places if isinstance(c := children.get(p), StochasticDropPath)}
 
     def rates(self) -> List[float]:
-        """The drop rate that each of its places has now."""
+        """The drop rate that each of its drop paths has now."""
         rates = {place: peer.rate for place, peer in self.peers.items()}
         rates.update((place, drop_path.unscheduled_rate()) for place, drop_path in self.drop_paths().items())
         return [rates.get(place, 0.) for place in self.places]
