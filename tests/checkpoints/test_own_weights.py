@@ -76,11 +76,17 @@ def test_torchs_distributed_checkpoints_hand_own_weights_on():
 def test_networks_that_have_not_trained_are_told_once():
     another, weights = train(create()), bare(create())
     model = create()
-    model(torch.randn(2, 3, 32, 32)).sum().backward()  # a look at its gradients
+    model(torch.randn(2, 3, 32, 32))  # a look at its output
     [message] = told(model.load_state_dict, weights)
     assert 'right for a run that goes on' in message and 'of a plain network' in message
     assert told(model.load_state_dict, weights) == told(create().load_state_dict, weights) == []
     assert told(another.load_state_dict, weights) == []
+
+
+def test_a_network_with_gradients_trains_before_its_first_step():
+    model = create()
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert told(model.load_state_dict, bare(model)) == []
 
 
 def test_a_network_of_another_process_has_not_trained_here():

@@ -322,3 +322,19 @@ def test_a_full_disk_leaves_what_was_there(checkpoint, tmp_path):
     assert result.returncode == 1, result.stderr
     assert result.stderr.count('\n') == 1 and 'Traceback' not in result.stderr
     assert target.read_bytes() == before and list(tmp_path.iterdir()) == [target]
+
+
+def test_fold_writes_the_same_weights_again_and_replaces_others_by_force_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = dict(num_classes=4, layers=[1, 1, 1, 1], base_width=8)
+    for name in ('first', 'second'):
+        torch.save(timm.create_model('resnet50_sd_block', **small).state_dict(), f'{name}.pth')
+    args = ['--model', 'resnet50_sd_block', '--model-kwargs', 'layers=[1, 1, 1, 1]', 'base_width=8']
+    for _ in range(2):
+        assert main(['fold', 'first.pth', 'folded.safetensors', *args]) == 0
+    before = (tmp_path / 'folded.safetensors').read_bytes()
+    assert main(['fold', 'second.pth', 'folded.safetensors', *args]) != 0
+    assert 'which is there already: --force replaces it' in capsys.readouterr().err
+    assert (tmp_path / 'folded.safetensors').read_bytes() == before
+    assert main(['fold', 'second.pth', 'folded.safetensors', '--force', *args]) == 0
+    assert (tmp_path / 'folded.safetensors').read_bytes() != before

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
     from .checks import check_model_name
 
     with usage_errors():
-        check_new(args.target, 'OUT', args.force, args.network.paths)
+        check_new(args.target, 'OUT', force=True, inputs=args.network.paths)  # the same content may be there
     if args.unfold:
         check_model_name('--unfold', args.unfold)
     # --drop-path is that of the network to be made with --unfold

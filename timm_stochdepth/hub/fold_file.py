@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ..folding.fold import fold_stochastic_depth
@@ -64,7 +65,7 @@ def unfold_file(
 
 def _save(model: nn.Module, other: nn.Module, target: Path, force: bool) -> float:
     """Save a model that computes what another one does, and return the largest difference of their logits."""
-    with write_beside(target, force, 'OUT') as file:
+    with write_beside(target, force or _holds(target, model), 'OUT') as file:
         save_weights(model, file)
         cfg: Any = model.pretrained_cfg
         in_chans: Any = getattr(model, 'in_chans', cfg['input_size'][0])
@@ -75,3 +76,18 @@ def _save(model: nn.Module, other: nn.Module, target: Path, force: bool) -> floa
         if not math.isfinite(difference):
             raise ValueError('the weights must give finite logits to be folded, but do not.')
     return difference
+
+
+def _holds(path: Path, model: nn.Module) -> bool:
+    """Whether a file of safetensors has a model's weights and nothing else: written again, it loses nothing."""
+    if path.suffix != '.safetensors' or not path.is_file():
+        return False
+    state_dict = model.state_dict()
+    try:
+        with safe_open(path, 'pt') as file:
+            if set(file.keys()) != set(state_dict) or not set(file.metadata() or {}) <= {'architecture', 'format'}:
+                return False
+            found = {name: file.get_tensor(name) for name in state_dict}
+    except SafetensorError:
+        return False
+    return all(v.dtype == found[name].dtype and torch.equal(v, found[name]) for name, v in state_dict.items())

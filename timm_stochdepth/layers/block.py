@@ -14,7 +14,7 @@ from ..fx.trace import NotCuttable
 from ..residual.mode import Mode
 from .drop_path import StochasticDropPath
 from .guards import looks_at_batch, refuse_split_norms, refuse_waiting
-from .metadata import note_block_metadata
+from .metadata import note_block
 from .plan import plan_of
 from .sharding import unsharded_class
 
@@ -145,7 +145,7 @@ class StochasticBlock(nn.Module):
         return cut.forward_decided, (tuple(keeps),), given
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any) -> None:
-        note_block_metadata(self._drop_paths(), local_metadata)
+        note_block(self, self._drop_paths(), local_metadata)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _replicate_for_data_parallel(self) -> Any:

@@ -4,9 +4,11 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any, Dict, Iterable
 
+from torch import nn
+
 from .rate import DropRate
 
-__all__ = ['RateMetadata', 'note_block_metadata']
+__all__ = ['RateMetadata', 'note_block']
 
 
 class RateMetadata(DropRate):
@@ -16,6 +18,7 @@ class RateMetadata(DropRate):
 
     # that of the block, in a plain network of which nothing stands here
     block_metadata: Dict[str, Any] = {}
+    block_has_gradients = False
 
     def _save_to_state_dict(self, destination: Dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -62,14 +65,15 @@ class RateMetadata(DropRate):
             warnings.warn(
                 'The weights are of a plain network. They are loaded as they are, as those of a network with stochastic'
                 f' depth at the rates of this one. For other weights, {keeps_function}', stacklevel=3)
-        elif not self.progress.has_stepped:  # while it trains, libraries hand a network its own
+        elif not (self.progress.has_stepped or self.block_has_gradients):  # libraries hand one that trains its own
             _warn_of_no_metadata(keeps_function)
 
 
-def note_block_metadata(drop_paths: Iterable[RateMetadata], local_metadata: Dict[str, Any]) -> None:
-    """Hand the metadata of weights that are loaded into a block to its drop paths, which own no tensors."""
+def note_block(block: nn.Module, drop_paths: Iterable[RateMetadata], local_metadata: Dict[str, Any]) -> None:
+    """Tell the drop paths of a block, which own no tensors, of the weights that are loaded into it."""
+    has_gradients = any(p.grad is not None for p in block.parameters())
     for drop_path in drop_paths:
-        drop_path.block_metadata = local_metadata
+        drop_path.block_metadata, drop_path.block_has_gradients = local_metadata, has_gradients
 
 
 @cache
