@@ -101,3 +101,20 @@ def test_a_block_makes_few_python_calls_beside_those_of_timms(mode, limit):
         model, target_layer_name='DropPath', drop_rate=calls.RATE, scale_by_keep=True, **calls.MODES[mode]
     )
     assert calls.calls_a_block(model) <= limit * plain
+
+
+@pytest.mark.parametrize('method, settings', MODES)
+def test_a_copy_of_a_compiled_block_has_weights_of_its_own(method, settings):
+    model = trained('test_vit', method, **settings).eval()
+    for block in model.blocks:
+        block.compile(backend='eager')
+    x = torch.randn(2, 3, 32, 32)
+    model(x)
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in copied.parameters():
+            p.mul_(1.5)
+    plain = timm.create_model('test_vit', num_classes=4, img_size=32).eval()
+    plain.load_state_dict(ts.fold_stochastic_depth(copied).state_dict())
+    torch.testing.assert_close(copied(x), plain(x), rtol=1e-4, atol=1e-4)
+    assert not torch.equal(copied(x), model(x))

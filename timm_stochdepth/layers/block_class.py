@@ -114,7 +114,7 @@ class _CutBlock(StochasticBlock):
 
     def __reduce_ex__(self, protocol: Any) -> Tuple[Any, ...]:
         # a class that was made here is known to no other process
-        return _new_block, (self._plain_class, self._places, self._free), self.__dict__
+        return _new_block, (self._plain_class, self._places, self._free), self.__getstate__()
 
 
 class _Unpickled(_CutBlock):

@@ -58,6 +58,9 @@ class Plan:
         """Whether a module within the block has a hook that sees what it returns, or its gradient."""
         return any(chain.from_iterable(map(_hooks, self._states[1:]))) or any(_GLOBAL_HOOKS)
 
+    def has(self, branch: Branch) -> bool:
+        return branch in self._parameters
+
     def parameters(self, branch: Branch) -> List[Tensor]:
         """Those of the modules that a branch alone uses, as they stand now."""
         named = map(_values, self._parameters[branch])
@@ -87,15 +90,16 @@ def may_add_inplace(block: nn.Module) -> bool:
     """
     if torch.compiler.is_compiling():
         return False
-    plan: Plan = vars(block)['_plan']
-    return not plan.has_hook()
+    plan: Optional[Plan] = vars(block).get('_plan')  # none in the parts of a compiled forward that run eagerly
+    return not (plan or plan_of(block, None)).has_hook()
 
 
 def branch_parameters(branch: Branch, block: nn.Module) -> Sequence[Tensor]:
     """The parameters that a branch alone uses."""
     state = vars(block)
+    plan: Optional[Plan] = state.get('_plan')
     # plain attributes in replicas of nn.DataParallel, and while FSDP1 has them gathered
-    if state.get('_is_replica') or state.get('_is_fsdp_managed_module'):
+    is_gathered = state.get('_is_replica') or state.get('_is_fsdp_managed_module')
+    if is_gathered or plan is None or not plan.has(branch):  # that of another call, of another thread
         return branch.parameters(block)
-    plan: Plan = state['_plan']
     return plan.parameters(branch) + branch.own_tensors(block)
