@@ -22,11 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ..hub.fold_file import fold_file, unfold_file
+    from ..hub.fold_file import fold_file, is_folded, unfold_file
     from .checks import check_model_name
 
     with usage_errors():
-        check_new(args.target, 'OUT', force=True, inputs=args.network.paths)  # the same content may be there
+        # what was folded before may be the same: known once this is folded
+        check_new(args.target, 'OUT', args.force or is_folded(args.target), args.network.paths)
     if args.unfold:
         check_model_name('--unfold', args.unfold)
     # --drop-path is that of the network to be made with --unfold

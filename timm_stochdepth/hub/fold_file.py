@@ -5,6 +5,7 @@ from typing import Any, Optional
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 from ..folding.fold import fold_stochastic_depth
@@ -16,7 +17,7 @@ from .load import load_model
 from .location import NetworkLocation
 from .named_models import build_model, create_model, is_stochastic
 
-__all__ = ['fold_file', 'unfold_file']
+__all__ = ['fold_file', 'is_folded', 'unfold_file']
 
 
 def fold_file(network: NetworkLocation, target: Path, force: bool = False, **load_args: Any) -> float:
@@ -78,16 +79,21 @@ def _save(model: nn.Module, other: nn.Module, target: Path, force: bool) -> floa
     return difference
 
 
-def _holds(path: Path, model: nn.Module) -> bool:
-    """Whether a file of safetensors has a model's weights and nothing else: written again, it loses nothing."""
+def is_folded(path: Path) -> bool:
+    """Whether a file is one of safetensors that `fold_file` may have written: nothing is said in it but that."""
     if path.suffix != '.safetensors' or not path.is_file():
         return False
-    state_dict = model.state_dict()
     try:
         with safe_open(path, 'pt') as file:
-            if set(file.keys()) != set(state_dict) or not set(file.metadata() or {}) <= {'architecture', 'format'}:
-                return False
-            found = {name: file.get_tensor(name) for name in state_dict}
+            return set(file.metadata() or {}) == {'architecture', 'format'}
     except SafetensorError:
         return False
-    return all(v.dtype == found[name].dtype and torch.equal(v, found[name]) for name, v in state_dict.items())
+
+
+def _holds(path: Path, model: nn.Module) -> bool:
+    """Whether a file has a model's weights: written again, it loses nothing."""
+    if not is_folded(path):
+        return False
+    found, state_dict = load_file(path), model.state_dict()
+    return found.keys() == state_dict.keys() and all(
+        v.dtype == found[name].dtype and torch.equal(v, found[name]) for name, v in state_dict.items())
