@@ -93,6 +93,7 @@ def test_copies_look_at_their_own_modules(method, settings):
     assert all(p.grad is None for p in model.blocks.parameters())
 
 
+@pytest.mark.skipif(torch.__version__ < '2.12', reason='autograd functions of older versions make calls of their own')
 @pytest.mark.parametrize('mode, limit', [('sample', 1.3), ('block', 1.4), ('skip', 1.7)])
 def test_a_block_makes_few_python_calls_beside_those_of_timms(mode, limit):
     plain = calls.calls_a_block(timm.create_model('test_vit', drop_path_rate=calls.RATE))
