@@ -9,6 +9,7 @@ import timm
 import torch
 import torchvision
 from family_networks import FAMILIES, FIRST
+from networks import Block
 from timm.layers import DropPath
 from timm.utils import ModelEmaV3
 from told import told
@@ -81,16 +82,6 @@ def test_composers_algorithm_follows_the_same_rule(plain):
         assert (told(algorithm.apply, 'init', state, logger) == []) == is_kept
         assert torch.equal(state.model(x), plain(x)) == is_kept
         assert eval(str(algorithm), {'StochasticDepth': ts.StochasticDepth}).settings == algorithm.settings
-
-
-class Block(nn.Module):
-    def __init__(self, drop_path):
-        super().__init__()
-        self.norm, self.fc = nn.LayerNorm(4), nn.Linear(4, 4)
-        self.drop_path = drop_path
-
-    def forward(self, x):
-        return x + self.drop_path(self.fc(self.norm(x)))
 
 
 @pytest.mark.parametrize(

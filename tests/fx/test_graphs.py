@@ -65,7 +65,7 @@ def test_decisions_are_not_frozen_into_an_exported_graph(leave, method, settings
         assert re.search(r'stochastic depth with \w+=.* decides in each training step', text)
         assert 'model.eval()' in text and 'fold_stochastic_depth' in text
     else:  # its strict export loses our words, and names what it does not trace
-        assert re.search('forward_block|_skip_outside|draw_keep_samples|_add_in_graph|_add_kept', text)
+        assert re.search('forward_block|_skip_outside|draw_keep_samples|_add_in_graph|add_to_kept', text)
     with ts.no_drop(model):
         leave(model, x)
     leave(model.eval(), x)

@@ -11,6 +11,7 @@ import timm
 import torch
 import transformers
 from draws_of import note_draws
+from networks import Block
 from told import told
 from torch import nn
 
@@ -386,16 +387,6 @@ class Timms(timm.layers.DropPath):
         return x * 2
 
 
-class Block(nn.Module):
-    def __init__(self, drop_path):
-        super().__init__()
-        self.norm, self.fc = nn.LayerNorm(4), nn.Linear(4, 4)
-        self.drop_path = drop_path
-
-    def forward(self, x):
-        return x + self.drop_path(self.fc(self.norm(x)))
-
-
 def net(drop_path_class, rates=(0.0, 0.2, 0.4)):
     return nn.Sequential(*[Block(drop_path_class(rate) if rate else nn.Identity()) for rate in rates])
 
@@ -483,7 +474,7 @@ def test_another_class_under_another_name_is_told():
 
 def test_who_asks_for_blocks_by_name_hears_of_these_alone():
     model = nn.Sequential(Block(DropPath(0.2)), OtherName(Dropping(0.2)), *net(NoisyDropPath, (0.0, 0.1)))
-    (text,) = told(ts.apply_stochastic_depth, model, 'sample', 'test_peers.Block', None)
+    (text,) = told(ts.apply_stochastic_depth, model, 'sample', 'networks.Block', None)
     assert 'NoisyDropPath (3.drop_path)' in text and 'Dropping' not in text
     assert ts.drop_rates(model) == {'0': 0.2, '2': 0.0}
 
@@ -517,6 +508,6 @@ def test_blocks_asked_for_by_kind_say_whose_drop_paths_they_lose():
         pass
 
     model = Model(*net(DropPath))
-    (text,) = told(ts.apply_stochastic_depth, model, 'sample', 'test_peers.Block', 0.3)
+    (text,) = told(ts.apply_stochastic_depth, model, 'sample', 'networks.Block', 0.3)
     assert 'these are replaced: 1.drop_path (DropPath), 2.drop_path (DropPath).' in text
-    assert told(ts.apply_stochastic_depth, model, 'sample', 'test_peers.Block', 0.3) == []  # its own
+    assert told(ts.apply_stochastic_depth, model, 'sample', 'networks.Block', 0.3) == []  # its own

@@ -1,5 +1,5 @@
 """Add a branch to the shortcut, in each mode of a forward pass."""
-from typing import Any, Callable, Dict, Sequence
+from typing import Any, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,59 +15,50 @@ from ..residual.skip import add_branch_of_some, gather_inputs, skip_branch
 from .plan import branch_parameters, may_add_inplace
 from .rate import DropRate
 
-__all__ = ['ADD', 'add_to_batch', 'leave_out']
+__all__ = ['add_residual', 'add_to_batch', 'add_to_kept', 'leave_out']
 
 
-def _add_plain(
+def add_residual(
+        mode: Mode,
         drop_path: DropRate,
         shortcut: Tensor,
         branch: Branch,
         block: nn.Module,
         inputs: Sequence[Any],
 ) -> Tensor:
-    y = branch.run(block, *inputs)
-    return add_plain_branch(shortcut, y, branch.inplace_add and may_add_inplace(block), branch.branch_is_left)
+    """Run a branch for all samples, and add it.
 
-
-def _add_scaled(
-        drop_path: DropRate,
-        shortcut: Tensor,
-        branch: Branch,
-        block: nn.Module,
-        inputs: Sequence[Any],
-) -> Tensor:
+    Args:
+        mode: `Mode.PLAIN`, `Mode.SCALE` or `Mode.MASK`.
+        drop_path: That of the branch.
+        shortcut: Shape (N, ...).
+        branch: What is dropped.
+        block: The block that it is a part of.
+        inputs: Those of the branch.
+    """
     y = branch.run(block, *inputs)
     form = branch.inplace_add and may_add_inplace(block), branch.branch_is_left
+    if mode is Mode.PLAIN:
+        return add_plain_branch(shortcut, y, *form)
+    if mode is Mode.MASK:
+        return add_masked_branch(shortcut, y, drop_path.draw_samples(y), *form)
     if drop_path.rate_is_graph_input():
-        return add_masked_branch(
-            shortcut, y, drop_path.keep_prob.to(y.device, y.dtype, non_blocking=True), *form)
+        return add_masked_branch(shortcut, y, drop_path.keep_prob.to(y.device, y.dtype, non_blocking=True), *form)
     return add_branch(shortcut, y, 1. - drop_path.drop_prob, *form)
 
 
-def _add_masked(
+def add_to_kept(
         drop_path: DropRate,
         shortcut: Tensor,
         branch: Branch,
         block: nn.Module,
         inputs: Sequence[Any],
 ) -> Tensor:
-    y = branch.run(block, *inputs)
-    form = branch.inplace_add and may_add_inplace(block), branch.branch_is_left
-    return add_masked_branch(shortcut, y, drop_path.draw_samples(y), *form)
-
-
-def _add_kept(
-        drop_path: DropRate,
-        shortcut: Tensor,
-        branch: Branch,
-        block: nn.Module,
-        inputs: Sequence[Any],
-) -> Tensor:
-    """Run a branch for the samples that keep it alone; no size may hang on a draw under vmap."""
+    """Run a branch for the samples that keep it alone, and add it; no size may hang on a draw under vmap."""
     num_samples = shortcut.shape[0]
     is_compiling = torch.compiler.is_compiling()
     if num_samples < MIN_RUN if is_compiling else is_batched():
-        return _add_masked(drop_path, shortcut, branch, block, inputs)
+        return add_residual(Mode.MASK, drop_path, shortcut, branch, block, inputs)
     # drawn on the CPU: the number of kept samples is a shape, which a device would have to be asked for
     like = torch.empty((num_samples,), dtype=host_dtype(shortcut), device='cpu')
     if is_compiling:
@@ -78,7 +69,7 @@ def _add_kept(
     if num_kept == 0:
         return leave_out(shortcut, branch, block)
     run = branch.run if num_kept > 1 else branch.run_for_single_sample
-    scale = 1. / (1. - drop_path.drop_prob) if drop_path.scale_by_keep else 1.
+    scale = drop_path.kept_scale()
     if num_kept == num_samples:
         return _add_whole(shortcut, run(block, *inputs), scale, branch, block)
     selection = select(kept_K, keep_N, shortcut.device)
@@ -134,20 +125,10 @@ def add_to_batch(
         *inputs: Any,
 ) -> Tensor:
     """Add a branch that the whole batch keeps."""
-    scale = 1. / (1. - drop_path.drop_prob) if drop_path.scale_by_keep and drop_path.drop_prob < 1. else 1.
-    return _add_whole(shortcut, branch.run(block, *inputs), scale, branch, block)
+    return _add_whole(shortcut, branch.run(block, *inputs), drop_path.kept_scale(), branch, block)
 
 
 @torch.compiler.disable
 def leave_out(shortcut: Tensor, branch: Branch, block: nn.Module) -> Tensor:
     """The sum without the branch."""
     return skip_branch(shortcut, branch_parameters(branch, block))
-
-
-# by what a drop path does in a forward pass; what the whole batch keeps is decided for all branches of a block at once
-ADD: Dict[Mode, Callable[..., Tensor]] = {
-    Mode.PLAIN: _add_plain,
-    Mode.SCALE: _add_scaled,
-    Mode.MASK: _add_masked,
-    Mode.SKIP: _add_kept,
-}

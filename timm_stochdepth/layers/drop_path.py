@@ -9,7 +9,7 @@ from ..draws.bernoulli import draw_keep_block, draw_keep_samples
 from ..fx.branch import Branch
 from ..residual.mask import per_sample
 from ..residual.mode import Mode
-from .add_residual import ADD, add_to_batch, leave_out
+from .add_residual import add_residual, add_to_batch, add_to_kept, leave_out
 from .metadata import RateMetadata
 
 __all__ = ['StochasticDropPath']
@@ -103,10 +103,12 @@ class StochasticDropPath(RateMetadata):
             inputs: Those of the branch.
         """
         mode = self.mode()
-        if mode is not Mode.SKIP and (self._forward_hooks or self._backward_hooks or self._backward_pre_hooks):
+        if mode is Mode.SKIP:
+            return add_to_kept(self, shortcut, branch, block, inputs)
+        if self._forward_hooks or self._backward_hooks or self._backward_pre_hooks:
             y = self(branch.run(block, *inputs))  # a hook is to see what timm's DropPath would give
             return y + shortcut if branch.branch_is_left else shortcut + y
-        return ADD[mode](self, shortcut, branch, block, inputs)
+        return add_residual(mode, self, shortcut, branch, block, inputs)
 
     # what was decided stays outside of compiled code, what it decides on is compiled by itself
     @torch.jit.unused

@@ -10,12 +10,17 @@ from ..draws.process_group import has_ranks
 from ..fx.branch import Branch
 from .sharding import units
 
-__all__ = ['looks_at_batch', 'refuse_split_norms', 'refuse_waiting', 'what_waits']
+__all__ = ['looks_at_batch', 'refuse_split_norms', 'refuse_waiting', 'splits_batch', 'what_waits']
 
 
 def looks_at_batch(module: nn.Module) -> bool:
     """Whether a norm takes the statistics of the batch: skipping samples is then not masking them."""
     return any(isinstance(m, _BatchNorm) for m in module.modules())
+
+
+def splits_batch(module: nn.Module) -> bool:
+    """Whether a norm splits the batch into parts."""
+    return any(isinstance(m, SplitBatchNorm2d) for m in module.modules())
 
 
 def refuse_split_norms(block: nn.Module) -> None:
@@ -24,7 +29,7 @@ def refuse_split_norms(block: nn.Module) -> None:
     Raises:
         ValueError: The block holds a SplitBatchNorm2d.
     """
-    if any(isinstance(m, SplitBatchNorm2d) for m in block.modules()):
+    if splits_batch(block):
         raise ValueError(
             'skip_dropped must be False with SplitBatchNorm2d, but got True: it splits a batch into equal parts, of'
             ' which nothing is left where samples are left out.')

@@ -4,16 +4,15 @@ Whether they are is asked in each pass, and costs no Python call: builtins compa
 """
 from itertools import chain
 from operator import itemgetter, methodcaller
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 import torch
-from timm.layers import SplitBatchNorm2d
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from ..fx.branch import Branch
 from ..fx.split import Cut
-from .guards import what_waits
+from .guards import splits_batch, what_waits
 
 __all__ = ['Plan', 'branch_parameters', 'may_add_inplace', 'plan_of']
 
@@ -36,6 +35,7 @@ class Plan:
     Attributes:
         splits_batch: Whether a norm splits it into parts.
         what_waits: What in it waits for all ranks.
+        parameter_dicts: Those of the modules that each branch alone uses.
     """
 
     def __init__(self, block: nn.Module, cut: Optional[Cut]) -> None:
@@ -45,9 +45,9 @@ class Plan:
         self._types = list(map(type, self._modules))
         self._states = list(map(vars, self._modules))
         self._found = list(map(tuple, map(_values, map(_children, self._states))))
-        self.splits_batch = any(issubclass(t, SplitBatchNorm2d) for t in self._types)
+        self.splits_batch = splits_batch(block)
         self.what_waits = what_waits(block, branches)
-        self._parameters = {branch: [m._parameters for m in branch.modules(block)] for _, branch in branches}
+        self.parameter_dicts = {branch: [m._parameters for m in branch.modules(block)] for _, branch in branches}
 
     def is_current(self) -> bool:
         """Whether the modules are the same, at all depths."""
@@ -57,14 +57,6 @@ class Plan:
     def has_hook(self) -> bool:
         """Whether a module within the block has a hook that sees what it returns, or its gradient."""
         return any(chain.from_iterable(map(_hooks, self._states[1:]))) or any(_GLOBAL_HOOKS)
-
-    def has(self, branch: Branch) -> bool:
-        return branch in self._parameters
-
-    def parameters(self, branch: Branch) -> List[Tensor]:
-        """Those of the modules that a branch alone uses, as they stand now."""
-        named = map(_values, self._parameters[branch])
-        return [p for p in chain.from_iterable(named) if p is not None]
 
     def __reduce__(self) -> Tuple[Any, ...]:
         return _no_plan, ()  # a copy of the block has modules of its own
@@ -100,6 +92,7 @@ def branch_parameters(branch: Branch, block: nn.Module) -> Sequence[Tensor]:
     plan: Optional[Plan] = state.get('_plan')
     # plain attributes in replicas of nn.DataParallel, and while FSDP1 has them gathered
     is_gathered = state.get('_is_replica') or state.get('_is_fsdp_managed_module')
-    if is_gathered or plan is None or not plan.has(branch):  # that of another call, of another thread
+    dicts = None if is_gathered or plan is None else plan.parameter_dicts.get(branch)
+    if dicts is None:  # or the plan is that of another call, of another thread
         return branch.parameters(block)
-    return plan.parameters(branch) + branch.own_tensors(block)
+    return [p for p in chain.from_iterable(map(_values, dicts)) if p is not None] + branch.own_tensors(block)

@@ -101,6 +101,11 @@ class DropRate(nn.Module):
         return 1. if self.scale_by_keep else 1. - (self.full_drop_prob if full else self.drop_prob)
 
     @torch.jit.unused
+    def kept_scale(self) -> float:
+        """What a branch that is kept in training is multiplied with."""
+        return 1. / (1. - self.drop_prob) if self.scale_by_keep and self.drop_prob < 1. else 1.
+
+    @torch.jit.unused
     def rate_is_graph_input(self) -> bool:
         """Whether a graph is being compiled that has to outlive a change of the rate: a number would be part of it."""
         return self.rate_moves and torch.compiler.is_compiling() and not is_exporting()

@@ -11,5 +11,3 @@ class Mode(Enum):
     MASK = 'computes it, and masks the samples that are dropped'
     SKIP = 'computes it for the samples that are kept'
     BATCH = 'computes it or not, for the whole batch'
-
-    __hash__ = object.__hash__  # that of Enum is a Python call
