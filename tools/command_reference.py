@@ -5,7 +5,7 @@ from pathlib import Path
 
 from timm_stochdepth.cli.main import create_parsers
 
-PAGE = Path(__file__).parent.parent / 'docs' / 'commands.md'
+PAGE = Path(__file__).parents[1] / 'docs' / 'commands.md'
 
 
 def format_argument(action):

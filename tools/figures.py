@@ -9,10 +9,10 @@ import re
 import sys
 from pathlib import Path
 
-from pages import README, ROOT
-
 from timm_stochdepth.demo.intervals import mean_interval
 
+ROOT = Path(__file__).parents[1]
+README = ROOT / 'README.md'
 PAGE = ROOT / 'docs' / 'benchmarks.md'
 DEMO_PAGE = ROOT / 'docs' / 'demo.md'
 FOLDER = ROOT / 'benchmarks'

@@ -1,11 +1,16 @@
 """Prints the lowest versions that pyproject.toml claims, as constraints for pip."""
 
-from environments import requirements
+import importlib.metadata
+
+from packaging.requirements import Requirement
 
 EXTRAS = ('', 'demo', 'composer')
 
 if __name__ == '__main__':
-    claimed = {r.name: r.specifier for extra in EXTRAS for r in requirements('timm-stochdepth', extra)}
+    claimed = {}
+    for requirement in map(Requirement, importlib.metadata.requires('timm-stochdepth')):
+        if any(requirement.marker is None or requirement.marker.evaluate({'extra': extra}) for extra in EXTRAS):
+            claimed[requirement.name] = requirement.specifier
     for name, specifier in claimed.items():
         lowest = [s.version for s in specifier if s.operator == '>=']
         if not lowest:

@@ -8,8 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from figures import FOLDER
-from pages import ROOT
+from figures import FOLDER, ROOT
 
 from timm_stochdepth.bench.measure import Row
 from timm_stochdepth.bench.report import draw_rows
