@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from . import models
     from .apply import apply_stochastic_depth
     from .control import no_drop, set_drop_rate, set_training_progress, start_warmup
+    from .cut.tables import BATCH_DIMENSIONS, BRANCH_ENDS, GATE_INPUT_LAYERS, NORM_LAYERS, SCALING_LAYERS
     from .folding.fold import fold_stochastic_depth
-    from .fx.families import BATCH_DIMENSIONS, BRANCH_ENDS, GATE_INPUT_LAYERS, NORM_LAYERS, SCALING_LAYERS
     from .hub.push import push_to_hub
     from .inspection import drop_rates, stochastic_depth_args
     from .integrations.composer.algorithm import StochasticDepth
@@ -62,7 +62,7 @@ __all__ = [
 
 # where the names are, which are imported when used: `timm-stochdepth --help` need not wait for torch and timm
 _MODULES = (
-    'settings', 'inspection', 'control', 'apply', 'folding.fold', 'fx.families', 'layers.block', 'layers.targets',
+    'settings', 'inspection', 'control', 'apply', 'folding.fold', 'cut.tables', 'layers.block', 'layers.targets',
     'hub.push', 'integrations.composer.algorithm')
 
 

@@ -140,10 +140,11 @@ def test_a_step_equals_that_with_their_own_masks(name, monkeypatch):
     torch.testing.assert_close(ours.eval()(x)[0], plain.eval()(x)[0])
 
 
-def test_a_block_that_decides_on_its_input_is_refused_with_the_reason():
+def test_a_block_that_returns_what_its_branch_computes_is_refused_with_the_reason():
+    """The attention of Swin is an output of the block: what is left of the branch saves nothing."""
     model = swin(0.4)
     for settings in (dict(stochastic_method='sample', skip_dropped=True), dict(stochastic_method='block')):
-        with pytest.raises(ValueError, match=r'SwinLayer \(encoder.layers.0.blocks.0\): its forward cannot be traced'):
+        with pytest.raises(ValueError, match=r'SwinLayer \(encoder.layers.0.blocks.0\): nothing is computed'):
             ts.apply_stochastic_depth(model, target_layer_name='DropPath', drop_rate=None, **settings)
     assert not ts.drop_rates(model) and theirs(model)
 

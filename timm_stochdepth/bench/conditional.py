@@ -4,7 +4,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..fx.branch import Branch
+from ..cut.branch import Branch
 from ..layers.drop_path import StochasticDropPath
 
 __all__ = ['ConditionalDropPath']

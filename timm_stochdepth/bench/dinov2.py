@@ -7,8 +7,8 @@ from typing import Any, Union
 import torch
 from torch import Tensor, nn
 
+from ..cut.branch import Branch
 from ..draws.bernoulli import Draws
-from ..fx.branch import Branch
 from ..layers.drop_path import StochasticDropPath
 
 __all__ = ['FixedNumberDraws', 'FixedNumberDropPath']

@@ -5,12 +5,11 @@ import timm.layers
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from ..fx.families import GATE_INPUT_LAYERS, NORM_LAYERS, SCALING_LAYERS
-from ..fx.nodes import is_number, is_size
-from ..fx.trace import required_arguments, trace_forward
-from ..layers.block import StochasticBlock
+from ..cut.tables import GATE_INPUT_LAYERS, NORM_LAYERS, SCALING_LAYERS
+from ..layers.block import StochasticBlock, plain_class_of
 from ..layers.block_class import cuts_of
 from .computed_tensors import ComputedTensor, own_tensor, own_tensors
+from .trace import branch_ends, is_size, trace_forward
 
 __all__ = ['branch_exponents']
 
@@ -38,11 +37,17 @@ def branch_exponents(name: str, block: nn.Module, drop_path: str) -> Exponents:
     if not isinstance(block, StochasticBlock):
         raise ValueError(
             f'{name} must be a block whose branches can be left out to be folded, but is a {type(block).__name__}.')
-    cut = cuts_of(block)[0]
-    if not cut.ends:
+    branches = cuts_of(block)[0].branches
+    if hasattr(block, 'last_norm'):
         return _exponents_by_hand(name, block)
+    try:
+        ends = branch_ends(block, plain_class_of(block), block._places)
+    except ValueError as e:
+        raise _no_end(name, block) from e
+    if 'forward' in vars(block) or [place for place, _ in branches] != [place for place, _ in ends]:
+        raise _no_end(name, block)
     exponents: Exponents = {}
-    for (dropped_at, branch), end in zip(cut.branches, cut.ends):
+    for (dropped_at, branch), (_, end) in zip(branches, ends):
         if dropped_at == drop_path:
             found = _walk(block, end, name)
             names = [n for n in branch.branch_only if isinstance(getattr(block, n, 0), Tensor)]
@@ -122,7 +127,7 @@ def _exponents_of(module: nn.Module, path: str) -> Optional[Exponents]:
     try:
         if isinstance(module, nn.Sequential):
             return _last_of(module, path)
-        graph = trace_forward(module, type(module), (), required_arguments(type(module)), is_dtype_known=True)
+        graph = trace_forward(module, type(module))
         return _walk(module, next(n for n in graph.nodes if n.op == 'output').args[0], path)
     except ComputedTensor:
         raise
@@ -147,7 +152,7 @@ def _parameter_of(node: Any) -> str:
         if not is_transposed and str(getattr(node.target, '__name__', node.target)) not in (*_RESHAPES, 'unsqueeze'):
             return ''
         node = node.all_input_nodes[0]
-    return str(node.target) if isinstance(node, fx.Node) and node.op == 'get_attr' and not is_number(node) else ''
+    return str(node.target) if isinstance(node, fx.Node) and node.op == 'get_attr' else ''
 
 
 def _no_end(path: str, module: nn.Module) -> ValueError:

@@ -5,13 +5,13 @@ import torch
 from torch import Tensor, nn
 
 from ..capture import is_batched
+from ..cut.branch import Branch
 from ..draws.bernoulli import host_dtype
-from ..fx.branch import Branch
 from ..residual.conv_layout import known_layout
 from ..residual.mask import add_branch, add_masked_branch, add_plain_branch
 from ..residual.mode import Mode
 from ..residual.selection import MIN_RUN, select, select_in_graph
-from ..residual.skip import add_branch_of_some, gather_inputs, skip_branch
+from ..residual.skip import add_branch_of_some, gather_inputs, refuse_unknown_inputs, skip_branch
 from .plan import branch_parameters, may_add_inplace
 from .rate import DropRate
 
@@ -55,6 +55,8 @@ def add_to_kept(
         inputs: Sequence[Any],
 ) -> Tensor:
     """Run a branch for the samples that keep it alone, and add it; no size may hang on a draw under vmap."""
+    if branch.has_unknown_inputs:
+        refuse_unknown_inputs(branch.batch_dimensions, inputs)
     num_samples = shortcut.shape[0]
     is_compiling = torch.compiler.is_compiling()
     if num_samples < MIN_RUN if is_compiling else is_batched():

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..capture import as_whole_block, is_traced, refuse_frozen_decisions
-from ..fx.split import Cut, cut_by_hand
-from ..fx.trace import NotCuttable
+from ..cut.cut import Cut, cut_by_hand
+from ..cut.source import NotCuttable
 from ..residual.mode import Mode
+from .check import check_cut
 from .drop_path import StochasticDropPath
 from .guards import looks_at_batch, refuse_split_norms, refuse_waiting
 from .metadata import note_block
@@ -36,6 +37,8 @@ class StochasticBlock(nn.Module):
     """
     # what a child of a plain class may be called has no underscore in front: it would be hidden
     _places: ClassVar[Tuple[str, ...]] = ('drop_path',)
+    # whether tests hold the cut forward of the plain class against the plain one: it then masks, too, as it is faster
+    _is_proven: ClassVar[bool] = True
     # of a family of your own, by the names of what its branch has
     _cuts_by_hand: ClassVar[Dict[Tuple[str, ...], Cut]]
 
@@ -60,21 +63,31 @@ class StochasticBlock(nn.Module):
         return self.activation(self.shortcut(x) + self.drop_path(self.branch(x)))
 
     @torch.jit.unused
+    def _inner_forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The plain forward."""
+        return plain_class_of(self).forward(self, *args, **kwargs)
+
+    @torch.jit.unused
     def drops_batch(self) -> bool:
         """Whether a forward pass drops branches for the whole batch, if it drops any."""
+        drops = False
         for name in self._places:
-            drop_path: StochasticDropPath = getattr(self, name)
-            if drop_path.drops_batch and drop_path.mode() is Mode.BATCH:
-                refuse_frozen_decisions('stochastic_method', 'block')
-                return True
-        return False
+            drop_path = self._modules.get(name)
+            if not isinstance(drop_path, StochasticDropPath):
+                return False
+            drops = drops or drop_path.drops_batch and drop_path.mode() is Mode.BATCH
+        if drops:
+            refuse_frozen_decisions('stochastic_method', 'block')
+        return drops
 
     @torch.jit.unused
     def stochastic_forward(self, *args: Any, **kwargs: Any) -> Any:
         """The plain block's forward, with branches of samples dropped."""
         is_plain, skips = True, False
         for name in self._places:
-            drop_path: StochasticDropPath = getattr(self, name)
+            drop_path = self._modules.get(name)
+            if not isinstance(drop_path, StochasticDropPath):  # but what somebody put there, and that counts
+                return self._forward_of_others(*args, **kwargs)
             mode = drop_path.mode()
             is_plain = is_plain and mode is Mode.PLAIN
             skips = skips or mode is Mode.SKIP
@@ -82,36 +95,48 @@ class StochasticBlock(nn.Module):
         if not is_compiling and is_traced(args, kwargs):
             return as_whole_block(self, args, kwargs) if skips else self._forward_masked(*args, **kwargs)
         if is_plain:
-            return plain_class_of(self).forward(self, *args, **kwargs)
-        found, given = self._find_cut(*args, **kwargs)
+            return self._inner_forward(*args, **kwargs)
+        if not skips and not self._is_proven:
+            return self._forward_masked(*args, **kwargs)
+        found = self._find_cut(*args, **kwargs)
         if skips:
             refuse_frozen_decisions('skip_dropped', True)
             cut = raise_refusal(found)
-            return self._skip_in_graph(cut, given) if is_compiling else self._skip(cut, given)
+            return self._skip_in_graph(cut, args, kwargs) if is_compiling else self._skip(cut, args, kwargs)
         if not isinstance(found, Cut):
             return self._forward_masked(*args, **kwargs)
         if not is_compiling and found.inplace_add:
             plan_of(self, found)
-        return found.forward(self, **given)
+        return found.forward(self, *args, **kwargs)
 
     @torch.jit.unused
-    def _skip(self, cut: Cut, given: Dict[str, Any]) -> Any:
+    def _forward_of_others(self, *args: Any, **kwargs: Any) -> Any:
+        """The forward with what stands in the places of the drop paths, if anything."""
+        is_whole = all(name in self._modules for name in self._places)
+        return self._forward_masked(*args, **kwargs) if is_whole else self._inner_forward(*args, **kwargs)
+
+    @torch.jit.unused
+    def _skip(self, cut: Cut, args: Any, kwargs: Any) -> Any:
         plan = plan_of(self, cut)
         if plan.splits_batch:
             refuse_split_norms(self)
         if plan.what_waits:
             refuse_waiting(plan.what_waits, 'skip_dropped', True)
-        return cut.forward(self, **given)
+        if not self._is_proven and cut.checked != 'by rows':
+            check_cut(self, cut, args, kwargs, by_rows=True)
+        return cut.forward(self, *args, **kwargs)
 
     @torch.jit.unused
-    def _skip_in_graph(self, cut: Cut, given: Dict[str, Any]) -> Any:
+    def _skip_in_graph(self, cut: Cut, args: Any, kwargs: Any) -> Any:
         # inductor has no backward pass of a BatchNorm for a number of samples that changes (torch 2.14)
-        return self._skip_outside(cut, given) if looks_at_batch(self) else cut.forward(self, **given)
+        if looks_at_batch(self) or not (self._is_proven or cut.checked == 'by rows'):
+            return self._skip_outside(cut, args, kwargs)
+        return cut.forward(self, *args, **kwargs)
 
     @torch.jit.unused
     @torch.compiler.disable
-    def _skip_outside(self, cut: Cut, given: Dict[str, Any]) -> Any:
-        return self._skip(cut, given)
+    def _skip_outside(self, cut: Cut, args: Any, kwargs: Any) -> Any:
+        return self._skip(cut, args, kwargs)
 
     @torch.jit.unused
     @torch.compiler.disable(recursive=False)
@@ -126,12 +151,13 @@ class StochasticBlock(nn.Module):
     @torch.jit.unused
     @torch.compiler.disable
     def _decide(self, args: Any, kwargs: Any) -> Tuple[Callable[..., Any], Tuple[Any, ...], Dict[str, Any]]:
-        found, given = self._find_cut(*args, **kwargs)
-        cut = raise_refusal(found)
+        cut = raise_refusal(self._find_cut(*args, **kwargs))
         plan = plan_of(self, cut)
         first: StochasticDropPath = getattr(self, self._places[0])
         if plan.what_waits and not first.settings.use_same_gpu_seed:
             refuse_waiting(plan.what_waits, 'use_same_gpu_seed', False)
+        if not (self._is_proven or cut.checked):
+            check_cut(self, cut, args, kwargs, by_rows=False)
         keeps, is_scaled = [], False
         with torch._C._DisableFuncTorch():  # one decision for whatever is vmapped
             for name, _ in cut.branches:
@@ -139,10 +165,10 @@ class StochasticBlock(nn.Module):
                 keeps.append(drop_path.drop_prob == 0. or drop_path.draws.batch(drop_path.drop_prob))
                 is_scaled = is_scaled or drop_path.scale_by_keep and drop_path.drop_prob > 0.
         if not any(keeps):
-            return cut.forward_eager, (tuple(keeps),), given
+            return cut.forward_eager, (tuple(keeps), *args), kwargs
         if all(keeps) and not is_scaled and not (cut.inplace_add and plan.has_hook()):
-            return cut.forward_kept, (), given
-        return cut.forward_decided, (tuple(keeps),), given
+            return cut.forward_kept, args, kwargs
+        return cut.forward_decided, (tuple(keeps), *args), kwargs
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any) -> None:
         note_block(self, self._drop_paths(), local_metadata)
@@ -155,16 +181,16 @@ class StochasticBlock(nn.Module):
 
     @torch.jit.unused
     def _drop_paths(self) -> List[StochasticDropPath]:
-        return [getattr(self, name) for name in self._places]
+        children = map(self._modules.get, self._places)
+        return [child for child in children if isinstance(child, StochasticDropPath)]
 
     @torch.jit.unused
-    def _find_cut(self, *args: Any, **kwargs: Any) -> Tuple[Union[Cut, Refusal], Dict[str, Any]]:
-        """The cut forward for the arguments that are given, or why there is none, and these by their names."""
+    def _find_cut(self, *args: Any, **kwargs: Any) -> Union[Cut, Refusal]:
+        """The cut forward for the arguments that are given, or why there is none."""
         branch_only = tuple(
             name for name in (*self._modules, *self._parameters)
             if name not in (*getattr(self, 'shortcut_modules', ()), *self._places))
-        cut = type(self)._cuts_by_hand.get(branch_only) or self._cut_by_hand(branch_only)
-        return cut, {'x': args[0]} if args else kwargs
+        return type(self)._cuts_by_hand.get(branch_only) or self._cut_by_hand(branch_only)
 
     @torch.jit.unused
     @torch.compiler.disable

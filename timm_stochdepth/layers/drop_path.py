@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from ..capture import as_leaf, is_traced
+from ..cut.branch import Branch
 from ..draws.bernoulli import draw_keep_block, draw_keep_samples
-from ..fx.branch import Branch
 from ..residual.mask import per_sample
 from ..residual.mode import Mode
 from .add_residual import add_residual, add_to_batch, add_to_kept, leave_out
@@ -115,7 +115,7 @@ class StochasticDropPath(RateMetadata):
     @torch.compiler.disable(recursive=False)
     def add_decided(self, keeps: bool, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:
         """As `add`, by a decision that was taken for the batch."""
-        return branch.add_scaled(block, shortcut, *inputs) if keeps else leave_out(shortcut, branch, block)
+        return branch.add_scaled(block, branch, shortcut, *inputs) if keeps else leave_out(shortcut, branch, block)
 
     @torch.jit.unused
     def add_scaled(self, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:

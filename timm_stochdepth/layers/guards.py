@@ -6,8 +6,8 @@ from timm.layers import SplitBatchNorm2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..cut.branch import Branch
 from ..draws.process_group import has_ranks
-from ..fx.branch import Branch
 from .sharding import units
 
 __all__ = ['looks_at_batch', 'refuse_split_norms', 'refuse_waiting', 'splits_batch', 'what_waits']

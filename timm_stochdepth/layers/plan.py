@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from ..fx.branch import Branch
-from ..fx.split import Cut
+from ..cut.branch import Branch
+from ..cut.cut import Cut
 from .guards import splits_batch, what_waits
 
 __all__ = ['Plan', 'branch_parameters', 'may_add_inplace', 'plan_of']

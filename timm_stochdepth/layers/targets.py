@@ -8,8 +8,9 @@ import timm.models.resnet as timm_resnet
 import torchvision.models.resnet as tv_resnet
 from torch import nn
 
-from ..fx.families import BRANCH_ENDS
-from ..fx.trace import NoDropPath, NotCuttable
+from ..cut.slices import NoDropPath
+from ..cut.source import NotCuttable
+from ..cut.tables import BRANCH_ENDS
 from .block import StochasticBlock, plain_class_of
 from .block_class import stochastic_class
 from .drop_path import StochasticDropPath

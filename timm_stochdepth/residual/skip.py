@@ -3,16 +3,17 @@
 The backward passes touch what is needed and no more: no tensor of zeros is filled to be added. In a graph that
 torch.compile makes both directions gather: a scatter would need zeros, and a compiler fuses it with nothing.
 """
-from typing import Any, List, Optional, Sequence, Tuple, cast
+from typing import Any, List, Mapping, Optional, Sequence, Tuple, cast
 
 import torch
 from torch import Tensor
 
 from ..capture import is_transformed
+from ..cut.kinds import Dimensions
 from .mask import add_product, format_of_sum, multiply_as, per_sample
 from .selection import Selection, gather
 
-__all__ = ['add_branch_of_some', 'gather_inputs', 'skip_branch', 'split_input']
+__all__ = ['add_branch_of_some', 'gather_inputs', 'refuse_unknown_inputs', 'skip_branch', 'split_input']
 
 
 def _where_kept(keep_N: Tensor, x: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ def split_input(x: Tensor, selection: Selection, in_graph: bool = False) -> Tupl
 
 
 def gather_inputs(
-        batch_dimensions: Tuple[Optional[int], ...],
+        batch_dimensions: Tuple[Dimensions, ...],
         shortcut: Tensor,
         inputs: Sequence[Any],
         selection: Selection,
@@ -98,18 +99,45 @@ def gather_inputs(
     gathered = []
     original = shortcut
     for x, dimensions in zip(inputs, batch_dimensions):
-        if not isinstance(x, Tensor) or dimensions is None or x.ndim < dimensions or x.shape[0] == 1:
-            gathered.append(x)
-        elif x.shape[0] != original.shape[0]:
-            raise RuntimeError(
-                f'skip_dropped must be False where a branch has inputs of other rows than its shortcut: shape'
-                f' {tuple(x.shape)}, and {tuple(original.shape)}.')
-        elif x is original and shortcut is original:
+        if x is original and shortcut is original and dimensions == 1:
             shortcut, x_run = split_input(x, selection, in_graph)
             gathered.append(x_run)
         else:
-            gathered.append(gather(x, selection.run_K))
+            gathered.append(_gather_input(x, dimensions, original, selection))
     return shortcut, gathered
+
+
+def _gather_input(x: Any, dimensions: Dimensions, shortcut: Tensor, selection: Selection) -> Any:
+    if type(x) in (list, tuple):
+        return type(x)([_gather_input(v, dimensions, shortcut, selection) for v in x])
+    if isinstance(x, dict):
+        return {name: _gather_input(v, _of_keyword(name, dimensions), shortcut, selection) for name, v in x.items()}
+    if not isinstance(x, Tensor) or not isinstance(dimensions, int) or x.ndim < dimensions or x.shape[0] == 1:
+        return x
+    if x.shape[0] != shortcut.shape[0]:
+        raise RuntimeError(
+            f'skip_dropped must be False where a branch has inputs of other rows than its shortcut: shape'
+            f' {tuple(x.shape)}, and {tuple(shortcut.shape)}.')
+    return gather(x, selection.run_K)
+
+
+def _of_keyword(name: str, dimensions: Dimensions) -> Dimensions:
+    return dimensions.get(name, name) if isinstance(dimensions, Mapping) else dimensions
+
+
+def refuse_unknown_inputs(batch_dimensions: Tuple[Dimensions, ...], inputs: Sequence[Any]) -> None:
+    """Reject tensors of which nothing says whether they have a row for each sample.
+
+    Raises:
+        ValueError: An input is one.
+    """
+    for x, dimensions in zip(inputs, batch_dimensions):
+        if isinstance(dimensions, Mapping):
+            refuse_unknown_inputs(tuple(_of_keyword(name, dimensions) for name in x), list(x.values()))
+        elif isinstance(dimensions, str) and any(isinstance(v, Tensor) for v in (x if isinstance(x, tuple) else [x])):
+            raise ValueError(
+                f'skip_dropped must be False, or BATCH_DIMENSIONS must have {dimensions!r}: nothing says whether the'
+                f' first dimension of its argument {dimensions} is the batch.')
 
 
 class _AddBranchOfSome(torch.autograd.Function):

@@ -1,9 +1,12 @@
 """A residual branch: what one drop path drops, as a function of its block."""
 from dataclasses import dataclass
-from typing import Any, Callable, List, Optional, Tuple
+from functools import cached_property
+from typing import Any, Callable, List, Tuple
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from .kinds import Dimensions
 
 __all__ = ['Branch']
 
@@ -14,18 +17,24 @@ class Branch:
 
     Attributes:
         run: The branch, a function of the block and the branch's inputs.
-        add_scaled: Its place's `add_scaled`, a function of the block, the shortcut and the branch's inputs.
-        batch_dimensions: For each input the number of dimensions from which on its first is the batch, or None.
+        add_scaled: Its drop path's `add_scaled`, a function of the block, the branch, the shortcut and its inputs.
+        batch_dimensions: For each input the number of dimensions from which on its first is the batch, or None; a table
+            of them for keywords that are handed on.
         branch_only: Names of the block's children and parameters that nothing but the branch uses.
         inplace_add: Whether the block adds in place, to the result of the branch.
         branch_is_left: Whether the branch is the first operand of the addition, which gives the sum its memory format.
     """
     run: Callable[..., Tensor]
     add_scaled: Callable[..., Tensor]
-    batch_dimensions: Tuple[Optional[int], ...]
+    batch_dimensions: Tuple[Dimensions, ...]
     branch_only: Tuple[str, ...]
     inplace_add: bool = False
     branch_is_left: bool = False
+
+    @cached_property
+    def has_unknown_inputs(self) -> bool:
+        """Whether nothing says of some inputs that may be given whether they have a row for each sample."""
+        return any(not isinstance(d, (int, type(None))) for d in self.batch_dimensions)
 
     def modules(self, block: nn.Module) -> List[nn.Module]:
         """The modules that the branch alone uses, with all that they hold."""

@@ -1,4 +1,4 @@
-"""Tables of what a trace of a block's forward cannot tell, to be extended with classes of your own."""
+"""Tables of what the source of a block's forward cannot tell, to be extended with classes of your own."""
 from typing import Dict, List, Optional, Type
 
 import timm.layers
@@ -7,7 +7,8 @@ from timm.models.metaformer import Scale
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ['BATCH_DIMENSIONS', 'BRANCH_ENDS', 'GATE_INPUT_LAYERS', 'NORM_LAYERS', 'SCALING_LAYERS']
+__all__ = ['BATCH_DIMENSIONS', 'BRANCH_ENDS', 'GATE_INPUT_LAYERS', 'NORM_LAYERS', 'SCALING_LAYERS',
+           'TRUSTED_BLOCKS']
 
 # arguments of a block's forward, beside the first: the number of dimensions from which on the first one is the batch
 # (None: all samples share it)
@@ -49,3 +50,7 @@ GATE_INPUT_LAYERS: Dict[Type[nn.Module], str] = {
     timm.layers.EcaModule: 'conv',
     timm.layers.CecaModule: 'conv',
 }
+
+# residual blocks of your own whose branches are left out without a comparison with the plain forward at the first time,
+# and masked by the cut forward, too
+TRUSTED_BLOCKS: List[Type[nn.Module]] = []

@@ -89,7 +89,47 @@ class Trains(Block):
         return x + self.drop_path1(y)
 
 
-CUT = [Plain, TwoBranches, Parallel, SharedNorm, OnePlaceTwice, Sizes, Scaled, InPlaceOnShortcut, Mask, Trains]
+class OfValues(Block):
+    def forward(self, x):
+        if x.sum() > 0:
+            return x
+        return x + self.drop_path1(self.fc1(x))
+
+
+class WritesToInput(Block):
+    def forward(self, x):
+        y = self.act(x)
+        return x + self.drop_path1(self.fc1(y))
+
+
+class Items(Block):
+    def forward(self, x):
+        y = torch.zeros_like(x)
+        y[:, 0] = x[:, 0]
+        return x + self.drop_path1(self.fc1(y)) + y
+
+
+class FromParameters(Block):
+    def forward(self, x):
+        return x + self.drop_path1(self.fc1(x) * torch.tensor([float(DIM)]))
+
+
+CUT = [
+    Plain,
+    TwoBranches,
+    Parallel,
+    SharedNorm,
+    OnePlaceTwice,
+    Sizes,
+    Scaled,
+    InPlaceOnShortcut,
+    Mask,
+    Trains,
+    OfValues,
+    WritesToInput,
+    Items,
+    FromParameters,
+]
 
 
 def network(block):
@@ -147,23 +187,10 @@ class UsedTwice(Block):
         return x + y + self.fc2(y)
 
 
-class OfValues(Block):
-    def forward(self, x):
-        if x.sum() > 0:
-            return x
-        return x + self.drop_path1(self.fc1(x))
-
-
 class WorkElsewhere(Block):
     def forward(self, x):
         y = self.fc1(x)
         return (x + self.drop_path1(y)) * y.mean()
-
-
-class WritesToInput(Block):
-    def forward(self, x):
-        y = self.act(x)
-        return x + self.drop_path1(self.fc1(y))
 
 
 class Transposed(Block):
@@ -172,42 +199,19 @@ class Transposed(Block):
         return x.sum(0) + self.drop_path1(self.fc1(y)).sum(1) + y.mean()
 
 
-class TokensFirst(Block):
-    def forward(self, x):
-        y = x.transpose(0, 1)
-        return x + self.drop_path1(self.fc1(y).transpose(0, 1)) + y.mean()
-
-
 class Unknown(Block):
     def forward(self, x, tokens):
         return x + self.drop_path1(self.fc1(x) + tokens)
 
 
-class Items(Block):
-    def forward(self, x):
-        y = torch.zeros_like(x)
-        y[:, 0] = x[:, 0]
-        return x + self.drop_path1(self.fc1(y)) + y
-
-
-class FromParameters(Block):
-    def forward(self, x):
-        return x + self.drop_path1(self.fc1(x) * torch.tensor([float(DIM)]))
-
-
 REFUSED = {
     Nested: 'holds another residual branch',
     NotAdded: 'the result of self.drop_path1 goes into the result of the block, not into an addition',
-    Activated: 'the result of self.drop_path1 goes into `tanh`, not into an addition',
-    UsedTwice: 'the result of self.drop_path1 is used 2 times',
-    OfValues: 'its forward cannot be traced',
+    Activated: 'the result of self.drop_path1 goes into `torch.tanh`, not into an addition',
+    UsedTwice: 'the result of self.drop_path1 is used elsewhere, too',
     WorkElsewhere: 'nothing is computed for self.drop_path1 alone',
-    WritesToInput: 'self.act writes to a tensor that is used elsewhere',
     Transposed: 'not into an addition',
-    TokensFirst: '`transpose` enters a branch, and may not have the samples in its first dimension',
     Unknown: 'nothing says whether the first dimension of its argument tokens is the batch',
-    Items: 'its forward cannot be traced',
-    FromParameters: 'its forward computes a tensor from nothing but its parameters',
 }
 
 

@@ -1,0 +1,142 @@
+"""Compare a cut forward with the plain one, once: the plain forward is the truth."""
+import random
+from contextlib import contextmanager
+from typing import Any, Dict, Generator, List, Tuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from ..cut.branch import Branch
+from ..cut.cut import Cut
+from ..residual.selection import select
+from ..residual.skip import gather_inputs
+
+__all__ = ['check_cut']
+
+
+class _AddsAll(nn.Module):
+    """Stands in for a drop path that keeps all samples.
+
+    Args:
+        is_by_rows: Compare a branch of some samples with those of the whole batch.
+    """
+
+    def __init__(self, is_by_rows: bool) -> None:
+        super().__init__()
+        self.is_by_rows = is_by_rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def add(self, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:
+        generators, of_python = torch.get_rng_state(), random.getstate()
+        y = branch.run(block, *inputs)
+        if self.is_by_rows and len(shortcut) > 1:
+            torch.set_rng_state(generators)
+            random.setstate(of_python)
+            kept_K = torch.arange(0, len(shortcut), 2)
+            keep_N = (torch.arange(len(shortcut)) % 2 == 0).to(shortcut.dtype)
+            _, some = gather_inputs(branch.batch_dimensions, shortcut, inputs, select(kept_K, keep_N, shortcut.device))
+            try:
+                y_some = branch.run(block, *some)
+            except Exception as e:
+                raise _Differs(f'a branch cannot run for some samples: {e}') from e
+            _compare(y_some, y[::2], 'a branch of some samples is not that of the batch')
+        return y + shortcut if branch.branch_is_left else shortcut + y
+
+
+class _Differs(Exception):
+    pass
+
+
+def _compare(found: Any, expected: Any, what: str) -> None:
+    for a, b in zip(tree_leaves(found), tree_leaves(expected)):
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            if a.shape != b.shape:
+                raise _Differs(f'{what}: shapes {tuple(a.shape)} and {tuple(b.shape)}')
+            try:
+                torch.testing.assert_close(a, b, equal_nan=True)
+            except AssertionError:
+                raise _Differs(f'{what}: off by {(a - b).abs().max().item():.2g}') from None
+
+
+@contextmanager
+def _restored(block: Any) -> Generator[None, None, None]:
+    """A look at a block that leaves no trace: attributes, lists and dicts, buffers, variables, generators."""
+    modules = list(block.modules())
+    states = [dict(vars(m)) for m in modules]
+    holders: List[Tuple[Any, Any]] = [
+        (value, value.copy()) for state in states for value in state.values() if type(value) in (list, dict, set)]
+    forward: Any = type(block)._inner_forward
+    globals_ = {name: forward.__globals__[name] for name in forward.__code__.co_names if name in forward.__globals__}
+    cells = [(cell, cell.cell_contents) for cell in forward.__closure__ or ()]
+    buffers = {id(b): (b, b.clone()) for b in block.buffers() if not b.is_meta}
+    devices = {b.device for b in (*block.parameters(), *block.buffers()) if b.is_cuda}
+    with torch.no_grad(), torch.random.fork_rng([d.index or 0 for d in devices]):
+        try:
+            for m in modules:
+                vars(m)['_forward_hooks'] = type(m._forward_hooks)()
+                if m is not block:
+                    vars(m)['training'] = False
+            yield
+        finally:
+            for m, state in zip(modules, states):
+                vars(m).clear()
+                vars(m).update(state)
+            for holder, held in holders:
+                if isinstance(holder, list):
+                    holder[:] = held
+                else:
+                    holder.clear()
+                    holder.update(held)
+            for buffer, value in buffers.values():
+                buffer.copy_(value)
+            forward.__globals__.update(globals_)
+            for cell, content in cells:
+                cell.cell_contents = content
+
+
+def _run(block: Any, forward: Any, stand_in: nn.Module, args: Any, kwargs: Dict[str, Any]) -> Any:
+    given: Any = tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, (args, kwargs))
+    with _restored(block):
+        vars(block)['_modules'] = {**block._modules, **dict.fromkeys(block._places, stand_in)}
+        path_of = type(block)._path
+        path, is_training = path_of(block, *args, **kwargs), block.training
+        vars(block)['training'] = False
+        if path_of(block, *args, **kwargs) != path:
+            vars(block)['training'] = is_training
+        return forward(block, *given[0], **given[1])
+
+
+def check_cut(block: Any, cut: Cut, args: Any, kwargs: Dict[str, Any], by_rows: bool) -> None:
+    """Compare what a block's cut forward computes with its plain forward, and a branch of some samples with the whole.
+
+    Norms and dropouts are in eval mode; hooks on results are not called; what the block notes is as it was before.
+
+    Args:
+        block: A block.
+        cut: Its cut.
+        args: Its forward's arguments.
+        kwargs: More of them.
+        by_rows: Whether branches are to run for some samples.
+
+    Raises:
+        ValueError: They differ.
+    """
+    generators, of_python = torch.get_rng_state(), random.getstate()
+    expected = _run(block, type(block)._inner_forward, nn.Identity(), args, kwargs)
+    torch.set_rng_state(generators)
+    random.setstate(of_python)
+    try:
+        _compare(_run(block, cut.forward, _AddsAll(by_rows), args, kwargs), expected, 'its cut forward is not its own')
+    except _Differs as e:
+        plain_class = type(block)._plain_class
+        setting = 'skip_dropped must be False' if by_rows else "stochastic_method must be 'sample'"
+        raise ValueError(
+            f'{setting} for {plain_class.__module__}.{plain_class.__qualname__}, which cannot be cut: {e}.'
+            f' If you know better, put the class into TRUSTED_BLOCKS. Its cut forward:\n{cut.code}') from None
+    finally:
+        torch.set_rng_state(generators)
+        random.setstate(of_python)
+    cut.checked = 'by rows' if by_rows else 'whole'
