@@ -20,13 +20,15 @@ class Branch:
         add_scaled: Its drop path's `add_scaled`, a function of the block, the branch, the shortcut and its inputs.
         batch_dimensions: For each input the number of dimensions from which on its first is the batch, or None; a table
             of them for keywords that are handed on.
-        branch_only: Names of the block's children and parameters that nothing but the branch uses.
+        names: Names of the block's children and parameters that it uses, and nothing but it and other branches.
+        branch_only: Those of them that no other branch uses.
         inplace_add: Whether the block adds in place, to the result of the branch.
         branch_is_left: Whether the branch is the first operand of the addition, which gives the sum its memory format.
     """
     run: Callable[..., Tensor]
     add_scaled: Callable[..., Tensor]
     batch_dimensions: Tuple[Dimensions, ...]
+    names: Tuple[str, ...]
     branch_only: Tuple[str, ...]
     inplace_add: bool = False
     branch_is_left: bool = False
@@ -37,17 +39,17 @@ class Branch:
         return any(not isinstance(d, (int, type(None))) for d in self.batch_dimensions)
 
     def modules(self, block: nn.Module) -> List[nn.Module]:
-        """The modules that the branch alone uses, with all that they hold."""
-        found = (_get(block, name) for name in self.branch_only)
+        """The modules of the branch, with all that they hold."""
+        found = (_get(block, name) for name in self.names)
         return [m for child in found if isinstance(child, nn.Module) for m in child.modules()]
 
     def parameters(self, block: nn.Module) -> List[Tensor]:
-        """The parameters that the branch alone uses."""
+        """The parameters of the branch."""
         return [p for m in self.modules(block) for p in _parameters_of(m)] + self.own_tensors(block)
 
     def own_tensors(self, block: nn.Module) -> List[Tensor]:
         """Those of them that are no module's of the branch."""
-        return [p for p in (_get(block, name) for name in self.branch_only) if isinstance(p, Tensor)]
+        return [p for p in (_get(block, name) for name in self.names) if isinstance(p, Tensor)]
 
     def run_for_single_sample(self, block: nn.Module, *inputs: Any) -> Tensor:
         """The branch, of which a BatchNorm that is given one value a channel uses its running statistics.

@@ -94,12 +94,13 @@ class PlainForward:
         made = functions_of([*branches, *map(_addition, slices)], self.inner, {})
         by_name = {}
         for s, definition in zip(slices, branches):
-            elsewhere = [function, *(d for d in branches if d is not definition)]
+            others = [d for d in branches if d is not definition]
             by_name[s.name] = Branch(
                 run=made[s.name],
                 add_scaled=made[f'add_{s.name}'],
                 batch_dimensions=tuple(s.dimensions),
-                branch_only=self._branch_only(definition, elsewhere, block),
+                names=self._names_used(definition, [function], block),
+                branch_only=self._names_used(definition, [function, *others], block),
                 inplace_add=s.inplace_add,
                 branch_is_left=s.branch_is_left,
             )
@@ -115,23 +116,18 @@ class PlainForward:
             '\n\n'.join(ast.unparse(ast.fix_missing_locations(d)) + '\n' for d in (*branches, forward)),
         )
 
-    def _branch_only(
-            self,
-            branch: ast.AST,
-            elsewhere: Sequence[ast.AST],
-            block: nn.Module,
-    ) -> Tuple[str, ...]:
-        """Names of the children and parameters that a branch alone uses, itself or in methods that it calls."""
+    def _names_used(self, branch: ast.AST, elsewhere: Sequence[ast.AST], block: nn.Module) -> Tuple[str, ...]:
+        """Names of the children and tensors of a block that a branch uses, and nothing elsewhere."""
         used = set().union(*(attributes_used(node, block, self.plain_class) for node in elsewhere))
         found = attributes_used(branch, block, self.plain_class) - used - set(self.drop_paths)
         computed = [name for name, value in vars(block).items() if isinstance(value, torch.Tensor)]  # pruned
         return tuple(name for name in (*block._modules, *block._parameters, *computed) if name in found)
 
 
-def _definition(name: str, arguments: Sequence[str], body: Sequence[ast.stmt]) -> ast.FunctionDef:
+def _definition(name: str, arguments: Sequence[str], body: Sequence[ast.stmt]) -> Any:
     definition: Any = ast.parse(f'def {name}({", ".join(arguments)}): pass').body[0]
     definition.body = list(body)
-    return definition  # type: ignore[no-any-return]
+    return definition
 
 
 def _addition(s: Slice) -> ast.FunctionDef:
@@ -171,7 +167,7 @@ class _Additions(ast.NodeTransformer):
     def __init__(self, slices: Sequence[Slice], is_decided: bool) -> None:
         self.slices, self.is_decided = slices, is_decided
 
-    def visit_Call(self, node: ast.Call) -> ast.AST:
+    def visit_Call(self, node: ast.Call) -> Any:
         self.generic_visit(node)
         if not (isinstance(node.func, ast.Name) and node.func.id == 'add_branch'):
             return node
@@ -181,7 +177,7 @@ class _Additions(ast.NodeTransformer):
         call: Any = ast.parse(f'self.{s.drop_path}.add{decided}{s.name}, self)', mode='eval').body
         shortcut, *inputs = node.args[1:]
         call.args[-2:] = [shortcut, *call.args[-2:], *inputs]
-        return call  # type: ignore[no-any-return]
+        return call
 
 
 def _with_additions(function: ast.FunctionDef, slices: Sequence[Slice], is_decided: bool) -> ast.FunctionDef:
@@ -207,7 +203,7 @@ def cut_by_hand(plain_class: Type[nn.Module], branch_only: Tuple[str, ...]) -> C
         y: torch.Tensor = self.drop_path.add_scaled(shortcut, branch, self, *inputs)
         return y
 
-    branch = Branch(run, add_scaled, (1,), branch_only, inplace_add=True, branch_is_left=True)
+    branch = Branch(run, add_scaled, (1,), branch_only, branch_only, inplace_add=True, branch_is_left=True)
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.activation(self.drop_path.add(self.shortcut(x), branch, self, x))

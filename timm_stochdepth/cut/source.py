@@ -98,7 +98,7 @@ def parse_forward(plain_class: Type[nn.Module]) -> ast.FunctionDef:
     return tree
 
 
-def unwrapped(function: Any) -> Any:
+def unwrapped(function: Any) -> Callable[..., Any]:
     """A forward within its decorators; as it is where these do not hold it as a variable."""
     inner = _held_by(function)
     return function if inner is None else unwrapped(inner)
@@ -119,7 +119,7 @@ def _is_filled(cell: Any) -> bool:
         return False
 
 
-def rewrapped(function: Any, inner: Callable[..., Any]) -> Any:
+def rewrapped(function: Any, inner: Callable[..., Any]) -> Callable[..., Any]:
     """A forward's decorators around another forward.
 
     Args:
@@ -190,19 +190,18 @@ def _method_statements(
         return [statement]
     arguments = [a.arg for a in tree.args.args[1:]]
     returns = [n for n in ast.walk(tree) if isinstance(n, ast.Return)]
+    if not returns or returns[0].value is None:
+        return [statement]
     is_simple = not (tree.args.vararg or tree.args.kwarg or tree.args.kwonlyargs or call.keywords) and (
         len(arguments) == len(call.args) and returns == tree.body[-1:] and method.__closure__ is None)
     if not is_simple or method.__globals__ is not unwrapped(plain_class.forward).__globals__:
         return [statement]
     bound = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
     tree = _Rename({local: f'{name}_{local}' for local in {*arguments, *bound}}).visit(tree)
-    entry: List[ast.stmt] = [
-        ast.Assign([ast.Name(f'{name}_{argument}', ast.Store())], value)
-        for argument, value in zip(arguments, call.args)]
     result = f'{name}_result'
-    entry_and_body = [*entry, *tree.body[:-1], ast.Assign([ast.Name(result, ast.Store())], returns[0].value)]
-    replaced = copy.deepcopy(statement, {id(call): ast.Name(result, ast.Load())})
-    body: List[Any] = [*entry_and_body, replaced]
+    assigned = [*zip((f'{name}_{argument}' for argument in arguments), call.args), (result, returns[0].value)]
+    entry: List[Any] = [ast.Assign([ast.Name(local, ast.Store())], value) for local, value in assigned if value]
+    body = [*entry[:-1], *tree.body[:-1], entry[-1], copy.deepcopy(statement, {id(call): ast.Name(result, ast.Load())})]
     for part in body:
         ast.fix_missing_locations(ast.copy_location(part, call))
     return _inlined(body, plain_class, names, [*within, name])
@@ -278,7 +277,7 @@ def scriptable_forward(plain_class: Type[nn.Module]) -> Callable[..., Any]:
     try:
         tree = parse_forward(plain_class)
     except NotCuttable:
-        return rewrapped(plain_class.forward, _forward)  # type: ignore[no-any-return]
+        return rewrapped(plain_class.forward, _forward)
     names = [a.arg for a in (*tree.args.posonlyargs, *tree.args.args)][1:]
     names += [f'*{tree.args.vararg.arg}'] if tree.args.vararg else []
     names += [f'{a.arg}={a.arg}' for a in tree.args.kwonlyargs]
@@ -300,7 +299,7 @@ if not torch.jit.is_scripting():
 def masked_forward(plain_class: Type[nn.Module]) -> Callable[..., Any]:
     """The plain forward, in which drop paths are called."""
     if plain_class not in BRANCH_ENDS:
-        return unwrapped(plain_class.forward)  # type: ignore[no-any-return]
+        return unwrapped(plain_class.forward)
     tree = without_types(parse_forward(plain_class))
     forward: Callable[..., Any] = functions_of([tree], unwrapped(plain_class.forward), {})['forward']
     return forward

@@ -24,7 +24,7 @@ def loaded(node: ast.AST) -> Set[str]:
         return {node.id} if isinstance(node.ctx, ast.Load) else set()
     found = set().union(*map(loaded, ast.iter_child_nodes(node)))
     if isinstance(node, _COMPREHENSIONS):
-        found -= {n.id for g in node.generators for n in ast.walk(g.target) if _is_bound(n)}
+        found = found.difference(*(_bound_in(g.target) for g in node.generators))
     elif isinstance(node, (ast.Lambda, ast.FunctionDef)):
         found -= {a.arg for a in ast.walk(node.args) if isinstance(a, ast.arg)}
     return found
@@ -76,11 +76,9 @@ def writes(statement: ast.AST) -> Set[str]:
 def kills(statement: ast.stmt) -> Set[str]:
     """Local names that a statement binds whatever happens."""
     if isinstance(statement, ast.Assign):
-        return {n.id for t in statement.targets for n in walk_scope(t) if _is_bound(n)}
-    if isinstance(statement, ast.AnnAssign):
-        return {n.id for n in [statement.target] if _is_bound(n) and statement.value is not None}
-    if isinstance(statement, ast.AugAssign):
-        return {statement.target.id} if isinstance(statement.target, ast.Name) else set()
+        return set().union(*map(_bound_in, statement.targets))
+    if isinstance(statement, (ast.AnnAssign, ast.AugAssign)):
+        return set() if statement.value is None else _bound_in(statement.target)
     if isinstance(statement, ast.If):
         return _kills_of(statement.body) & _kills_of(statement.orelse)
     if isinstance(statement, ast.With):
@@ -88,8 +86,8 @@ def kills(statement: ast.stmt) -> Set[str]:
     return set()
 
 
-def _is_bound(node: ast.AST) -> bool:
-    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+def _bound_in(target: ast.AST) -> Set[str]:
+    return {n.id for n in walk_scope(target) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
 def _kills_of(statements: Iterable[ast.stmt]) -> Set[str]:
@@ -109,8 +107,8 @@ def reads(statement: ast.stmt) -> Set[str]:
     if isinstance(statement, ast.If):
         return loaded(statement.test) | reads_of(statement.body) | reads_of(statement.orelse)
     if isinstance(statement, ast.For):
-        bound = {n.id for n in walk_scope(statement.target) if _is_bound(n)}
-        return loaded(statement.iter) | (reads_of(statement.body) - bound) | reads_of(statement.orelse)
+        in_body = reads_of(statement.body) - _bound_in(statement.target)
+        return loaded(statement.iter) | in_body | reads_of(statement.orelse)
     if isinstance(statement, ast.With):
         return set().union(*map(loaded, statement.items)) | reads_of(statement.body)
     found = loaded(statement)
@@ -124,10 +122,11 @@ def stored_attributes(statement: ast.AST) -> Set[str]:
     found = set()
     for node in walk_scope(statement):
         if isinstance(node, (ast.Attribute, ast.Subscript)) and not isinstance(node.ctx, ast.Load):
-            while isinstance(node, ast.Subscript):
-                node = node.value
-            if isinstance(node, ast.Attribute):
-                found.add(node.attr)
+            holder: ast.AST = node
+            while isinstance(holder, ast.Subscript):
+                holder = holder.value
+            if isinstance(holder, ast.Attribute):
+                found.add(holder.attr)
     return found
 
 

@@ -1,6 +1,7 @@
 """Trace a module's forward, with its children as leaves: to find what a result was multiplied with last."""
 import inspect
 import operator
+from functools import partial
 from types import FunctionType
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple, Type
 
@@ -40,6 +41,9 @@ class _Tracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
+
+    def read_tensor(self, name: str, probe: nn.Module) -> fx.Proxy:
+        return self.create_proxy('get_attr', name, (), {})
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         operands = obj.node.args
@@ -83,7 +87,7 @@ def trace_forward(module: nn.Module, plain_class: Type[nn.Module], drop_paths: S
     probe_class = type(plain_class.__name__, (plain_class,), {
         'forward': forward,
         'plain_forward': plain_forward,
-        **{name: property(lambda _, name=name: tracer.create_proxy('get_attr', name, (), {})) for name in computed},
+        **{name: property(partial(tracer.read_tensor, name)) for name in computed},
     })
     probe: Any = object.__new__(probe_class)
     probe.__dict__.update({n: value for n, value in vars(module).items() if n not in (*drop_paths, *computed)})
