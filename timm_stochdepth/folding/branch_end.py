@@ -46,8 +46,9 @@ def branch_exponents(name: str, block: nn.Module, drop_path: str) -> Exponents:
         if dropped_at == drop_path:
             found = _walk(block, end, name)
             names = [n for n in branch.branch_only if isinstance(getattr(block, n, 0), Tensor)]
-            of_block = {own_tensor(block, n, name) for n in names}
-            if not found.keys() <= {*branch.parameters(block), *of_block}:
+            of_branch = {*branch.parameters(block), *(own_tensor(block, n, name) for n in names)}
+            of_branch.update(b for m in branch.modules(block) for b in m.buffers(recurse=False))
+            if not found.keys() <= of_branch:
                 raise _no_end(name, block)  # what else uses it would be scaled, too
             exponents.update(found)
     return exponents
