@@ -178,8 +178,11 @@ def train_ddp(rank, family, method, settings):
 @pytest.mark.parametrize(
     'method, settings', [('sample', dict(skip_dropped=True)), ('block', dict(use_same_gpu_seed=False))]
 )
-def test_ranks_stay_alike_under_ddp(method, settings, run_ranks):
-    first, second = run_ranks(train_ddp, NAMES[2], method, settings)
+@pytest.mark.parametrize(
+    'family', [NAMES[2], pytest.param('gcvit.GlobalContextVitBlock', marks=pytest.mark.long)], ids=['vit', 'gcvit']
+)
+def test_ranks_stay_alike_under_ddp(family, method, settings, run_ranks):
+    first, second = run_ranks(train_ddp, family, method, settings)
     assert all(torch.equal(p, q) for p, q in zip(first, second))
 
 

@@ -5,7 +5,8 @@ import pytest
 import timm
 import torch
 import torchvision
-from networks import ZOO_CASES, assert_same_output, images, plain_name, randomize, same_weights
+from networks import LAYERS, ZOO_CASES, assert_same_output, images, plain_name, randomize, same_weights
+from timm.utils import freeze
 
 import timm_stochdepth as ts
 from timm_stochdepth.folding.rescale import fold_weights
@@ -123,6 +124,57 @@ def test_an_attention_that_is_no_gate_is_refused():
     ts.apply_stochastic_depth(model, 'sample', 'ResNetBasicBlock', 0.5)
     with pytest.raises(ValueError, match=r'layer2\.0\.se must be one of SEModule.*CbamModule'):
         ts.fold_stochastic_depth(model)
+
+
+def frozen(name, **kwargs):
+    model = randomize(timm.create_model(name, num_classes=10, **kwargs)).eval()
+    freeze(model)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
+    return model
+
+
+@pytest.mark.filterwarnings('ignore:The (network has been trained|weights are of a plain)')
+@pytest.mark.parametrize('freezes_first', [True, False])
+@pytest.mark.parametrize(
+    'name, kwargs', [('resnet26', LAYERS), ('efficientnet_b0', {}), ('regnety_002', {})], ids=lambda v: str(v)[:9]
+)
+@torch.no_grad()
+def test_frozen_norms_are_scaled_though_they_have_no_parameters(name, kwargs, freezes_first):
+    plain = frozen(name, **kwargs)
+    model = copy.deepcopy(plain)
+    if not freezes_first:
+        model = randomize(timm.create_model(name, num_classes=10, **kwargs)).eval()
+    ts.apply_stochastic_depth(model, 'sample', 'DropPath', 0.5)
+    if not freezes_first:
+        freeze(model)
+        model.load_state_dict(plain.state_dict())
+    x = images(2)
+    folded = ts.fold_stochastic_depth(model)
+    assert not torch.allclose(model(x), plain(x), rtol=1e-2)
+    assert_same_output(folded(x), model(x))
+    assert_same_output(frozen_of(folded, name, **kwargs)(x), model(x))
+    scaled = {key for key, value in folded.state_dict().items() if not torch.equal(value, model.state_dict()[key])}
+    assert scaled and all(key.endswith(('.weight', '.bias')) for key in scaled)
+    model.load_state_dict(fold_weights(plain.state_dict(), model, {}))
+    assert_same_output(model(x), plain(x))
+
+
+def frozen_of(folded, name, **kwargs):
+    plain = frozen(name, **kwargs)
+    plain.load_state_dict(folded.state_dict())
+    return plain
+
+
+@pytest.mark.filterwarnings('ignore:The network has been trained')
+def test_frozen_norms_of_torchvision_alike():
+    norm = torchvision.ops.FrozenBatchNorm2d
+    model = torchvision.models.resnet18(norm_layer=norm, num_classes=10).eval()
+    for buffer in model.buffers():
+        torch.nn.init.uniform_(buffer, 0.25, 0.75)
+    ts.apply_stochastic_depth(model, 'block', 'ResNetBasicBlock', 0.5)
+    x = images(2)
+    with torch.no_grad():
+        assert_same_output(ts.fold_stochastic_depth(model)(x), model(x))
 
 
 def test_a_norm_without_weight_is_refused():

@@ -1,6 +1,7 @@
 """What is pushed is what timm itself would write, but for what has to differ, and transformers loads it."""
 
 import json
+import warnings
 
 import pytest
 import timm
@@ -95,6 +96,93 @@ def test_transformers_loads_what_timm_itself_saves(network, tmp_path):
             lambda x: AutoModelForImageClassification.from_pretrained(tmp_path).eval()(pixel_values=x).logits,
         ):
             assert_same_output(loaded(x), network(x))
+
+
+APPLIED = {
+    'resnet18': ('ResNetBasicBlock', {}),
+    'test_vit': ('DropPath', dict(img_size=32)),
+}
+
+
+@pytest.fixture(params=APPLIED)
+def applied(request):
+    """A network, and what gives it stochastic depth at the rate 0.4, with other settings."""
+    layer, kwargs = APPLIED[request.param]
+    model = timm.create_model(request.param, num_classes=4, **kwargs).eval()
+    for p in model.parameters():
+        if p.ndim == 1:
+            torch.nn.init.uniform_(p, 0.2, 0.8)
+    settings = dict(stochastic_method='sample', target_layer_name=layer, drop_rate=0.4, drop_distribution='uniform')
+    return model, lambda **others: ts.apply_stochastic_depth(model, **{**settings, **others})
+
+
+@torch.no_grad()
+def assert_timm_saves_the_function(model, folder):
+    timm.models.save_for_hf(model, folder, safe_serialization=True)
+    x = torch.randn(2, 3, 32, 32)
+    assert_same_output(timm.create_model(f'local-dir:{folder}', pretrained=True).eval()(x), model(x))
+
+
+@pytest.mark.filterwarnings('ignore:The network has been trained', 'ignore:drop_rate is 0')
+def test_timm_saves_no_weights_of_another_function_under_a_plain_name(applied, tmp_path):
+    model, apply = applied
+    apply()
+    words = r'plain name \w+, .*fold_stochastic_depth\(model\).*push_to_hub'
+    with pytest.raises(ValueError, match=words):
+        timm.models.save_for_hf(model, tmp_path / 'refused', safe_serialization=True)
+    assert not (tmp_path / 'refused' / 'config.json').exists()
+    folded = ts.fold_stochastic_depth(model)
+    assert_timm_saves_the_function(folded, tmp_path / 'folded')
+    apply(drop_rate=0.0)
+    assert_timm_saves_the_function(model, tmp_path / 'rate_0')
+    apply(scale_by_keep=True)
+    assert_timm_saves_the_function(model, tmp_path / 'scale_by_keep')
+    apply(drop_warmup=0.5)
+    ts.start_warmup(model)
+    assert_timm_saves_the_function(model, tmp_path / 'start_of_warmup')
+    ts.set_training_progress(model, 0.1)
+    with pytest.raises(ValueError, match=words):
+        timm.models.save_for_hf(model, tmp_path / 'amid_warmup', safe_serialization=True)
+
+
+@pytest.mark.filterwarnings('ignore:The network has been trained')
+def test_a_folded_network_that_is_given_stochastic_depth_again_is_one_of_a_plain_name(tmp_path):
+    network = timm.create_model('resnet50_sd_block', num_classes=4, layers=[1, 2, 1, 1], base_width=8)
+    model = ts.fold_stochastic_depth(randomize(network).eval())
+    ts.apply_stochastic_depth(model, 'sample', 'DropPath', 0.3)
+    with pytest.raises(ValueError, match='plain name resnet50, '):
+        timm.models.save_for_hf(model, tmp_path / 'refused')
+    ts.apply_stochastic_depth(model, 'sample', 'DropPath', 0.3, scale_by_keep=True)
+    assert_timm_saves_the_function(model, tmp_path / 'net')
+
+
+def test_timms_push_refuses_before_anything_is_sent(applied, monkeypatch):
+    calls = []
+
+    class Api:
+        def __init__(self, **kwargs):
+            pass
+
+        def create_repo(self, repo_id, **kwargs):
+            return type('Url', (), dict(repo_id=repo_id))
+
+        def file_exists(self, **kwargs):
+            return False
+
+        def upload_folder(self, **kwargs):
+            calls.append(kwargs)
+
+    monkeypatch.setattr('timm.models._hub.HfApi', Api)
+    model, apply = applied
+    apply(scale_by_keep=True)
+    timm.models.push_to_hf_hub(model, 'user/net')
+    assert len(calls) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        apply()
+    with pytest.raises(ValueError, match='plain name'):
+        timm.models.push_to_hf_hub(model, 'user/net')
+    assert len(calls) == 1
 
 
 def test_timm_writes_other_networks_as_before(tmp_path):

@@ -9,6 +9,8 @@ import torch
 from draws_of import give_draws, note_draws
 from networks import LAYERS, assert_same_gradients, assert_same_output, branch_formula, images, randomize
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 import timm_stochdepth as ts
 from timm_stochdepth.bench.counters import kept_storages
@@ -45,6 +47,95 @@ def test_skipped_branch_adds_nothing_to_accumulated_gradients():
     weight.grad = torch.ones(4)
     skip_branch(torch.randn(2, 3, requires_grad=True), [weight]).sum().backward()
     assert torch.equal(weight.grad, torch.ones(4))
+
+
+def test_inputs_of_a_skipped_branch_have_zero_gradients_unless_the_shortcut_comes_from_them():
+    x, query = torch.randn(2, 3, requires_grad=True), torch.randn(2, 4, requires_grad=True)
+    no_gradient, number = torch.randn(2, 3), 5
+    shortcut = (x * 3.0).relu()
+    y = skip_branch(shortcut, [], [shortcut, x, (query, no_gradient), dict(size=number)])
+    grads = torch.autograd.grad(y.sum(), [x, query])
+    assert torch.equal(grads[0], 3.0 * (x > 0))
+    assert torch.equal(grads[1], torch.zeros_like(query))
+
+
+class Operations(TorchDispatchMode):
+    """Lists what is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('name, kwargs', [('test_vit', dict(img_size=32)), ('resnet26', LAYERS)])
+def test_a_skipped_branch_whose_input_the_shortcut_comes_from_allocates_nothing_for_it(name, kwargs, monkeypatch):
+    model = timm.create_model(name, num_classes=4, **kwargs)
+    ts.apply_stochastic_depth(model, 'block', 'DropPath', 1.0, 'uniform')
+
+    def operations():
+        model.zero_grad(set_to_none=True)
+        with Operations() as operations:
+            model(torch.randn(2, 3, 32, 32)).sum().backward()
+        return operations.names
+
+    found = operations()
+    monkeypatch.setattr('timm_stochdepth.residual.skip._tensors_in', lambda inputs: [])
+    assert found == operations() and 'zeros_like' in found
+
+
+class Asking(nn.Module):
+    """A block whose branch asks something that is computed outside of it, as in GCViT."""
+
+    def __init__(self, drop_path):
+        super().__init__()
+        self.fc, self.drop_path = nn.Linear(4, 4), drop_path
+
+    def forward(self, x, q_global):
+        return x + self.drop_path(self.fc(x) * q_global)
+
+
+class Asked(nn.Module):
+    """What computes that for its blocks, whose parameters have a gradient through their branches alone."""
+
+    def __init__(self, reentrant=None):
+        super().__init__()
+        self.stem, self.query, self.reentrant = nn.Linear(3, 4), nn.Linear(4, 4), reentrant
+        self.blocks = nn.ModuleList([Asking(timm.layers.DropPath(0.5)) for _ in range(2)])
+
+    def forward(self, x):
+        x = self.stem(x)
+        query = self.query(x)
+        for block in self.blocks:
+            x = block(x, query) if self.reentrant is None else checkpoint(block, x, query, use_reentrant=self.reentrant)
+        return x
+
+
+ASKED = {
+    'eager': Asked,
+    'reentrant': lambda: Asked(reentrant=True),
+    'not reentrant': lambda: Asked(reentrant=False),
+    'compiled': lambda: torch.compile(Asked(), backend='aot_eager'),
+}
+
+
+@pytest.mark.parametrize('rate', [1.0, 0.6])
+@pytest.mark.parametrize('method, settings', [('block', {}), ('sample', dict(skip_dropped=True))])
+@pytest.mark.parametrize('kind', ASKED)
+def test_what_a_left_out_branch_would_have_been_given_has_a_gradient(kind, method, settings, rate):
+    model = ASKED[kind]()
+    ts.apply_stochastic_depth(model, method, 'DropPath', rate, 'uniform', **settings)
+    all_dropped = 0
+    for seed in range(12):
+        torch.manual_seed(seed)
+        model.zero_grad(set_to_none=True)
+        model(torch.randn(2, 3)).sum().backward()
+        assert all(p.grad is not None for p in model.parameters())
+        all_dropped += not any(p.grad.any() for n, p in model.named_parameters() if 'query' in n)
+    assert all_dropped > 0 if rate < 1.0 else all_dropped == 12
 
 
 @pytest.mark.parametrize('as_on_gpu', [False, True])
@@ -129,11 +220,13 @@ def test_derivatives_of_a_skipped_branch():
     shortcut = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(4, dtype=torch.float64, requires_grad=True)
 
-    def skip(shortcut, weight):
-        return skip_branch(shortcut * 2.0, [weight])
+    query = torch.randn(3, dtype=torch.float64, requires_grad=True)
 
-    assert torch.autograd.gradcheck(skip, (shortcut, weight))
-    assert torch.autograd.gradgradcheck(skip, (shortcut, weight))
+    def skip(shortcut, weight, query):
+        return skip_branch(shortcut * 2.0, [weight], [query])
+
+    assert torch.autograd.gradcheck(skip, (shortcut, weight, query))
+    assert torch.autograd.gradgradcheck(skip, (shortcut, weight, query))
 
 
 def test_selected_samples_keep_their_memory_format():

@@ -3,6 +3,7 @@ from typing import Dict, List, Optional, Type
 
 import timm.layers
 import torchvision.models.resnet as tv_resnet
+import torchvision.ops
 from timm.models.metaformer import Scale
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -41,7 +42,8 @@ BRANCH_ENDS: Dict[Type[nn.Module], str] = {
 # norms that multiply their result with a weight, and add a bias: what folding scales at the end of a branch
 NORM_LAYERS: List[Type[nn.Module]] = [
     _BatchNorm, nn.GroupNorm, nn.LayerNorm, timm.layers.LayerNorm2d, timm.layers.RmsNorm, timm.layers.RmsNorm2d,
-    timm.layers.SimpleNorm, timm.layers.SimpleNorm2d]
+    timm.layers.SimpleNorm, timm.layers.SimpleNorm2d, timm.layers.FrozenBatchNormAct2d,
+    torchvision.ops.FrozenBatchNorm2d]
 
 # attention layers that multiply their input with a gate, and the first layer of that gate, linear in the input
 GATE_INPUT_LAYERS: Dict[Type[nn.Module], str] = {

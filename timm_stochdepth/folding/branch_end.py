@@ -9,7 +9,9 @@ from ..cut.tables import GATE_INPUT_LAYERS, NORM_LAYERS, SCALING_LAYERS
 from ..layers.block import StochasticBlock, plain_class_of
 from ..layers.block_class import cuts_of
 from .computed_tensors import ComputedTensor, own_tensor, own_tensors
-from .trace import branch_ends, is_size, trace_forward
+from .degree import linear_in, overwrites
+from .nodes import is_size
+from .trace import branch_ends, trace_forward
 
 __all__ = ['branch_exponents']
 
@@ -50,9 +52,13 @@ def branch_exponents(name: str, block: nn.Module, drop_path: str) -> Exponents:
     for (dropped_at, branch), (_, end) in zip(branches, ends):
         if dropped_at == drop_path:
             found = _walk(block, end, name)
-            names = [n for n in branch.branch_only if isinstance(getattr(block, n, 0), Tensor)]
-            of_block = {own_tensor(block, n, name) for n in names}
-            if not found.keys() <= {*branch.parameters(block), *of_block}:
+            names = [
+                n for n in branch.branch_only
+                if isinstance(getattr(block, n, 0), Tensor) and n not in block._non_persistent_buffers_set]
+            children = [block._modules[n] for n in branch.branch_only if n in block._modules]
+            of_branch = {own_tensor(block, n, name) for n in names}.union(
+                t for child in children if child is not None for t in (*child.parameters(), *child.buffers()))
+            if not found.keys() <= of_branch:
                 raise _no_end(name, block)  # what else uses it would be scaled, too
             exponents.update(found)
     return exponents
@@ -71,8 +77,13 @@ def _exponents_by_hand(name: str, block: StochasticBlock) -> Exponents:
 def _walk(root: nn.Module, node: Any, path: str, in_sum: bool = False) -> Exponents:
     """Follow a result back to what it was multiplied with last."""
     exponents: Exponents = {}
+    names = () if in_sum else linear_in(root, node)
+    if names:
+        return {own_tensor(root, name, path): 1 for name in names}
+    if in_sum and _parameter_of(node) and _is_used_once(node) and _is_used_once(_leaf_of(node)):  # a bias
+        return {own_tensor(root, _parameter_of(node), path): 1}
     while isinstance(node, fx.Node) and node.op not in ('placeholder', 'get_attr'):
-        if in_sum and sum(not is_size(user) for user in node.users) > 1:
+        if in_sum and not _is_used_once(node):
             break  # what feeds the other operand, too, would be scaled twice there
         name = str(getattr(node.target, '__name__', node.target))
         if node.op == 'call_module':
@@ -128,6 +139,8 @@ def _exponents_of(module: nn.Module, path: str) -> Optional[Exponents]:
         if isinstance(module, nn.Sequential):
             return _last_of(module, path)
         graph = trace_forward(module, type(module))
+        if overwrites(module, graph):
+            raise _no_end(path, module)
         return _walk(module, next(n for n in graph.nodes if n.op == 'output').args[0], path)
     except ComputedTensor:
         raise
@@ -146,13 +159,23 @@ def _last_of(module: nn.Sequential, path: str) -> Optional[Exponents]:
     return None
 
 
+def _is_used_once(node: Any) -> bool:
+    return isinstance(node, fx.Node) and sum(not is_size(user) for user in node.users) <= 1
+
+
 def _parameter_of(node: Any) -> str:
+    leaf = _leaf_of(node)
+    return str(leaf.target) if leaf is not None and leaf.op == 'get_attr' else ''
+
+
+def _leaf_of(node: Any) -> Optional[fx.Node]:
+    """What a value was made of by nothing but reshapes."""
     while isinstance(node, fx.Node) and node.op in ('call_method', 'call_function') and node.all_input_nodes:
         is_transposed = node.target is getattr and node.args[1] in ('T', 'mT')
         if not is_transposed and str(getattr(node.target, '__name__', node.target)) not in (*_RESHAPES, 'unsqueeze'):
-            return ''
+            return None
         node = node.all_input_nodes[0]
-    return str(node.target) if isinstance(node, fx.Node) and node.op == 'get_attr' else ''
+    return node if isinstance(node, fx.Node) else None
 
 
 def _no_end(path: str, module: nn.Module) -> ValueError:

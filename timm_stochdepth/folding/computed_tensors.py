@@ -14,6 +14,8 @@ from ..layers.sharding import refuse_sharded
 __all__ = ['ComputedTensor', 'copy_plain', 'is_reparametrized', 'own_tensor', 'own_tensors']
 
 _REMOVE = {BasePruningMethod: remove_pruning, WeightNorm: remove_weight_norm, SpectralNorm: remove_spectral_norm}
+# what layers that were frozen hold as buffers, beside statistics, which no factor goes into
+_FROZEN = ('weight', 'bias')
 
 
 class ComputedTensor(ValueError):
@@ -66,10 +68,13 @@ def own_tensor(module: nn.Module, name: str, path: str) -> Tensor:
     """What a factor on the tensor that a module at some path computes with by some name goes into.
 
     Raises:
-        ComputedTensor: A parametrization computes it, or a norm of its own.
+        ComputedTensor: A parametrization computes it, or a norm of its own, or no state_dict holds it.
     """
     kind = dict(_computed(module)).get(name)
     tensors = {**module._buffers, **module._parameters}
+    if name in module._non_persistent_buffers_set:
+        raise ComputedTensor(
+            f'{path}.{name} must be in the state_dict to be scaled, but is a buffer that is not persistent.')
     tensor = tensors.get(f'{name}_orig' if kind is BasePruningMethod else name)  # pruned, times a mask
     if tensor is None:
         raise ComputedTensor(
@@ -80,8 +85,9 @@ def own_tensor(module: nn.Module, name: str, path: str) -> Tensor:
 
 
 def own_tensors(module: nn.Module, path: str) -> Iterator[Tensor]:
-    """What a factor on the result of a norm, a scale or a linear layer goes into: each of its parameters."""
+    """What a factor on the result of a norm, a scale or a linear layer goes into: its parameters, frozen or not."""
     names = {n for n, p in module._parameters.items() if p is not None}
+    names |= {n for n in _FROZEN if module._buffers.get(n) is not None}  # refused, where it is not persistent
     for name, _ in _computed(module):
         names = {n for n in names if not n.startswith(f'{name}_')} | {name}
     if parametrize.is_parametrized(module):

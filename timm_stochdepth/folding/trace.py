@@ -3,17 +3,16 @@ import inspect
 import operator
 from functools import partial
 from types import FunctionType
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple, Type
+from typing import Any, Callable, Dict, List, Sequence, Tuple, Type
 
 from timm.layers import get_notrace_functions
 from torch import Tensor, fx, nn
 
 from ..cut.tables import BRANCH_ENDS
+from .nodes import is_inplace, is_size
 
-__all__ = ['branch_ends', 'is_size', 'trace_forward']
+__all__ = ['branch_ends', 'trace_forward']
 
-_SIZE_ATTRIBUTES = ('device', 'dtype', 'ndim', 'shape')
-_SIZE_METHODS = ('dim', 'size')
 _ADDITIONS = ('add', 'add_', 'iadd')
 
 
@@ -105,8 +104,13 @@ def branch_ends(block: nn.Module, plain_class: Type[nn.Module], drop_paths: Sequ
     Raises:
         ValueError: The forward cannot be traced.
     """
+    graph = trace_forward(block, plain_class, drop_paths)
+    for node in reversed(graph.nodes):
+        if not node.users and (is_size(node) or node.op == 'get_attr' or node.target is operator.getitem):
+            graph.erase_node(node)
+    _use_results(list(graph.nodes))
     ends = []
-    for call in trace_forward(block, plain_class, drop_paths).nodes:
+    for call in graph.nodes:
         if call.op == 'call_module' and call.target in drop_paths:
             node = call
             while len(node.users) == 1:
@@ -118,28 +122,10 @@ def branch_ends(block: nn.Module, plain_class: Type[nn.Module], drop_paths: Sequ
     return ends
 
 
-def _flat(value: Any) -> Iterator[Any]:
-    """What a node's arguments hold, out of tuples, lists, dicts and slices."""
-    if isinstance(value, (tuple, list)):
-        for v in value:
-            yield from _flat(v)
-    elif isinstance(value, dict):
-        yield from _flat(tuple(value.values()))
-    elif isinstance(value, slice):
-        yield from _flat((value.start, value.stop, value.step))
-    else:
-        yield value
-
-
-def is_size(node: Any) -> bool:
-    """Whether a value is a pure computation on the shape, type or device of tensors, or on numbers."""
-    if not isinstance(node, fx.Node):
-        return not isinstance(node, Tensor)
-    if node.op == 'call_method':
-        return node.target in _SIZE_METHODS
-    if node.op != 'call_function':
-        return False
-    if node.target is getattr:
-        return node.args[1] in _SIZE_ATTRIBUTES
-    module = getattr(node.target, '__module__', '')
-    return module in ('_operator', 'builtins', 'math') and all(map(is_size, _flat((node.args, node.kwargs))))
+def _use_results(nodes: List[fx.Node]) -> None:
+    """Let what reads a tensor after a method has written to it, `x.mul_(gain)`, use the method's result."""
+    for i, node in enumerate(nodes):
+        if node.op == 'call_method' and not node.users and is_inplace(node, None):
+            written: Any = node.args[0]
+            for user in set(written.users) & set(nodes[i + 1:]):
+                user.replace_input_with(written, node)

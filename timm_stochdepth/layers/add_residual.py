@@ -69,7 +69,7 @@ def add_to_kept(
     kept_K = keep_N.nonzero().flatten()
     num_kept = kept_K.numel()
     if num_kept == 0:
-        return leave_out(shortcut, branch, block)
+        return leave_out(shortcut, branch, block, inputs)
     run = branch.run if num_kept > 1 else branch.run_for_single_sample
     scale = drop_path.kept_scale()
     if num_kept == num_samples:
@@ -131,6 +131,6 @@ def add_to_batch(
 
 
 @torch.compiler.disable
-def leave_out(shortcut: Tensor, branch: Branch, block: nn.Module) -> Tensor:
+def leave_out(shortcut: Tensor, branch: Branch, block: nn.Module, inputs: Sequence[Any]) -> Tensor:
     """The sum without the branch."""
-    return skip_branch(shortcut, branch_parameters(branch, block))
+    return skip_branch(shortcut, branch_parameters(branch, block), inputs)

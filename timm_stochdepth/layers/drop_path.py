@@ -115,7 +115,9 @@ class StochasticDropPath(RateMetadata):
     @torch.compiler.disable(recursive=False)
     def add_decided(self, keeps: bool, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:
         """As `add`, by a decision that was taken for the batch."""
-        return branch.add_scaled(block, branch, shortcut, *inputs) if keeps else leave_out(shortcut, branch, block)
+        if keeps:
+            return branch.add_scaled(block, branch, shortcut, *inputs)
+        return leave_out(shortcut, branch, block, inputs)
 
     @torch.jit.unused
     def add_scaled(self, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:

@@ -1,0 +1,168 @@
+"""What a factor on a branch goes into: what the end of the branch is linear in, whatever class that is of."""
+
+import pytest
+import timm
+import torch
+from networks import assert_same_output
+from timm.models.hgnet import LearnableAffineBlock
+from torch import nn
+
+import timm_stochdepth as ts
+
+
+class Block(nn.Module):
+    def __init__(self, end):
+        super().__init__()
+        self.fc, self.end, self.drop_path = nn.Linear(4, 4), end, timm.layers.DropPath(0.5)
+
+    def forward(self, x):
+        return x + self.drop_path(self.end(torch.relu(self.fc(x))))
+
+
+class Own(nn.Module):
+    """An end with parameters or buffers, that computes what a function of it and its input says."""
+
+    names = ('scale', 'bias')
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        for name in self.names:
+            self.add_tensor(name, torch.rand(4) + 0.5)
+
+    def add_tensor(self, name, value):
+        self.register_parameter(name, nn.Parameter(value))
+
+
+class Affine(Own):
+    def forward(self, x):
+        return torch.addcmul(self.bias, self.scale, x)
+
+
+class ScaledBias(Own):
+    def forward(self, x):
+        return self.scale * x + self.bias * self.scale
+
+
+class AfterLayer(Own):
+    def forward(self, x):
+        x = self.fc(x) * self.scale
+        x += self.bias
+        return x
+
+
+class BiasAlone(Own):
+    names = ('bias',)
+
+    def forward(self, x):
+        return self.fc(x) + self.bias.view(1, -1)
+
+
+class Quotient(Own):
+    names = ('scale', 'bias', 'width')
+
+    def forward(self, x):
+        return (x * self.scale - self.bias) / self.width
+
+
+class Linear(Own):
+    names = ('scale', 'bias')
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.scale.unsqueeze(1).expand(4, 4), bias=self.bias)
+
+
+class FrozenNorm(Own):
+    """As in detection networks: all of it is buffers, and its forward is written out."""
+
+    names = ('weight', 'bias', 'running_mean', 'running_var')
+
+    def add_tensor(self, name, value):
+        self.register_buffer(name, value)
+
+    def forward(self, x):
+        scale = self.weight.reshape(1, -1) * (self.running_var.reshape(1, -1) + 1e-5).rsqrt()
+        bias = self.bias.reshape(1, -1) - self.running_mean.reshape(1, -1) * scale
+        return x * scale + bias
+
+
+SCALED = {
+    Affine: {'scale', 'bias'},
+    ScaledBias: {'scale'},
+    AfterLayer: {'scale', 'bias'},
+    BiasAlone: {'fc.weight', 'fc.bias', 'bias'},
+    Quotient: {'scale', 'bias'},
+    Linear: {'scale', 'bias'},
+    FrozenNorm: {'weight', 'bias'},
+}
+
+
+def applied(end):
+    model = nn.Sequential(Block(end)).eval()
+    for p in model.parameters():
+        nn.init.uniform_(p, 0.5, 1.5)
+    ts.apply_stochastic_depth(model, 'sample', 'DropPath', 0.5, 'uniform')
+    return model
+
+
+@pytest.mark.filterwarnings('ignore:The network has been trained')
+@pytest.mark.parametrize('end', [*SCALED, LearnableAffineBlock], ids=lambda end: end.__name__)
+@torch.no_grad()
+def test_a_factor_goes_into_what_the_end_is_linear_in(end):
+    model = applied(end())
+    x = torch.randn(3, 4)
+    folded = ts.fold_stochastic_depth(model)
+    assert_same_output(folded(x), model(x))
+    before, after = model.state_dict(), folded.state_dict()
+    scaled = {key.removeprefix('0.end.') for key in before if not torch.equal(before[key], after[key])}
+    assert scaled == SCALED.get(end, {'scale', 'bias'})
+
+
+class Shifted(Own):
+    def forward(self, x):
+        return x * self.scale + 1
+
+
+class OneOfBoth(Own):
+    def forward(self, x):
+        return torch.relu(x * self.scale) + self.bias
+
+
+class InBoth(Own):
+    names = ('bias',)
+
+    def forward(self, x):
+        return self.fc(x * self.bias) + self.bias
+
+
+class WrittenTo(Own):
+    def forward(self, x):
+        y = x * self.scale
+        y.add_(self.bias)
+        return y
+
+
+class WrittenToAView(Own):
+    def forward(self, x):
+        y = x * self.scale
+        y[:, 0].add_(1)
+        return y
+
+
+class Ephemeral(Own):
+    names = ('scale',)
+
+    def add_tensor(self, name, value):
+        self.register_buffer(name, value, persistent=False)
+
+    def forward(self, x):
+        return x * self.scale
+
+
+@pytest.mark.filterwarnings('ignore:The network has been trained')
+@pytest.mark.parametrize(
+    'end', [Shifted, OneOfBoth, InBoth, WrittenTo, WrittenToAView, Ephemeral], ids=lambda end: end.__name__
+)
+def test_where_no_tensors_carry_the_factor_the_end_is_refused(end):
+    with pytest.raises(ValueError, match=r'0\.end.* to be (folded|scaled), but is '):
+        ts.fold_stochastic_depth(applied(end()))
