@@ -13,7 +13,8 @@ PACKAGE = Path(timm_stochdepth.__file__).parent
 # a room uses rooms of the lines above its own, wherever in a file it imports them
 ROOMS = """
     version messages
-    settings capture output cut
+    settings capture output
+    cut
     draws
     residual
     layers

@@ -1,10 +1,11 @@
 """Whether a forward pass is being captured: by FX, export, TorchScript, or a transform of torch.func."""
 import warnings
 from itertools import repeat
-from typing import Any, Dict, Tuple
+from typing import Any, Callable, Dict, Tuple, TypeVar, cast
 
 import torch
 from torch import fx, nn
+from torch._dynamo.eval_frame import skip_code
 from torch.autograd import forward_ad
 
 __all__ = [
@@ -14,8 +15,11 @@ __all__ = [
     'is_exporting',
     'is_traced',
     'is_transformed',
+    'leave_to_python',
     'refuse_frozen_decisions',
 ]
+
+F = TypeVar('F', bound=Callable[..., Any])
 
 
 def is_traced(args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:
@@ -69,3 +73,12 @@ def refuse_frozen_decisions(name: str, value: Any) -> bool:
             ' graph can: export model.eval(), fold_stochastic_depth(model), or to train on, the sample method without'
             ' skip_dropped.')
     return True
+
+
+def leave_to_python(function: F) -> F:
+    """A function that torch.compile leaves alone, and whose callees it compiles.
+
+    The decorator alone has newer compilers asked about the function's own frame at each call (pytorch/pytorch#148896).
+    """
+    skip_code(function.__code__)
+    return cast(F, torch.compiler.disable(function, recursive=False))

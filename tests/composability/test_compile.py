@@ -226,3 +226,31 @@ def test_sample_mode_is_one_graph_beside_block_mode():
     for method in ('block', 'sample'):
         model = small_network(method)
         torch.compile(model, backend='eager', fullgraph=method == 'sample')(images(4, 32))
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        dict(stochastic_method='sample'),
+        dict(stochastic_method='sample', skip_dropped=True),
+        dict(stochastic_method='block'),
+    ],
+)
+def test_the_compiler_is_not_called_any_more_once_the_graphs_are_made(settings):
+    """As in plain timm, where `fail_on_recompile` guards long runs (pytorch/pytorch#148896)."""
+    model = timm.create_model(
+        'vit_tiny_patch16_224', img_size=32, patch_size=8, embed_dim=16, depth=4, num_heads=2, num_classes=3
+    )
+    ts.apply_stochastic_depth(
+        model, target_layer_name='DropPath', drop_rate=0.3, **{'stochastic_method': 'sample', **settings}
+    )
+    compiled = torch.compile(model, backend='eager')
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 32, 32)
+    for _ in range(40):
+        compiled(x).sum().backward()
+    frames = torch._dynamo.utils.counters['frames']['total']
+    with torch.compiler.set_stance('fail_on_recompile'):
+        for _ in range(200):
+            compiled(x).sum().backward()
+    assert torch._dynamo.utils.counters['frames']['total'] == frames

@@ -8,6 +8,7 @@ from typing import Any, Callable, Sequence, Tuple, Type
 import torch
 from torch import nn
 
+from ..capture import leave_to_python
 from .attributes import attributes_used
 from .branch import Branch
 from .operands import drop_path_of
@@ -111,7 +112,7 @@ class PlainForward:
         return Cut(
             forwards['forward'],
             forwards['forward_kept'],
-            torch.compiler.disable(forwards['forward_decided'], recursive=False),
+            leave_to_python(forwards['forward_decided']),
             tuple((s.drop_path, by_name[s.name]) for s in slices),
             '\n\n'.join(ast.unparse(ast.fix_missing_locations(d)) + '\n' for d in (*branches, forward)),
         )
@@ -209,7 +210,7 @@ def cut_by_hand(plain_class: Type[nn.Module], branch_only: Tuple[str, ...]) -> C
         y: torch.Tensor = self.activation(self.drop_path.add(self.shortcut(x), branch, self, x))
         return y
 
-    @torch.compiler.disable(recursive=False)
+    @leave_to_python
     def forward_decided(self: Any, keeps: Tuple[bool, ...], x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.activation(self.drop_path.add_decided(keeps[0], self.shortcut(x), branch, self, x))
         return y

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable, ClassVar, Dict, List, Tuple, Ty
 import torch
 from torch import Tensor, nn
 
-from ..capture import as_whole_block, is_traced, refuse_frozen_decisions
+from ..capture import as_whole_block, is_traced, leave_to_python, refuse_frozen_decisions
 from ..cut.cut import Cut, cut_by_hand
 from ..cut.source import NotCuttable
 from ..residual.mode import Mode
@@ -139,7 +139,7 @@ class StochasticBlock(nn.Module):
         return self._skip(cut, args, kwargs)
 
     @torch.jit.unused
-    @torch.compiler.disable(recursive=False)
+    @leave_to_python
     def forward_block(self, *args: Any, **kwargs: Any) -> Any:
         """The plain block's forward, without the branches that the batch does not keep."""
         if is_traced(args, kwargs):

@@ -1,7 +1,7 @@
 """Weak table of the classes that were made for blocks."""
 import sys
 from collections import OrderedDict
-from typing import Any, Callable, Generic, Hashable, Type, TypeVar
+from typing import Any, Callable, Generic, Hashable, List, Type, TypeVar
 from weakref import WeakValueDictionary
 
 __all__ = ['ClassTable']
@@ -26,6 +26,10 @@ class ClassTable(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._classes)
+
+    def values(self) -> List[Type[T]]:
+        """The classes."""
+        return list(self._classes.values())
 
     def find(self, key: Hashable, plain_class: type, make: Callable[[], Type[T]]) -> Type[T]:
         """The class of a key, made where there is none.

@@ -4,7 +4,7 @@ from typing import Any, Dict, Optional
 import torch
 from torch import Tensor, nn
 
-from ..capture import as_leaf, is_traced
+from ..capture import as_leaf, is_traced, leave_to_python
 from ..cut.branch import Branch
 from ..draws.bernoulli import draw_keep_block, draw_keep_samples
 from ..residual.mask import per_sample
@@ -112,7 +112,7 @@ class StochasticDropPath(RateMetadata):
 
     # what was decided stays outside of compiled code, what it decides on is compiled by itself
     @torch.jit.unused
-    @torch.compiler.disable(recursive=False)
+    @leave_to_python
     def add_decided(self, keeps: bool, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:
         """As `add`, by a decision that was taken for the batch."""
         if keeps:
