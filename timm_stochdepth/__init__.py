@@ -25,13 +25,14 @@ The public names, all others are internal:
     STOCHASTIC_LAYER_MAPPING    the kinds of blocks that can be asked for by a name, to be extended
     models                      module of the registered models
 
-Tables of what a trace of a block cannot tell, to be extended (docs/any_model.md):
+Tables of what the source of a block cannot tell, to be extended (docs/any_model.md):
 
     BRANCH_ENDS                 in which child the branch of a block without a drop path ends
     BATCH_DIMENSIONS            which arguments of a block have a row for each sample
     SCALING_LAYERS              which layers may scale a branch after its drop path
     GATE_INPUT_LAYERS           which layers multiply their input by a gate, and the gate's first layer
     NORM_LAYERS                 which layers are norms with a weight and a bias
+    TRUSTED_BLOCKS              which blocks of your own are cut without a comparison
 
 The command line is `timm-stochdepth`, or `python -m timm_stochdepth`.
 """
@@ -45,7 +46,14 @@ if TYPE_CHECKING:
     from . import models
     from .apply import apply_stochastic_depth
     from .control import no_drop, set_drop_rate, set_training_progress, start_warmup
-    from .cut.tables import BATCH_DIMENSIONS, BRANCH_ENDS, GATE_INPUT_LAYERS, NORM_LAYERS, SCALING_LAYERS
+    from .cut.tables import (
+        BATCH_DIMENSIONS,
+        BRANCH_ENDS,
+        GATE_INPUT_LAYERS,
+        NORM_LAYERS,
+        SCALING_LAYERS,
+        TRUSTED_BLOCKS,
+    )
     from .folding.fold import fold_stochastic_depth
     from .hub.push import push_to_hub
     from .inspection import drop_rates, stochastic_depth_args
@@ -56,7 +64,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     'BATCH_DIMENSIONS', 'BRANCH_ENDS', 'GATE_INPUT_LAYERS', 'NORM_LAYERS', 'SCALING_LAYERS',
-    'STOCHASTIC_LAYER_MAPPING', 'Settings', 'StochasticBlock', 'StochasticDepth', '__version__',
+    'STOCHASTIC_LAYER_MAPPING', 'Settings', 'StochasticBlock', 'StochasticDepth', 'TRUSTED_BLOCKS', '__version__',
     'apply_stochastic_depth', 'drop_rates', 'fold_stochastic_depth', 'models', 'no_drop', 'push_to_hub',
     'set_drop_rate', 'set_training_progress', 'start_warmup', 'stochastic_depth_args']
 
