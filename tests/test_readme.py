@@ -31,7 +31,8 @@ def test_python_blocks_run_each_by_itself(page, hub_cache, tmp_path):
     for number, script in enumerate(code_blocks(page, 'python')):
         folder = tmp_path / str(number)
         folder.mkdir()
-        result = run_python('-c', IN_EARNEST + script, env=hub_cache, cwd=folder)
+        (folder / 'script.py').write_text(IN_EARNEST + script)
+        result = run_python(folder / 'script.py', env=hub_cache, cwd=folder)
         assert result.returncode == 0, f'{script}\n{result.stderr}'
 
 

@@ -208,11 +208,11 @@ def test_a_reparameterized_block_is_cut_anew():
     assert_same_output(deployed(x), y)
 
 
-def test_blocks_that_do_the_same_share_one_trace():
+def test_blocks_of_one_shape_share_one_cut():
     model = timm.create_model('vit_tiny_patch16_224', depth=12, embed_dim=48, num_heads=3)
     ts.apply_stochastic_depth(model, 'sample', 'DropPath', 0.4)
     assert len({type(block) for block in model.blocks}) == 1
-    assert 'self.drop_path1.add(x, drop_path1_branch, self, x)' in cuts_of(model.blocks[0])[0].code
+    assert 'self.drop_path2.add(x, drop_path2_branch, self, x)' in cuts_of(model.blocks[0])[0].code
 
 
 def test_a_lone_argument_of_the_batch_is_gathered():

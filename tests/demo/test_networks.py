@@ -62,7 +62,7 @@ def test_what_cannot_drop_is_refused():
         check_method(Network('vgg11', {}, 0.4, 'skip'))
     check_method(Network('vgg11', {}, 0.4, 'plain'))
     with pytest.raises(ValueError, match="can take, but got 'block'"):
-        check_method(Network('tiny_vit_5m_224', {}, 0.4, 'block'))
+        check_method(Network('rexnet_100', {}, 0.4, 'block'))
 
 
 def test_methods_are_what_they_say():

@@ -92,7 +92,7 @@ def parse_forward(plain_class: Type[nn.Module]) -> ast.FunctionDef:
         raise NotCuttable('its forward is wrapped by a decorator')
     tree = _tree_of(function, plain_class)
     if tree is None:
-        raise NotCuttable('the source of its forward is not to be had')
+        raise NotCuttable('the source of its forward is not to be had, as that of what is typed at a prompt')
     if plain_class in BRANCH_ENDS:
         _AddDropPath(BRANCH_ENDS[plain_class]).visit(tree)
     return tree

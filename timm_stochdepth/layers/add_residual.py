@@ -12,7 +12,7 @@ from ..residual.mask import add_branch, add_masked_branch, add_plain_branch
 from ..residual.mode import Mode
 from ..residual.selection import MIN_RUN, select, select_in_graph
 from ..residual.skip import add_branch_of_some, gather_inputs, refuse_unknown_inputs, skip_branch
-from .plan import branch_parameters, may_add_inplace
+from .plan import branch_parameters, is_partitioned, may_add_inplace
 from .rate import DropRate
 
 __all__ = ['add_residual', 'add_to_batch', 'add_to_kept', 'leave_out']
@@ -67,11 +67,12 @@ def add_to_kept(
         return _add_in_graph(drop_path, shortcut, branch, block, inputs, like)
     keep_N = drop_path.draw_samples(like)
     kept_K = keep_N.nonzero().flatten()
-    num_kept = kept_K.numel()
+    num_kept, scale = kept_K.numel(), drop_path.kept_scale()
     if num_kept == 0:
-        return leave_out(shortcut, branch, block, inputs)
+        if not is_partitioned(block):
+            return leave_out(shortcut, branch, block, inputs)
+        kept_K, keep_N[0], num_kept, scale = kept_K.new_zeros(1), 1., 1, 0.  # all ranks run all modules
     run = branch.run if num_kept > 1 else branch.run_for_single_sample
-    scale = drop_path.kept_scale()
     if num_kept == num_samples:
         return _add_whole(shortcut, run(block, *inputs), scale, branch, block)
     selection = select(kept_K, keep_N, shortcut.device)
@@ -133,4 +134,6 @@ def add_to_batch(
 @torch.compiler.disable
 def leave_out(shortcut: Tensor, branch: Branch, block: nn.Module, inputs: Sequence[Any]) -> Tensor:
     """The sum without the branch."""
-    return skip_branch(shortcut, branch_parameters(branch, block), inputs)
+    # the engine that partitions parameters takes no gradient of one that is not there
+    parameters = () if is_partitioned(block) else branch_parameters(branch, block)
+    return skip_branch(shortcut, parameters, inputs)

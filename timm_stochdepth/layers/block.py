@@ -120,7 +120,7 @@ class StochasticBlock(nn.Module):
         plan = plan_of(self, cut)
         if plan.splits_batch:
             refuse_split_norms(self)
-        if plan.what_waits:
+        if plan.what_waits and not plan.is_partitioned:
             refuse_waiting(plan.what_waits, 'skip_dropped', True)
         if not self._is_proven and cut.checked != 'by rows':
             check_cut(self, cut, args, kwargs, by_rows=True)

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..cut.branch import Branch
 from ..cut.cut import Cut
 from ..residual.selection import select
-from ..residual.skip import gather_inputs
+from ..residual.skip import gather_inputs, refuse_unknown_inputs
 
 __all__ = ['check_cut']
 
@@ -30,6 +30,8 @@ class _AddsAll(nn.Module):
         return x
 
     def add(self, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:
+        if self.is_by_rows:
+            refuse_unknown_inputs(branch.batch_dimensions, inputs)
         generators, of_python = torch.get_rng_state(), random.getstate()
         y = branch.run(block, *inputs)
         if self.is_by_rows and len(shortcut) > 1:

@@ -44,6 +44,8 @@ def what_waits(block: nn.Module, branches: Sequence[Tuple[str, Branch]]) -> str:
     """
     if any(isinstance(m, nn.SyncBatchNorm) for m in block.modules()):
         return 'SyncBatchNorm'
+    if any(hasattr(p, 'ds_id') for p in block.parameters()):
+        return 'ZeRO-3'
     of_fsdp = units()
     found = [m for _, branch in branches for m in branch.modules(block) if isinstance(m, of_fsdp)] if of_fsdp else []
     return type(found[0]).__name__ if found else ''
@@ -66,6 +68,10 @@ def refuse_waiting(what: str, name: str, value: bool) -> None:
         raise ValueError(
             f'{name} must be {not value} with SyncBatchNorm, but got {value}: a rank that keeps a block would wait for'
             ' ever for the statistics of one that skips it.')
+    if what == 'ZeRO-3':
+        raise ValueError(
+            f'{name} must be {not value} with ZeRO-3, but got {value}: a rank that keeps a branch would wait for ever'
+            ' for the parameters of one that skips it.')
     raise ValueError(
         f'{name} must be {not value} where a part of a block is sharded by itself ({what}), but got {value}: a rank'
         ' that keeps a branch would wait for ever for the parameters of one that skips it. Shard whole blocks:'

@@ -14,7 +14,7 @@ from ..cut.branch import Branch
 from ..cut.cut import Cut
 from .guards import splits_batch, what_waits
 
-__all__ = ['Plan', 'branch_parameters', 'may_add_inplace', 'plan_of']
+__all__ = ['Plan', 'branch_parameters', 'is_partitioned', 'may_add_inplace', 'plan_of']
 
 _children = itemgetter('_modules')
 _values = methodcaller('values')
@@ -35,6 +35,7 @@ class Plan:
     Attributes:
         splits_batch: Whether a norm splits it into parts.
         what_waits: What in it waits for all ranks.
+        is_partitioned: Whether its parameters are there only while their module runs (DeepSpeed's ZeRO-3).
         parameter_dicts: Those of the modules that each branch alone uses.
     """
 
@@ -47,6 +48,7 @@ class Plan:
         self._found = list(map(tuple, map(_values, map(_children, self._states))))
         self.splits_batch = splits_batch(block)
         self.what_waits = what_waits(block, branches)
+        self.is_partitioned = any(hasattr(p, 'ds_id') for p in block.parameters())
         self.parameter_dicts = {branch: [m._parameters for m in branch.modules(block)] for _, branch in branches}
 
     def is_current(self) -> bool:
@@ -73,6 +75,12 @@ def plan_of(block: nn.Module, cut: Optional[Cut]) -> Plan:
     if plan is None or plan.cut is not cut or not plan.is_current():
         plan = state['_plan'] = Plan(block, cut)
     return plan
+
+
+def is_partitioned(block: nn.Module) -> bool:
+    """Whether the parameters of a block are there only while their module runs."""
+    plan: Optional[Plan] = vars(block).get('_plan')
+    return plan is not None and plan.is_partitioned
 
 
 def may_add_inplace(block: nn.Module) -> bool:
