@@ -3,6 +3,7 @@
 import copy
 import os
 import signal
+import time
 from itertools import repeat
 
 import pytest
@@ -13,6 +14,7 @@ from draws_of import GivenDecisions
 from networks import stack
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.checkpoint import checkpoint_sequential
 
 import timm_stochdepth as ts
@@ -158,6 +160,70 @@ def test_a_rank_may_seed_again(run_ranks):
     first, second = run_ranks(seed_again)
     assert_alike([first, second], num_distinct=8)
     assert first[:4] != first[4:8] != first[8:]
+
+
+def train_by_another_seed(rank, slow_rank, seed):
+    torch.manual_seed(0)
+    run = Run(rank)
+    torch.manual_seed(seed + rank)
+    if rank == slow_rank:
+        time.sleep(1)
+    run.train(6)
+    return run.steps
+
+
+def test_no_rank_decides_by_its_pace(run_ranks):
+    patterns = run_ranks(train_by_another_seed, 0, 100)
+    assert_alike(patterns)
+    assert run_ranks(train_by_another_seed, 1, 100) == patterns
+    assert run_ranks(train_by_another_seed, 1, 200) != patterns
+
+
+def train_again(rank, *runs):
+    for num_steps in runs:
+        run = None  # the one before is gone
+        torch.manual_seed(rank)
+        run = Run(rank)
+        for _ in range(3):
+            run.train(num_steps)
+        dist.barrier()
+    return run.steps
+
+
+def test_a_network_takes_nothing_over_from_one_that_is_gone(run_ranks):
+    assert run_ranks(train_again, 6, 4) == run_ranks(train_again, 4)
+
+
+def num_keys_after_epochs(rank):
+    run = Run(rank)
+    num_keys = []
+    for _ in range(6):
+        run.train(1)
+        dist.barrier()
+        num_keys.append(dist.distributed_c10d._get_default_store().num_keys())
+    return num_keys
+
+
+def test_the_store_does_not_grow_by_epochs(run_ranks):
+    for num_keys in run_ranks(num_keys_after_epochs):
+        assert num_keys[-1] == num_keys[2]
+
+
+def train_in_a_fake_group(rank):
+    dist.destroy_process_group()
+    dist.init_process_group('fake', store=FakeStore(), rank=3, world_size=8)
+    run = Run(rank)
+    model = copy.deepcopy(run.model)  # without the wrapper, whose reductions are not there
+    for _ in range(6):
+        model.train()(torch.randn(2, 16, 4, 4)).sum().backward()
+        run.optimizer.step()
+    model.load_state_dict(model.state_dict())
+    return [int(block.bn2.num_batches_tracked) for block in model]
+
+
+def test_a_dry_run_with_a_fake_group_drops_blocks(run_ranks):
+    (counters,) = run_ranks(train_in_a_fake_group, world_size=1)
+    assert 0 < sum(counters) < 6 * NUM_BLOCKS
 
 
 def evaluate_alone(rank, num_evaluations):

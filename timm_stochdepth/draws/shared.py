@@ -10,7 +10,7 @@ from weakref import WeakSet
 import torch
 
 from .bernoulli import Draws
-from .process_group import current_run, has_ranks
+from .process_group import has_ranks
 from .step_count import StepCount, short_hash
 
 __all__ = ['RankDraws', 'SharedDraws']
@@ -42,14 +42,21 @@ class SharedDraws:
         num_copies: How many times it was copied on the way from the first one. Copies come after others: often rank 0
             alone has them, for an EMA.
         num_steps: Number of steps that it goes on from, if any.
+        seed: The seed that it goes on with, if any.
     """
 
-    def __init__(self, structure: str, num_copies: int = 0, num_steps: Optional[int] = None) -> None:
+    def __init__(
+            self,
+            structure: str,
+            num_copies: int = 0,
+            num_steps: Optional[int] = None,
+            seed: Optional[int] = None,
+    ) -> None:
         self.structure = structure
         self.made = num_copies, next(_serial_numbers)
         self.number: Optional[int] = None
         _networks.add(self)
-        self._count = StepCount(structure, num_steps)
+        self._count = StepCount(structure, num_steps, seed)
         self._num_draws: Counter[Kind] = Counter()
         self._drawn_at: Tuple[int, int] = -1, 0
         self._drawn: Dict[int, Deque[Tuple[int, float]]] = defaultdict(lambda: deque(maxlen=MAX_PENDING))
@@ -74,14 +81,19 @@ class SharedDraws:
     def num_steps(self) -> Optional[int]:
         """Number of the optimizer's steps in the training of this network, None if it has not trained on several ranks.
 
-        To be kept where a state_dict's metadata is not, and set before a run goes on. Amid an epoch it is taken over
-        when the next one starts.
+        To be kept where a state_dict's metadata is not, and given to `go_on_from` before a run goes on. Given to one
+        rank alone amid an epoch, it is taken over by the others when the next one starts.
         """
         return self._count.known_value
 
-    @num_steps.setter
-    def num_steps(self, num_steps: int) -> None:
-        if self._count.go_on_from(num_steps):
+    @property
+    def seed(self) -> Optional[int]:
+        """The seed of these draws, to be kept beside num_steps; None as long as it may become another."""
+        return self._count.known_seed
+
+    def go_on_from(self, num_steps: int, seed: Optional[int] = None) -> None:
+        """Go on as a run that had made a number of steps, with the draws of its seed if that is known."""
+        if self._count.go_on_from(num_steps, seed):
             self._num_draws.clear()
 
     def start_epoch(self) -> None:
@@ -113,7 +125,7 @@ class SharedDraws:
         if drawn_at != self._drawn_at:
             self._drawn_at = drawn_at
             self._num_draws.clear()
-        name = f'{current_run().seed()}.{self.name}.{drawn_at}.{kind}.{self._num_draws[kind]}'
+        name = f'{self._count.seed}.{self.name}.{drawn_at}.{kind}.{self._num_draws[kind]}'
         self._num_draws[kind] += 1
         return Random(name).random()
 
@@ -132,10 +144,10 @@ class SharedDraws:
 
     def __deepcopy__(self, memo: Dict[int, Any]) -> 'SharedDraws':
         # a network of its own, with no backward pass to come
-        return SharedDraws(self.structure, self.made[0] + 1, self.num_steps)
+        return SharedDraws(self.structure, self.made[0] + 1, self.num_steps, self.seed)
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        return SharedDraws, (self.structure, 0, self.num_steps)
+        return SharedDraws, (self.structure, 0, self.num_steps, self.seed)
 
 
 class RankDraws(Draws):
