@@ -226,6 +226,71 @@ def test_a_dry_run_with_a_fake_group_drops_blocks(run_ranks):
     assert 0 < sum(counters) < 6 * NUM_BLOCKS
 
 
+def repeat_passes(rank, grad_modes):
+    torch.manual_seed(rank)
+    run = Run(rank)
+    for _ in range(3):
+        run.step()
+    run.steps.clear()
+    for is_repeated in (True, False):
+        state = torch.get_rng_state()
+        for mode in grad_modes:
+            if is_repeated:
+                torch.set_rng_state(state)
+            before = run.counters()
+            with torch.set_grad_enabled(mode):
+                y = run.ddp(torch.randn(2, 16, 4, 4))
+            if mode:
+                y.sum().backward()
+            run.steps.append([after > b for after, b in zip(run.counters(), before)])
+        run.optimizer.step()
+    return run.steps
+
+
+@pytest.mark.parametrize('grad_modes', [(False, True), (True, True)], ids=['GradCache', 'SAM'])
+def test_a_pass_that_is_repeated_from_the_same_generators_drops_the_same_blocks(grad_modes, run_ranks):
+    patterns = run_ranks(repeat_passes, grad_modes)
+    assert_alike(patterns, num_distinct=3)
+    first, repeated, another, one_more = patterns[0]
+    assert first == repeated and another != one_more
+
+
+def repeat_chunks(rank):
+    torch.manual_seed(rank)
+    run = Run(rank)
+    chunks, patterns = [torch.randn(2, 16, 4, 4) for _ in range(5)], []
+    for is_first in (True, False):  # the representations of all chunks, then the gradients of each
+        for i, chunk in enumerate(chunks):
+            if is_first:
+                patterns.append([torch.get_rng_state()])
+            with torch.random.fork_rng(enabled=not is_first), torch.set_grad_enabled(not is_first):
+                torch.set_rng_state(patterns[i][0])
+                before = run.counters()
+                y = run.model(chunk)
+                patterns[i].append([after > b for after, b in zip(run.counters(), before)])
+            if not is_first:
+                y.sum().backward()
+    return [pattern[1:] for pattern in patterns]
+
+
+def test_chunks_that_are_run_again_drop_the_same_blocks(run_ranks):
+    first, second = run_ranks(repeat_chunks)
+    assert first == second and all(before == again for before, again in first)
+    assert len({tuple(before) for before, _ in first}) > 1
+
+
+def seed_in_each_step(rank):
+    run = Run(rank)
+    for _ in range(8):
+        torch.manual_seed(rank)
+        run.step()
+    return run.steps
+
+
+def test_a_loop_that_seeds_in_each_step_draws_anew(run_ranks):
+    assert_alike(run_ranks(seed_in_each_step), num_distinct=6)
+
+
 def evaluate_alone(rank, num_evaluations):
     torch.manual_seed(rank)
     run = Run(rank)

@@ -11,12 +11,14 @@ import torch
 
 from .bernoulli import Draws
 from .process_group import has_ranks
-from .step_count import StepCount, short_hash
+from .step_count import StepCount, has_optimizer, short_hash
 
 __all__ = ['RankDraws', 'SharedDraws']
 
 # forward passes whose backward pass may still be to come, and with it a recomputation
 MAX_PENDING = 1024
+# draws that may be repeated before the optimizer's next step
+MAX_IN_STEP = 2 ** 16
 
 # a place, and whether gradients are on: a look at the network without them leaves the draws of training alone
 Kind = Tuple[int, bool]
@@ -34,8 +36,10 @@ class SharedDraws:
     and in the next epoch, if one had more batches (`StepCount`). A run that goes on with the weights of another, whose
     state_dict says the number of steps, takes the draws that come next.
 
-    A recomputation under gradient checkpointing repeats the draw of the first pass. It is known by the backward pass
-    that it runs in, and by a token from the CPU's default generator, which checkpointing restores.
+    A pass that is repeated from the same generators repeats its draws. It is known by a token from the CPU's default
+    generator: within one step of the optimizer (GradCache, SAM), and as a recomputation under gradient checkpointing by
+    the backward pass that it runs in, too. A loop that seeds the generator again for each step draws anew. Without an
+    optimizer nothing tells it from a repetition: there a pass with gradients repeats one without them alone.
 
     Args:
         structure: What tells this network from others; among equal ones the order in which they were made does.
@@ -59,6 +63,7 @@ class SharedDraws:
         self._count = StepCount(structure, num_steps, seed)
         self._num_draws: Counter[Kind] = Counter()
         self._drawn_at: Tuple[int, int] = -1, 0
+        self._drawn_in_step: Dict[Tuple[int, int], Tuple[float, bool]] = {}
         self._drawn: Dict[int, Deque[Tuple[int, float]]] = defaultdict(lambda: deque(maxlen=MAX_PENDING))
         self._repeated: Counter[Tuple[int, int]] = Counter()
         self._backward_pass = -1
@@ -94,12 +99,12 @@ class SharedDraws:
     def go_on_from(self, num_steps: int, seed: Optional[int] = None) -> None:
         """Go on as a run that had made a number of steps, with the draws of its seed if that is known."""
         if self._count.go_on_from(num_steps, seed):
-            self._num_draws.clear()
+            self._forget_step()
 
     def start_epoch(self) -> None:
         """Draw anew, if this epoch has trained anything."""
         if self._count.start_epoch():
-            self._num_draws.clear()
+            self._forget_step()
 
     def draw_keep_block(self, place_idx: int, drop_prob: float) -> bool:
         """Draw whether the whole batch keeps a branch, alike on all ranks.
@@ -115,19 +120,30 @@ class SharedDraws:
         backward_pass = torch._C._current_graph_task_id()  # as torch.utils.checkpoint asks, too
         if backward_pass != -1:
             return self._repeat(place_idx, token, backward_pass) >= drop_prob
-        uniform = self._draw((place_idx, torch.is_grad_enabled()))
+        uniform = self._draw(place_idx, token)
         self._drawn[place_idx].append((token, uniform))
         return uniform >= drop_prob
 
-    def _draw(self, kind: Kind) -> float:
-        _, is_grad_enabled = kind
+    def _draw(self, place_idx: int, token: int) -> float:
+        is_grad_enabled = torch.is_grad_enabled()
         drawn_at = self._count.enter(self.name, is_grad_enabled), self._count.num_idle_epochs
         if drawn_at != self._drawn_at:
             self._drawn_at = drawn_at
-            self._num_draws.clear()
-        name = f'{self._count.seed}.{self.name}.{drawn_at}.{kind}.{self._num_draws[kind]}'
-        self._num_draws[kind] += 1
-        return Random(name).random()
+            self._forget_step()
+        uniform, had_grad = self._drawn_in_step.get((place_idx, token), (None, False))
+        if uniform is None or had_grad and not has_optimizer():
+            kind = place_idx, is_grad_enabled
+            name = f'{self._count.seed}.{self.name}.{drawn_at}.{kind}.{self._num_draws[kind]}'
+            self._num_draws[kind] += 1
+            uniform = Random(name).random()
+            if len(self._drawn_in_step) >= MAX_IN_STEP:
+                self._drawn_in_step.clear()
+        self._drawn_in_step[place_idx, token] = uniform, is_grad_enabled
+        return uniform
+
+    def _forget_step(self) -> None:
+        self._num_draws.clear()
+        self._drawn_in_step.clear()
 
     def _repeat(self, place_idx: int, token: int, backward_pass: int) -> float:
         draws = [uniform for drawn, uniform in self._drawn[place_idx] if drawn == token]

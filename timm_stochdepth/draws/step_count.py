@@ -4,11 +4,11 @@ from typing import Any, NamedTuple, Optional
 from weakref import WeakSet, ref
 
 import torch.distributed as dist
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from .process_group import current_run, has_ranks
 
-__all__ = ['StepCount', 'optimizer_steps', 'short_hash']
+__all__ = ['StepCount', 'has_optimizer', 'optimizer_steps', 'short_hash']
 
 _num_optimizer_steps = 0
 _counts: 'WeakSet[StepCount]' = WeakSet()
@@ -17,6 +17,16 @@ _counts: 'WeakSet[StepCount]' = WeakSet()
 def optimizer_steps() -> int:
     """Number of steps that optimizers have made in this process."""
     return _num_optimizer_steps
+
+
+def has_optimizer() -> bool:
+    """Whether this process has made an optimizer: without one nothing tells its steps apart."""
+    return _num_optimizer_steps > 0 or _is_made(Optimizer)
+
+
+def _is_made(kind: Any) -> bool:
+    # PyTorch hooks the step of each class of which there is one
+    return getattr(kind.step, 'hooked', False) or any(map(_is_made, kind.__subclasses__()))
 
 
 def _before_optimizer_step(*args: Any) -> None:
