@@ -179,6 +179,27 @@ def test_no_rank_decides_by_its_pace(run_ranks):
     assert run_ranks(train_by_another_seed, 1, 200) != patterns
 
 
+def train_alone_before(rank):
+    torch.manual_seed(0)
+    run = Run(rank)
+    torch.manual_seed(100 + rank)
+    if rank == 1:
+        optimizer = torch.optim.SGD(run.model.parameters(), lr=0.0)
+        for _ in range(2):
+            run.model.train()(torch.randn(2, 16, 4, 4)).sum().backward()
+            optimizer.step()
+        dist.barrier()
+    else:
+        dist.barrier()
+    run.train(4)
+    run.train(6)
+    return run.steps[4:]
+
+
+def test_a_rank_that_trained_alone_before_finds_the_seed(run_ranks):
+    assert_alike(run_ranks(train_alone_before))
+
+
 def train_again(rank, *runs):
     for num_steps in runs:
         run = None  # the one before is gone

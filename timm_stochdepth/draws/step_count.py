@@ -238,6 +238,7 @@ class StepCount:
         if self._epoch == 0 or not self._is_entered or self._has_noted_step or not has_ranks():
             return
         self._has_noted_step = True
+        self._may_ask_for_seed = True  # a rank that had trained alone finds it now
         store = current_run().store
         own = self._own_epoch()
         latest = _read(store.compare_set(self._epoch_key, str(own), str(own._replace(has_step=1))))
