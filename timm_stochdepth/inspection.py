@@ -26,7 +26,7 @@ def blocks_by_name(model: nn.Module) -> Iterator[Tuple[str, StochasticDropPath]]
     for name, drop_path in drop_paths(model):
         blocks.setdefault(name.rpartition('.')[0], []).append((name, drop_path))
     for block_name, of_block in blocks.items():
-        if len({(drop_path.depth_scale, drop_path.unscheduled_rate()) for _, drop_path in of_block}) == 1:
+        if len({(d.depth_scale, d.unscheduled_rate(), d.drop_prob) for _, d in of_block}) == 1:
             yield block_name, of_block[0][1]
         else:
             yield from of_block

@@ -13,6 +13,7 @@ from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
 
 import timm_stochdepth as ts
+from timm_stochdepth.layers.drop_path import StochasticDropPath
 
 NETWORKS = {
     'resnet': ('resnet18', dict(layers=(2, 1, 1, 1), channels=(32, 32, 32, 32), norm_layer='groupnorm')),
@@ -214,6 +215,26 @@ def test_hooks_see_what_they_see_with_drop_path(network):
     assert not missing
     for key, value in expected.items():
         torch.testing.assert_close(seen[key], value, msg=key)
+
+
+@pytest.mark.parametrize('is_training', [True, False])
+@pytest.mark.parametrize('network', NETWORK_CASES)
+def test_a_hook_before_a_drop_path_is_called_as_before_timms(network, is_training):
+    reference, x = create_reference(network, rate=0.5)
+    model = with_depth(reference, 'sample')
+    seen = {'timm': {}, 'ours': {}}
+    for kind, run in (('timm', reference), ('ours', model)):
+        for name, module in run.train(is_training).named_modules():
+            if isinstance(module, (timm.layers.DropPath, StochasticDropPath)) and module.drop_prob > 0:
+
+                def before(module, args, name=name, to=seen[kind]):
+                    to[name] = args[0].detach().clone()
+                    return (2 * args[0],)
+
+                module.register_forward_pre_hook(before)
+    y, expected = of_seed(lambda: model(x)), of_seed(lambda: reference(x))
+    assert len(seen['timm']) > 0
+    torch.testing.assert_close((y, seen['ours']), (expected, seen['timm']))
 
 
 @pytest.mark.parametrize('method, settings', METHODS)

@@ -3,6 +3,7 @@
 import copy
 import os
 import signal
+import time
 from itertools import repeat
 
 import pytest
@@ -13,6 +14,7 @@ from draws_of import GivenDecisions
 from networks import stack
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.checkpoint import checkpoint_sequential
 
 import timm_stochdepth as ts
@@ -158,6 +160,156 @@ def test_a_rank_may_seed_again(run_ranks):
     first, second = run_ranks(seed_again)
     assert_alike([first, second], num_distinct=8)
     assert first[:4] != first[4:8] != first[8:]
+
+
+def train_by_another_seed(rank, slow_rank, seed):
+    torch.manual_seed(0)
+    run = Run(rank)
+    torch.manual_seed(seed + rank)
+    if rank == slow_rank:
+        time.sleep(1)
+    run.train(6)
+    return run.steps
+
+
+def test_no_rank_decides_by_its_pace(run_ranks):
+    patterns = run_ranks(train_by_another_seed, 0, 100)
+    assert_alike(patterns)
+    assert run_ranks(train_by_another_seed, 1, 100) == patterns
+    assert run_ranks(train_by_another_seed, 1, 200) != patterns
+
+
+def train_alone_before(rank):
+    torch.manual_seed(0)
+    run = Run(rank)
+    torch.manual_seed(100 + rank)
+    if rank == 1:
+        optimizer = torch.optim.SGD(run.model.parameters(), lr=0.0)
+        for _ in range(2):
+            run.model.train()(torch.randn(2, 16, 4, 4)).sum().backward()
+            optimizer.step()
+        dist.barrier()
+    else:
+        dist.barrier()
+    run.train(4)
+    run.train(6)
+    return run.steps[4:]
+
+
+def test_a_rank_that_trained_alone_before_finds_the_seed(run_ranks):
+    assert_alike(run_ranks(train_alone_before))
+
+
+def train_again(rank, *runs):
+    for num_steps in runs:
+        run = None  # the one before is gone
+        torch.manual_seed(rank)
+        run = Run(rank)
+        for _ in range(3):
+            run.train(num_steps)
+        dist.barrier()
+    return run.steps
+
+
+def test_a_network_takes_nothing_over_from_one_that_is_gone(run_ranks):
+    assert run_ranks(train_again, 6, 4) == run_ranks(train_again, 4)
+
+
+def num_keys_after_epochs(rank):
+    run = Run(rank)
+    num_keys = []
+    for _ in range(6):
+        run.train(1)
+        dist.barrier()
+        num_keys.append(dist.distributed_c10d._get_default_store().num_keys())
+    return num_keys
+
+
+def test_the_store_does_not_grow_by_epochs(run_ranks):
+    for num_keys in run_ranks(num_keys_after_epochs):
+        assert num_keys[-1] == num_keys[2]
+
+
+def train_in_a_fake_group(rank):
+    dist.destroy_process_group()
+    dist.init_process_group('fake', store=FakeStore(), rank=3, world_size=8)
+    run = Run(rank)
+    model = copy.deepcopy(run.model)  # without the wrapper, whose reductions are not there
+    for _ in range(6):
+        model.train()(torch.randn(2, 16, 4, 4)).sum().backward()
+        run.optimizer.step()
+    model.load_state_dict(model.state_dict())
+    return [int(block.bn2.num_batches_tracked) for block in model]
+
+
+def test_a_dry_run_with_a_fake_group_drops_blocks(run_ranks):
+    (counters,) = run_ranks(train_in_a_fake_group, world_size=1)
+    assert 0 < sum(counters) < 6 * NUM_BLOCKS
+
+
+def repeat_passes(rank, grad_modes):
+    torch.manual_seed(rank)
+    run = Run(rank)
+    for _ in range(3):
+        run.step()
+    run.steps.clear()
+    for is_repeated in (True, False):
+        state = torch.get_rng_state()
+        for mode in grad_modes:
+            if is_repeated:
+                torch.set_rng_state(state)
+            before = run.counters()
+            with torch.set_grad_enabled(mode):
+                y = run.ddp(torch.randn(2, 16, 4, 4))
+            if mode:
+                y.sum().backward()
+            run.steps.append([after > b for after, b in zip(run.counters(), before)])
+        run.optimizer.step()
+    return run.steps
+
+
+@pytest.mark.parametrize('grad_modes', [(False, True), (True, True)], ids=['GradCache', 'SAM'])
+def test_a_pass_that_is_repeated_from_the_same_generators_drops_the_same_blocks(grad_modes, run_ranks):
+    patterns = run_ranks(repeat_passes, grad_modes)
+    assert_alike(patterns, num_distinct=3)
+    first, repeated, another, one_more = patterns[0]
+    assert first == repeated and another != one_more
+
+
+def repeat_chunks(rank):
+    torch.manual_seed(rank)
+    run = Run(rank)
+    chunks, patterns = [torch.randn(2, 16, 4, 4) for _ in range(5)], []
+    for is_first in (True, False):  # the representations of all chunks, then the gradients of each
+        for i, chunk in enumerate(chunks):
+            if is_first:
+                patterns.append([torch.get_rng_state()])
+            with torch.random.fork_rng(enabled=not is_first), torch.set_grad_enabled(not is_first):
+                torch.set_rng_state(patterns[i][0])
+                before = run.counters()
+                y = run.model(chunk)
+                patterns[i].append([after > b for after, b in zip(run.counters(), before)])
+            if not is_first:
+                y.sum().backward()
+    return [pattern[1:] for pattern in patterns]
+
+
+def test_chunks_that_are_run_again_drop_the_same_blocks(run_ranks):
+    first, second = run_ranks(repeat_chunks)
+    assert first == second and all(before == again for before, again in first)
+    assert len({tuple(before) for before, _ in first}) > 1
+
+
+def seed_in_each_step(rank):
+    run = Run(rank)
+    for _ in range(8):
+        torch.manual_seed(rank)
+        run.step()
+    return run.steps
+
+
+def test_a_loop_that_seeds_in_each_step_draws_anew(run_ranks):
+    assert_alike(run_ranks(seed_in_each_step), num_distinct=6)
 
 
 def evaluate_alone(rank, num_evaluations):

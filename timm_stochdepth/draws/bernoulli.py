@@ -50,7 +50,7 @@ def _draw_keep_samples_at(x: Tensor, drop_prob: Tensor, scale_by_keep: bool) -> 
     if x.device.type == 'cpu':
         drawn: Tensor = torch.ops.timm_stochdepth.draw_keep_samples(drop_prob, x.shape[0], scale_by_keep, x.dtype)
         return drawn
-    keep_prob = 1. - drop_prob.to(x.device, non_blocking=True)
+    keep_prob = (1. - drop_prob).to(x.device, host_dtype(x), non_blocking=True)
     keep_N = torch.rand((x.shape[0],), device=x.device) < keep_prob
     if scale_by_keep:
         return torch.where(keep_N, keep_prob.reciprocal(), 0.).to(x.dtype)
@@ -86,7 +86,7 @@ class Draws:
 
         Args:
             x: Shape (N, ...), gives batch size, dtype and device.
-            drop_prob: Probability that a sample is dropped, in [0, 1]; a tensor of shape () in a graph that has to
+            drop_prob: Probability that a sample is dropped, in [0, 1]; a tensor of one element in a graph that has to
                 outlive a change of it.
             scale_by_keep: Divide what is kept by its probability.
 

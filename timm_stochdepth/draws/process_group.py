@@ -1,6 +1,6 @@
 """Agree with other ranks without waiting for them: in the process group's store, where the first one writes."""
 import os
-from typing import Any, Optional
+from typing import Any, Optional, Set
 from weakref import ref
 
 import torch
@@ -10,8 +10,9 @@ __all__ = ['Run', 'current_run', 'has_ranks', 'is_first_rank']
 
 
 def has_ranks() -> bool:
-    """Whether this process is one of several of a distributed run."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    """Whether this process is one of several of a distributed run; those of a fake group are not there."""
+    return (
+        dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 and dist.get_backend() != 'fake')
 
 
 def is_first_rank() -> bool:
@@ -22,7 +23,13 @@ def is_first_rank() -> bool:
 
 
 class Run:
-    """The ranks of one process group, the store whose keys and values they all see, and their seed."""
+    """The ranks of one process group, the store whose keys and values they all see, and rank 0's seeds.
+
+    Rank 0 says its seed twice, each time at a point of its own program, so that no other rank's pace decides which:
+    where it makes its first network, and where it first draws in training. Nobody waits for either. The first is there
+    once the ranks have compared their networks, as DistributedDataParallel does, the second once they have their first
+    gradients.
+    """
 
     def __init__(self, group: Any) -> None:
         self.group = ref(group)  # who holds a group when Python ends has its threads abort
@@ -31,23 +38,28 @@ class Run:
             raise RuntimeError(
                 'use_same_gpu_seed must be False with a process group that has no store (MPI), but got True.')
         self.store = dist.PrefixStore('timm_stochdepth', store)
-        self.proposed: Optional[int] = None
-        self.agreed: Optional[int] = None
+        self._said: Set[str] = set()
+        self._first_seed: Optional[int] = None
 
-    def propose_seed(self) -> None:
-        """Say, on rank 0, what the seed is to be, before anyone asks for it."""
-        if self.agreed is None and dist.get_rank() == 0 and self.proposed != torch.initial_seed():
-            self.proposed = torch.initial_seed()
-            self.store.set('proposed_seed', str(self.proposed))
+    def say_seed(self, when: str) -> None:
+        """Say, on rank 0, what its seed is at some point, the first time that it is there."""
+        if when not in self._said:
+            self._said.add(when)
+            if dist.get_rank() == 0:
+                self.store.set(f'seed_{when}', str(torch.initial_seed()))
 
-    def seed(self) -> int:
-        """Rank 0's seed; that of the first rank that asks, if rank 0 has not said it by then."""
-        if self.agreed is None:
-            self.propose_seed()
-            is_proposed = self.store.check(['proposed_seed'])
-            proposal = self.store.get('proposed_seed').decode() if is_proposed else str(torch.initial_seed())
-            self.agreed = int(self.store.compare_set('seed', '', proposal))
-        return self.agreed
+    def said_seed(self, when: str) -> Optional[int]:
+        """Rank 0's seed at some point, None if it has not been there."""
+        key = f'seed_{when}'
+        return int(self.store.get(key)) if self.store.check([key]) else None
+
+    def first_seed(self) -> int:
+        """Rank 0's seed when it made its first network; that of the first rank that asks, if it has not by then."""
+        if self._first_seed is None:
+            said = self.said_seed('of_networks')
+            own = torch.initial_seed() if said is None else said
+            self._first_seed = int(self.store.compare_set('first_seed', '', str(own)))
+        return self._first_seed
 
 
 _run: Optional[Run] = None

@@ -10,13 +10,15 @@ from weakref import WeakSet
 import torch
 
 from .bernoulli import Draws
-from .process_group import current_run, has_ranks
-from .step_count import StepCount, short_hash
+from .process_group import has_ranks
+from .step_count import StepCount, has_optimizer, short_hash
 
 __all__ = ['RankDraws', 'SharedDraws']
 
 # forward passes whose backward pass may still be to come, and with it a recomputation
 MAX_PENDING = 1024
+# draws that may be repeated before the optimizer's next step
+MAX_IN_STEP = 2 ** 16
 
 # a place, and whether gradients are on: a look at the network without them leaves the draws of training alone
 Kind = Tuple[int, bool]
@@ -34,24 +36,34 @@ class SharedDraws:
     and in the next epoch, if one had more batches (`StepCount`). A run that goes on with the weights of another, whose
     state_dict says the number of steps, takes the draws that come next.
 
-    A recomputation under gradient checkpointing repeats the draw of the first pass. It is known by the backward pass
-    that it runs in, and by a token from the CPU's default generator, which checkpointing restores.
+    A pass that is repeated from the same generators repeats its draws. It is known by a token from the CPU's default
+    generator: within one step of the optimizer (GradCache, SAM), and as a recomputation under gradient checkpointing by
+    the backward pass that it runs in, too. A loop that seeds the generator again for each step draws anew. Without an
+    optimizer nothing tells it from a repetition: there a pass with gradients repeats one without them alone.
 
     Args:
         structure: What tells this network from others; among equal ones the order in which they were made does.
         num_copies: How many times it was copied on the way from the first one. Copies come after others: often rank 0
             alone has them, for an EMA.
         num_steps: Number of steps that it goes on from, if any.
+        seed: The seed that it goes on with, if any.
     """
 
-    def __init__(self, structure: str, num_copies: int = 0, num_steps: Optional[int] = None) -> None:
+    def __init__(
+            self,
+            structure: str,
+            num_copies: int = 0,
+            num_steps: Optional[int] = None,
+            seed: Optional[int] = None,
+    ) -> None:
         self.structure = structure
         self.made = num_copies, next(_serial_numbers)
         self.number: Optional[int] = None
         _networks.add(self)
-        self._count = StepCount(structure, num_steps)
+        self._count = StepCount(structure, num_steps, seed)
         self._num_draws: Counter[Kind] = Counter()
         self._drawn_at: Tuple[int, int] = -1, 0
+        self._drawn_in_step: Dict[Tuple[int, int], Tuple[float, bool]] = {}
         self._drawn: Dict[int, Deque[Tuple[int, float]]] = defaultdict(lambda: deque(maxlen=MAX_PENDING))
         self._repeated: Counter[Tuple[int, int]] = Counter()
         self._backward_pass = -1
@@ -74,20 +86,25 @@ class SharedDraws:
     def num_steps(self) -> Optional[int]:
         """Number of the optimizer's steps in the training of this network, None if it has not trained on several ranks.
 
-        To be kept where a state_dict's metadata is not, and set before a run goes on. Amid an epoch it is taken over
-        when the next one starts.
+        To be kept where a state_dict's metadata is not, and given to `go_on_from` before a run goes on. Given to one
+        rank alone amid an epoch, it is taken over by the others when the next one starts.
         """
         return self._count.known_value
 
-    @num_steps.setter
-    def num_steps(self, num_steps: int) -> None:
-        if self._count.go_on_from(num_steps):
-            self._num_draws.clear()
+    @property
+    def seed(self) -> Optional[int]:
+        """The seed of these draws, to be kept beside num_steps; None as long as it may become another."""
+        return self._count.known_seed
+
+    def go_on_from(self, num_steps: int, seed: Optional[int] = None) -> None:
+        """Go on as a run that had made a number of steps, with the draws of its seed if that is known."""
+        if self._count.go_on_from(num_steps, seed):
+            self._forget_step()
 
     def start_epoch(self) -> None:
         """Draw anew, if this epoch has trained anything."""
         if self._count.start_epoch():
-            self._num_draws.clear()
+            self._forget_step()
 
     def draw_keep_block(self, place_idx: int, drop_prob: float) -> bool:
         """Draw whether the whole batch keeps a branch, alike on all ranks.
@@ -103,19 +120,30 @@ class SharedDraws:
         backward_pass = torch._C._current_graph_task_id()  # as torch.utils.checkpoint asks, too
         if backward_pass != -1:
             return self._repeat(place_idx, token, backward_pass) >= drop_prob
-        uniform = self._draw((place_idx, torch.is_grad_enabled()))
+        uniform = self._draw(place_idx, token)
         self._drawn[place_idx].append((token, uniform))
         return uniform >= drop_prob
 
-    def _draw(self, kind: Kind) -> float:
-        _, is_grad_enabled = kind
+    def _draw(self, place_idx: int, token: int) -> float:
+        is_grad_enabled = torch.is_grad_enabled()
         drawn_at = self._count.enter(self.name, is_grad_enabled), self._count.num_idle_epochs
         if drawn_at != self._drawn_at:
             self._drawn_at = drawn_at
-            self._num_draws.clear()
-        name = f'{current_run().seed()}.{self.name}.{drawn_at}.{kind}.{self._num_draws[kind]}'
-        self._num_draws[kind] += 1
-        return Random(name).random()
+            self._forget_step()
+        uniform, had_grad = self._drawn_in_step.get((place_idx, token), (None, False))
+        if uniform is None or had_grad and not has_optimizer():
+            kind = place_idx, is_grad_enabled
+            name = f'{self._count.seed}.{self.name}.{drawn_at}.{kind}.{self._num_draws[kind]}'
+            self._num_draws[kind] += 1
+            uniform = Random(name).random()
+            if len(self._drawn_in_step) >= MAX_IN_STEP:
+                self._drawn_in_step.clear()
+        self._drawn_in_step[place_idx, token] = uniform, is_grad_enabled
+        return uniform
+
+    def _forget_step(self) -> None:
+        self._num_draws.clear()
+        self._drawn_in_step.clear()
 
     def _repeat(self, place_idx: int, token: int, backward_pass: int) -> float:
         draws = [uniform for drawn, uniform in self._drawn[place_idx] if drawn == token]
@@ -132,10 +160,10 @@ class SharedDraws:
 
     def __deepcopy__(self, memo: Dict[int, Any]) -> 'SharedDraws':
         # a network of its own, with no backward pass to come
-        return SharedDraws(self.structure, self.made[0] + 1, self.num_steps)
+        return SharedDraws(self.structure, self.made[0] + 1, self.num_steps, self.seed)
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        return SharedDraws, (self.structure, 0, self.num_steps)
+        return SharedDraws, (self.structure, 0, self.num_steps, self.seed)
 
 
 class RankDraws(Draws):

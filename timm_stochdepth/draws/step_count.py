@@ -1,14 +1,14 @@
 """Count the optimizer's steps of a network's training: alike on all ranks, and in a run that is resumed."""
 from hashlib import sha256
-from typing import Any, Optional
-from weakref import WeakSet
+from typing import Any, NamedTuple, Optional
+from weakref import WeakSet, ref
 
 import torch.distributed as dist
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from .process_group import current_run, has_ranks
 
-__all__ = ['StepCount', 'optimizer_steps', 'short_hash']
+__all__ = ['StepCount', 'has_optimizer', 'optimizer_steps', 'short_hash']
 
 _num_optimizer_steps = 0
 _counts: 'WeakSet[StepCount]' = WeakSet()
@@ -17,6 +17,16 @@ _counts: 'WeakSet[StepCount]' = WeakSet()
 def optimizer_steps() -> int:
     """Number of steps that optimizers have made in this process."""
     return _num_optimizer_steps
+
+
+def has_optimizer() -> bool:
+    """Whether this process has made an optimizer: without one nothing tells its steps apart."""
+    return _num_optimizer_steps > 0 or _is_made(Optimizer)
+
+
+def _is_made(kind: Any) -> bool:
+    # PyTorch hooks the step of each class of which there is one
+    return getattr(kind.step, 'hooked', False) or any(map(_is_made, kind.__subclasses__()))
 
 
 def _before_optimizer_step(*args: Any) -> None:
@@ -38,8 +48,19 @@ def short_hash(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:16]
 
 
+class _Epoch(NamedTuple):
+    """What the process group's store says of a network's latest epoch: one key, whatever the number of epochs."""
+    number: int
+    start: int
+    seed: int
+    has_step: int = 0
+
+    def __str__(self) -> str:
+        return ' '.join(map(str, self))
+
+
 class StepCount:
-    """The running number of optimizer steps in the training of one network.
+    """The running number of optimizer steps in the training of one network, and the seed of its draws.
 
     Some ranks may have had more batches, so that they agree on it anew with the first draw of an epoch, which begins
     with `train()`: who draws first says in the process group's store where it begins.
@@ -48,20 +69,32 @@ class StepCount:
     gradients, is noted in the store: who finds a step in an epoch that begins below its own number has been in it all
     along, and goes on to the next.
 
+    The seed is rank 0's: up to the first step after a draw in training that of its first network, then that of its own
+    first draw in training, which every rank finds by then. A network that was made before the process group has none
+    until then. A run that goes on has the one that it is told.
+
     Args:
         structure: What tells the network from others of this process, but for its equals.
         num_steps: Where it begins; at 0 if None, or where rank 0 has been told to.
+        seed: The seed that it goes on with, if any.
 
     Attributes:
         num_idle_epochs: Number of epochs, up to this one, that began without a step in the epoch before.
+        seed: The seed of the draws, after `enter`.
     """
 
-    def __init__(self, structure: str, num_steps: Optional[int] = None) -> None:
+    def __init__(self, structure: str, num_steps: Optional[int] = None, seed: Optional[int] = None) -> None:
         self.name = ''
         self.num_idle_epochs = 0
         self._start_key = f'{short_hash(structure)}.start'
         self._is_known = False
         self._epoch = self._first = 0
+        self.seed = 0 if seed is None else seed
+        self._has_seed = self._is_final_seed = seed is not None
+        self._first_trained_at: Optional[int] = None
+        self._made_in = ref(current_run()) if has_ranks() else None
+        if has_ranks():
+            current_run().say_seed('of_networks')
         self._begin_at(num_steps or 0, is_told=num_steps is not None)
         _counts.add(self)
 
@@ -70,10 +103,12 @@ class StepCount:
         self._counted_before = _num_optimizer_steps
         self._is_told = is_told
         self._is_entered = self._has_trained = self._has_noted_step = self._is_doubtful = False
+        self._may_ask_for_seed = True
 
-    def _key(self, num_later: int = 0) -> str:
+    @property
+    def _epoch_key(self) -> str:
         # a network that was given its like's name, once that was gone, begins elsewhere
-        return f'{self.name}.{self._first}.{self._epoch + num_later}' if self._epoch else self._start_key
+        return f'{self.name}.{self._first}'
 
     @property
     def value(self) -> int:
@@ -85,6 +120,13 @@ class StepCount:
         """The same for a network that has trained on several ranks, or goes on with the weights of one that has."""
         return self.value if self._is_known else None
 
+    @property
+    def known_seed(self) -> Optional[int]:
+        """The seed of such a network, once it stays what it is."""
+        if self._is_known and has_ranks():
+            self._ask_for_seed()
+        return self.seed if self._is_known and self._is_final_seed else None
+
     def start_epoch(self) -> bool:
         """Start an epoch if this one has trained anything; whether it has."""
         is_new = self._has_trained
@@ -92,64 +134,118 @@ class StepCount:
             self.num_idle_epochs = 0 if self.value > self._start else self.num_idle_epochs + 1
             self._epoch += 1
             self._begin_at(self.value)
-        if has_ranks():
-            current_run().propose_seed()
-            self._say_start()
+        self._say_start()
         return is_new
 
-    def go_on_from(self, num_steps: int) -> bool:
+    def go_on_from(self, num_steps: int, seed: Optional[int] = None) -> bool:
         """Go on from another number, in an epoch of its own if this one has made steps; whether it is another."""
-        if num_steps == self.known_value:
+        if num_steps == self.known_value and seed in (None, self.seed):
             return False
-        self._epoch += self.value > self._start
+        self._epoch += bool(self.name) and self.value > self._start
         self._begin_at(num_steps, is_told=True)
         self._is_known = True
         self.num_idle_epochs = 0
+        if seed is not None:
+            self._take_seed(seed, is_final=True)
         self._say_start()
         return True
+
+    def _take_seed(self, seed: int, is_final: bool) -> None:
+        self.seed = seed
+        self._has_seed = True
+        self._is_final_seed |= is_final
 
     def _say_start(self) -> None:
         # rank 0 may be the only one that was given the weights of a run
         if self._is_told and not self._is_entered and has_ranks() and dist.get_rank() == 0:
-            current_run().store.set(self._key(), str(self._start))
+            if self._epoch == 0:
+                seed = f' {self.seed}' if self._is_final_seed else ''
+                current_run().store.set(self._start_key, f'{self._start}{seed}')
+            else:
+                self._tell_epoch()
+
+    def _tell_epoch(self) -> None:
+        """Have the others begin where this rank does, who was told."""
+        store = current_run().store
+        said = store.compare_set(self._epoch_key, '', str(self._own_epoch()))
+        self._epoch = max(self._epoch, _read(said).number)
+        store.set(self._epoch_key, str(self._own_epoch()))
+
+    def _own_epoch(self) -> _Epoch:
+        return _Epoch(self._epoch, self._start, self.seed)
 
     def enter(self, name: str, is_training: bool) -> int:
         """The number for a draw, in training or a look at the network, whose name is the same on all ranks."""
+        self._ask_for_seed()
         if not self._is_entered:
             self.name = name
             self._agree()
             self._is_entered = self._is_known = True
+        if is_training and self._first_trained_at is None:
+            self._first_trained_at = _num_optimizer_steps
+            current_run().say_seed('in_training')
         if self.value > self._start:
             self.num_idle_epochs = 0
         self._has_trained |= is_training or self.value > self._start
         return self.value
 
+    def _ask_for_seed(self) -> None:
+        """Take rank 0's seed in training, at the first draw by which all ranks find it."""
+        if self._is_final_seed or not self._may_ask_for_seed or self._first_trained_at is None:
+            return
+        if self._epoch > 0 or _num_optimizer_steps > self._first_trained_at:
+            self._may_ask_for_seed = False  # a rank that trains alone may find none
+            seed = current_run().said_seed('in_training')
+            if seed is not None:
+                self._take_seed(seed, is_final=True)
+
     def _agree(self) -> None:
         """Begin where the other ranks do."""
         store = current_run().store
         if self._epoch == 0:
-            if not self._is_told and store.check([self._key()]):
-                self._start = int(store.get(self._key()))
+            if not self._is_told and store.check([self._start_key]):
+                start, *seed = map(int, store.get(self._start_key).split())
+                self._start = start
+                if seed:
+                    self._take_seed(seed[0], is_final=True)
             self._first = self._start
-        elif self._is_told:
-            store.set(self._key(), str(self._start))
-        else:
-            own = self._start  # what an optimizer has done since then comes on top
-            start, *step = store.compare_set(self._key(), '', str(own)).split()
-            while step and int(start) < own:
-                self._epoch += 1
-                start, *step = store.compare_set(self._key(), '', str(own)).split()
-            self._start = int(start)
-            # the one that was there alone may not have noted its step yet: the others' draws will tell
-            self._is_doubtful = self._start < own
+            store.set(self._epoch_key, '')  # of a network that had its name before
+        if not self._has_seed:
+            is_made_in_run = self._made_in is not None and self._made_in() is current_run()
+            self._take_seed(current_run().first_seed() if is_made_in_run else 0, is_final=False)
+        if self._epoch > 0:
+            if self._is_told:
+                self._tell_epoch()
+            else:
+                self._agree_on_epoch(store)
+
+    def _agree_on_epoch(self, store: Any) -> None:
+        own_start = self._start  # what an optimizer has done since then comes on top
+        latest = b''
+        while True:
+            latest = store.compare_set(self._epoch_key, latest.decode(), str(self._own_epoch()))
+            epoch = _read(latest)
+            if epoch.number >= self._epoch and not (epoch.has_step and epoch.start < own_start):
+                break
+            self._epoch = max(self._epoch, epoch.number + 1)
+        self._epoch, self._start = epoch.number, epoch.start
+        self._take_seed(epoch.seed, is_final=False)
+        # the one that was there alone may not have noted its step yet: the others' draws will tell
+        self._is_doubtful = self._start < own_start
 
     def note_step(self) -> None:
         """Note that a step is made in this epoch, the gradients of which have come from all ranks."""
         if self._epoch == 0 or not self._is_entered or self._has_noted_step or not has_ranks():
             return
         self._has_noted_step = True
+        self._may_ask_for_seed = True  # a rank that had trained alone finds it now
         store = current_run().store
-        if self._is_doubtful and store.check([self._key(1)]):
-            self._epoch += 1
-            self._start = int(store.get(self._key()).split()[0])
-        store.compare_set(self._key(), str(self._start), f'{self._start} step')
+        own = self._own_epoch()
+        latest = _read(store.compare_set(self._epoch_key, str(own), str(own._replace(has_step=1))))
+        if self._is_doubtful and latest.number > self._epoch:
+            self._epoch, self._start = latest.number, latest.start
+            store.compare_set(self._epoch_key, str(latest), str(latest._replace(has_step=1)))
+
+
+def _read(said: bytes) -> _Epoch:
+    return _Epoch(*map(int, said.split() or (0, 0, 0)))

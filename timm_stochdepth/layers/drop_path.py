@@ -105,8 +105,8 @@ class StochasticDropPath(RateMetadata):
         mode = self.mode()
         if mode is Mode.SKIP:
             return add_to_kept(self, shortcut, branch, block, inputs)
-        if self._forward_hooks or self._backward_hooks or self._backward_pre_hooks:
-            y = self(branch.run(block, *inputs))  # a hook is to see what timm's DropPath would give
+        if self._forward_pre_hooks or self._forward_hooks or self._backward_hooks or self._backward_pre_hooks:
+            y = self(branch.run(block, *inputs))  # a hook is to see what timm's DropPath would be given, and give
             return y + shortcut if branch.branch_is_left else shortcut + y
         return add_residual(mode, self, shortcut, branch, block, inputs)
 

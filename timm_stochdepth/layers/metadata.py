@@ -31,8 +31,8 @@ class RateMetadata(DropRate):
             own_rate=self.own_rate,
         )
         num_steps = None if self.shared_draws is None else self.shared_draws.num_steps
-        if num_steps is not None:
-            getattr(destination, '_metadata', {})[prefix[:-1]].update(num_steps=num_steps)
+        if self.shared_draws is not None and num_steps is not None:
+            getattr(destination, '_metadata', {})[prefix[:-1]].update(num_steps=num_steps, seed=self.shared_draws.seed)
 
     def _load_from_state_dict(
             self,
@@ -43,7 +43,7 @@ class RateMetadata(DropRate):
     ) -> None:
         self._warn_of_other_rates(local_metadata or self.block_metadata)
         if self.shared_draws is not None and 'num_steps' in local_metadata:
-            self.shared_draws.num_steps = local_metadata['num_steps']
+            self.shared_draws.go_on_from(local_metadata['num_steps'], local_metadata.get('seed'))
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _warn_of_other_rates(self, local_metadata: Dict[str, Any]) -> None:

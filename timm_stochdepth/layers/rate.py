@@ -9,22 +9,32 @@ from torch import Tensor, nn
 from ..capture import is_exporting
 from ..draws.bernoulli import Draws
 from ..draws.shared import RankDraws, SharedDraws
-from ..settings import Settings
+from ..settings import Settings, check_flag, check_fraction
 from .progress import TrainingProgress
 
 __all__ = ['DropRate']
 
 
+def _keep_prob_of(drop_prob: float) -> Tensor:
+    # small rates would be none in bf16; of shape (), the compiler takes it for a Python number, and traces twice
+    return torch.full((1,), 1. - drop_prob, dtype=torch.float64, device='cpu')
+
+
 class DropRate(nn.Module):
     """A module with a drop rate, which follows the training of its network.
+
+    A rate that a loop writes to `drop_prob`, as it does with timm's DropPath, is that of this module alone, until the
+    package sets another: without a schedule its own one, with a schedule the one in force up to its next point.
 
     Attributes:
         settings: Those of the network.
         depth_scale: Share of the network's drop rate that it has, in [0, 1].
-        own_rate: The drop rate that its block was given alone, instead of a share; None if it was not.
+        own_rate: The drop rate that its block, or it, was given alone, instead of a share; None if it was not.
         drop_prob: The probability in force, that the branch of a sample (or of the batch) is dropped.
         full_drop_prob: The same at the end of training.
-        keep_prob: 1 - drop_prob, shape (), on the CPU: what a graph reads that is to outlive a change of the rate.
+        scale_by_keep: Whether what is kept is divided by its probability in training, instead of scaled at inference.
+        keep_prob: 1 - drop_prob, shape (1,), in double precision on the CPU, which follows it: what a graph reads that
+            is to outlive a change of the rate.
         rate_moves: Whether the rate changes while the network trains.
         place_idx: Number of the drop path in the network.
         progress: How far the network's training is.
@@ -66,7 +76,7 @@ class DropRate(nn.Module):
         if self.drops_batch and settings.use_same_gpu_seed:
             self.shared_draws = shared_draws or SharedDraws('')
         self.draws = Draws() if self.shared_draws is None else RankDraws(self.shared_draws, place_idx)
-        self.keep_prob = torch.empty((), device='cpu')
+        self.keep_prob = _keep_prob_of(0.)
         if hasattr(self, 'progress'):
             self.progress.remove(self)
         self.progress = progress or TrainingProgress()
@@ -83,8 +93,28 @@ class DropRate(nn.Module):
         """Take over the rate that the progress of training asks for."""
         rate = self.unscheduled_rate()
         self.full_drop_prob = rate * self.settings.share(1.)
-        self.drop_prob = rate * self.settings.share(self.progress.fraction)
-        self.keep_prob.fill_(1. - self.drop_prob)
+        self._put_in_force(rate * self.settings.share(self.progress.fraction))
+
+    def _put_in_force(self, drop_prob: float) -> None:
+        vars(self)['drop_prob'] = drop_prob
+        self.keep_prob.fill_(1. - drop_prob)
+
+    # not a property: a forward pass reads these often, and would pay a call for each
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == 'drop_prob':
+            rate = check_fraction(name, value.item() if isinstance(value, Tensor) else value)
+            if rate != self.drop_prob:
+                self.rate_moves = True
+                self.never_drops = self.never_drops and rate == 0.
+                if not self.settings.schedule:
+                    self.own_rate = self.full_drop_prob = rate
+                self._put_in_force(rate)
+        elif name == 'scale_by_keep':
+            vars(self)[name] = check_flag(name, value)
+            if bool(self.settings.scale_by_keep) != value:
+                self.settings = replace(self.settings, scale_by_keep=value)
+        else:
+            super().__setattr__(name, value)
 
     @torch.jit.unused
     def set_drop_rate(self, drop_rate: float, own_rate: Optional[float] = None) -> None:
@@ -132,6 +162,8 @@ class DropRate(nn.Module):
     def __setstate__(self, state: Dict[str, Any]) -> None:
         super().__setstate__(state)
         self.is_paused = False  # whoever copies a network while it is paused
+        if self.keep_prob.dtype != torch.float64:  # pickled when it had the default type
+            self.keep_prob = _keep_prob_of(self.drop_prob)
         if 'draws' not in state:  # pickled before there were some
             shared = state.get('shared_draws')
             self.draws = Draws() if shared is None else RankDraws(shared, self.place_idx)

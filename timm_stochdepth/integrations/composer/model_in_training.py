@@ -57,7 +57,7 @@ class ModelInTraining:
                 # the weights' metadata said it, too, but then the optimizer's state was loaded, which takes a step
                 for _, drop_path in drop_paths(self.model):
                     if drop_path.shared_draws is not None:
-                        drop_path.shared_draws.num_steps = self._resumed['num_steps']
+                        drop_path.shared_draws.go_on_from(self._resumed['num_steps'], self._resumed.get('seed'))
         elif self._trained is not None:  # of a plain network, if empty
             self._set_progress(1. if self._trained else 0.)
             multiply(own_rescaling(self.model, self._trained, inference_factors(self.model)))
@@ -78,5 +78,5 @@ class ModelInTraining:
     def state_dict(self) -> Dict[str, Any]:
         """What a checkpoint has of it."""
         shared = [drop_path.shared_draws for _, drop_path in drop_paths(self.model)]
-        num_steps = next((draws.num_steps for draws in shared if draws is not None), None)
-        return dict(progress=self.progress, num_steps=num_steps)
+        num_steps, seed = next(((draws.num_steps, draws.seed) for draws in shared if draws is not None), (None, None))
+        return dict(progress=self.progress, num_steps=num_steps, seed=seed)
