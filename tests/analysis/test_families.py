@@ -42,7 +42,6 @@ MASKED = {
     'rdnet.DenseBlock',
     'resnest.ResNestBottleneck',
     'rexnet.LinearBottleneck',
-    'tiny_vit.TinyVitBlock',
 }
 
 # in whose networks a branch ends in something else than a scale, a norm, a linear layer or a convolution, or is masked
@@ -283,5 +282,5 @@ def test_every_class_of_timm_with_a_drop_path_is_tested():
     survey = survey_families(timm.list_models())
     assert set(survey.families) == set(FAMILIES)
     assert {name for name, family in survey.families.items() if not family.can_skip} == MASKED
-    assert len(survey.families) - len(MASKED) >= 97 and len(survey.whole) >= 1150
+    assert len(survey.families) - len(MASKED) >= 108 and len(survey.whole) >= 1150
     assert format_survey(survey) in (Path(__file__).parents[2] / 'docs' / 'families.md').read_text()

@@ -77,6 +77,8 @@ def slices_of(
     for node in ast.walk(function):
         for call in ast.iter_child_nodes(node):
             if drop_path_of(call, drop_paths):
+                if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+                    raise NotCuttable(f'the result of {describe(call)} is not added to anything')
                 user = 'the result of the block' if isinstance(node, ast.Return) else describe(node)
                 raise NotCuttable(f'the result of {describe(call)} goes into {user}, not into an addition')
     return slicer.slices

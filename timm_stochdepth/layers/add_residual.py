@@ -12,6 +12,7 @@ from ..residual.mask import add_branch, add_masked_branch, add_plain_branch
 from ..residual.mode import Mode
 from ..residual.selection import MIN_RUN, select, select_in_graph
 from ..residual.skip import add_branch_of_some, gather_inputs, refuse_unknown_inputs, skip_branch
+from .guards import refuse_distributed_activations
 from .plan import branch_parameters, is_partitioned, may_add_inplace
 from .rate import DropRate
 
@@ -61,6 +62,7 @@ def add_to_kept(
     is_compiling = torch.compiler.is_compiling()
     if num_samples < MIN_RUN if is_compiling else is_batched():
         return add_residual(Mode.MASK, drop_path, shortcut, branch, block, inputs)
+    refuse_distributed_activations(shortcut)
     # drawn on the CPU: the number of kept samples is a shape, which a device would have to be asked for
     like = torch.empty((num_samples,), dtype=host_dtype(shortcut), device='cpu')
     if is_compiling:

@@ -14,7 +14,7 @@ from ..cut.source import NotCuttable
 from ..residual.mode import Mode
 from .check import check_cut
 from .drop_path import StochasticDropPath
-from .guards import looks_at_batch, refuse_split_norms, refuse_waiting
+from .guards import looks_at_batch, refuse_sample_gradients, refuse_split_norms, refuse_waiting
 from .metadata import note_block
 from .plan import plan_of
 from .sharding import unsharded_class
@@ -120,6 +120,8 @@ class StochasticBlock(nn.Module):
         plan = plan_of(self, cut)
         if plan.splits_batch:
             refuse_split_norms(self)
+        if plan.has_sample_gradients:
+            refuse_sample_gradients('skip_dropped', True, False)
         if plan.what_waits and not plan.is_partitioned:
             refuse_waiting(plan.what_waits, 'skip_dropped', True)
         if not self._is_proven and cut.checked != 'by rows':
@@ -153,6 +155,8 @@ class StochasticBlock(nn.Module):
     def _decide(self, args: Any, kwargs: Any) -> Tuple[Callable[..., Any], Tuple[Any, ...], Dict[str, Any]]:
         cut = raise_refusal(self._find_cut(*args, **kwargs))
         plan = plan_of(self, cut)
+        if plan.has_sample_gradients:
+            refuse_sample_gradients('stochastic_method', 'block', 'sample')
         first: StochasticDropPath = getattr(self, self._places[0])
         if plan.what_waits and not first.settings.use_same_gpu_seed:
             refuse_waiting(plan.what_waits, 'use_same_gpu_seed', False)

@@ -10,7 +10,8 @@ from ..cut.branch import Branch
 from ..draws.process_group import has_ranks
 from .sharding import units
 
-__all__ = ['looks_at_batch', 'refuse_split_norms', 'refuse_waiting', 'splits_batch', 'what_waits']
+__all__ = ['looks_at_batch', 'refuse_distributed_activations', 'refuse_sample_gradients', 'refuse_split_norms',
+           'refuse_waiting', 'splits_batch', 'what_waits']
 
 
 def looks_at_batch(module: nn.Module) -> bool:
@@ -33,6 +34,29 @@ def refuse_split_norms(block: nn.Module) -> None:
         raise ValueError(
             'skip_dropped must be False with SplitBatchNorm2d, but got True: it splits a batch into equal parts, of'
             ' which nothing is left where samples are left out.')
+
+
+def refuse_sample_gradients(name: str, value: object, allowed: object) -> None:
+    """Reject branches that run for a part of the samples where each sample is to have its own gradient.
+
+    Raises:
+        ValueError: Always.
+    """
+    raise ValueError(
+        f'{name} must be {allowed!r} where parameters have a gradient for each sample (opacus), but got {value!r}:'
+        ' samples that a branch leaves out would have none.')
+
+
+def refuse_distributed_activations(x: torch.Tensor) -> None:
+    """Reject samples that are spread over ranks.
+
+    Raises:
+        ValueError: x is a DTensor.
+    """
+    if hasattr(x, 'device_mesh'):
+        raise ValueError(
+            'skip_dropped must be False with activations that are DTensors, as sequence parallelism makes them, but got'
+            ' True: no rank has all of a sample.')
 
 
 def what_waits(block: nn.Module, branches: Sequence[Tuple[str, Branch]]) -> str:

@@ -35,6 +35,7 @@ class Plan:
     Attributes:
         splits_batch: Whether a norm splits it into parts.
         what_waits: What in it waits for all ranks.
+        has_sample_gradients: Whether its parameters are to have a gradient for each sample (opacus).
         is_partitioned: Whether its parameters are there only while their module runs (DeepSpeed's ZeRO-3).
         parameter_dicts: Those of the modules that each branch alone uses.
     """
@@ -48,6 +49,7 @@ class Plan:
         self._found = list(map(tuple, map(_values, map(_children, self._states))))
         self.splits_batch = splits_batch(block)
         self.what_waits = what_waits(block, branches)
+        self.has_sample_gradients = any(hasattr(p, 'grad_sample') for p in block.parameters())
         self.is_partitioned = any(hasattr(p, 'ds_id') for p in block.parameters())
         self.parameter_dicts = {branch: [m._parameters for m in branch.modules(block)] for _, branch in branches}
 
