@@ -380,6 +380,35 @@ class DropsInMethod(Block):
         return x + self.dropped(x)
 
 
+class PositionalOnly(Block):
+    def forward(block, x, /, *, gain=2.0):  # noqa: N805
+        return x + block.drop_path(block.branch(x)) * gain
+
+
+class Lines(Block):
+    def forward(self, x):
+        """A text
+        of lines."""
+        text = """two
+lines"""
+        return x + self.drop_path(self.branch(x)) * len(text)
+
+
+class HandsItselfOn(Block):
+    def forward(self, x):
+        return Loop.forward(self, x)
+
+
+class Leaf(torch.fx.Tracer):
+    def is_leaf_module(self, m, module_qualified_name):
+        return True
+
+
+def graph():
+    block = Loop()
+    return torch.fx.GraphModule(block, Leaf().trace(block))
+
+
 class Getattr(Block):
     def forward(self, x):
         return x + getattr(self, 'drop_path')(self.branch(x))  # noqa: B009
@@ -411,12 +440,14 @@ EQUAL = [
     Positional, NotesOutside, Counts, SharedDict, NoGrad, NoGradAround, Autocast, Suppressed, PythonRandom,
     TorchRandom, ReadsGlobal, WritesGlobal, Item, AttributeOfChild, Decorated, DecoratedWithoutWraps, DecoratedTwice,
     InferenceDecorator, Property, Loop, While, Appends, Comprehension, Lambda, Inner, Private, Super, DropsInMethod,
+    PositionalOnly, Lines,
     Asserts, Deletes, SetsItems, DecidesOnValues, Leaves, GradMode, Checkpointed, Warns, InPlace, AfterChange, Match,
     Keywords, NotesBranch,
 ]  # fmt: skip
 # that nothing is left out of, with the reason
 REFUSED = {
     Getattr: 'calls its drop path as one of its children',
+    HandsItselfOn: 'calls its drop path as one of its children',
     Walrus: 'a variable is bound within an expression',
     Rebinds: 'x is changed within the branch',
     CountsAfter: 'nothing is computed',
@@ -456,11 +487,11 @@ def steps(model):
             x = block(x, **arguments)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            noted = [block.noted for block in model if isinstance(block.noted, torch.Tensor)]
+            noted = [n for block in model if isinstance(n := getattr(block, 'noted', None), torch.Tensor)]
             loss = x.square().mean() + sum(n.square().mean() for n in noted if n.ndim == 0)
         loss.backward()
         gradients = [torch.zeros(()) if p.grad is None else p.grad.clone() for p in model.parameters()]
-        counts = [(block.count, len(block.seen)) for block in model]
+        counts = [(getattr(block, 'count', 0), len(getattr(block, 'seen', ()))) for block in model]
         results.append([x.detach(), gradients, counts, [n.detach() for n in noted if n.ndim == 0], CALLS])
     return results
 
@@ -502,6 +533,12 @@ def test_a_step_is_timms_where_a_forward_has_a_variable_of_its_function(name):
                 child.drop_path = nn.Identity()
         results.append(steps(plain))
     torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_a_graph_of_fx_is_a_block(name):
+    results, expected, *_ = run(graph, name)
+    torch.testing.assert_close(results, expected)
 
 
 @pytest.mark.parametrize('block', [*REFUSED, *MIXED], ids=lambda block: block.__name__)

@@ -68,6 +68,8 @@ class PlainForward:
     def __init__(self, plain_class: Type[nn.Module], drop_paths: Sequence[str]) -> None:
         self.plain_class, self.drop_paths = plain_class, drop_paths
         self.tree = parse_forward(plain_class)
+        arguments = self.tree.args
+        arguments.posonlyargs, arguments.args = [], [*arguments.posonlyargs, *arguments.args]
         self.inner: Any = unwrapped(plain_class.forward)
         inline_methods(self.tree, plain_class, list(drop_paths))
         self.tree = _AsDropPathsStand(drop_paths).visit(self.tree)

@@ -85,12 +85,13 @@ def slices_of(
 
 
 def _runs_children(function: ast.FunctionDef) -> bool:
-    """Whether a forward calls whatever children there are, as that of nn.Sequential does."""
+    """Whether a forward calls whatever children there are, as that of nn.Sequential does, or hands the block on."""
+    owners = [id(n.value) for n in ast.walk(function) if isinstance(n, ast.Attribute)]
     for node in ast.walk(function):
         if isinstance(node, (ast.For, ast.comprehension)):
             if re.match(r'self(\.(_modules|children|modules|named_children)\b|$)', ast.unparse(node.iter)):
                 return True
-        if isinstance(node, ast.Name) and node.id in ('getattr', 'super'):
+        if isinstance(node, ast.Name) and (node.id == 'getattr' or node.id == 'self' and id(node) not in owners):
             return True
     return False
 

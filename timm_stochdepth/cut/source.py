@@ -6,7 +6,6 @@ import copy
 import functools
 import inspect
 import linecache
-import textwrap
 from itertools import count
 from types import CellType, FunctionType
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Type
@@ -69,15 +68,17 @@ class _Rename(ast.NodeTransformer):
 def _tree_of(function: Any, plain_class: Type[nn.Module]) -> Optional[ast.FunctionDef]:
     """The syntax of a method, None if its source is not to be had."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        source = inspect.getsource(function)
+        tree: Any = ast.parse(f'if 1:\n{source}').body[0] if source[0].isspace() else ast.parse(source)
     except (OSError, SyntaxError, TypeError):
         return None
     definition = tree.body[0]
-    if not isinstance(definition, ast.FunctionDef) or not definition.args.args:
+    if not isinstance(definition, ast.FunctionDef):
         return None
     definition.decorator_list = []
+    arguments = [*definition.args.posonlyargs, *definition.args.args]
     owner = next((c for c in plain_class.__mro__ if function in vars(c).values()), plain_class)
-    renamed = _Rename({definition.args.args[0].arg: 'self'}, owner.__name__).visit(definition)
+    renamed = _Rename({a.arg: 'self' for a in arguments[:1]}, owner.__name__).visit(definition)
     return without_docstring(ast.fix_missing_locations(renamed))
 
 

@@ -136,7 +136,7 @@ def stochastic_class(block: nn.Module, places: Sequence[str]) -> Type[Stochastic
 def _usual_paths(made: Type[_CutBlock], block: nn.Module) -> Iterator[Tuple[bool, ...]]:
     """The paths of the arguments that networks call their blocks with: what has a default is given or not."""
     parameters = list(inspect.signature(made._plain_class.forward).parameters.values())[1:]
-    required = [p.name for p in parameters if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD]
+    required = [p.name for p in parameters if p.default is p.empty and p.kind < p.VAR_POSITIONAL]
     optional = [p.name for p in parameters if p.default is None and p.name in BATCH_DIMENSIONS]
     for is_training in (False, True):
         like: Any = object.__new__(type(block))

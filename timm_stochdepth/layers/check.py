@@ -11,6 +11,7 @@ from ..cut.branch import Branch
 from ..cut.cut import Cut
 from ..residual.selection import select
 from ..residual.skip import gather_inputs, refuse_unknown_inputs
+from .guards import refuse_distributed_activations
 
 __all__ = ['check_cut']
 
@@ -31,6 +32,7 @@ class _AddsAll(nn.Module):
 
     def add(self, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:
         if self.is_by_rows:
+            refuse_distributed_activations(shortcut)
             refuse_unknown_inputs(branch.batch_dimensions, inputs)
         generators, of_python = torch.get_rng_state(), random.getstate()
         y = branch.run(block, *inputs)
