@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import importlib
 import math
 import random
 import warnings
@@ -599,3 +600,21 @@ def test_the_comparison_leaves_no_trace(name):
     assert [len(block.outputs) for block in model] == [2, 2] and len(calls) == 2
     assert [block.passes.item() for block in model] == [2.0, 2.0]
     assert torch.equal(state, torch.get_rng_state())  # the first pass has drawn no more than the second
+
+
+def test_a_file_that_was_edited_since_it_was_imported_is_not_cut(tmp_path, monkeypatch):
+    """Its source is not what runs."""
+    file = tmp_path / 'edited_blocks.py'
+    text = 'from test_python import Block\n\n\nclass Edited(Block):\n    def forward(self, x):\n        return {}\n'
+    file.write_text(text.format('x + self.drop_path(self.branch(x))'))
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module('edited_blocks')
+    ts.apply_stochastic_depth(network(module.Edited), 'sample', 'DropPath', 0.5, skip_dropped=True)
+
+    class Again(module.Edited):  # for which nothing was parsed yet
+        pass
+
+    file.write_text(text.format('x + self.drop_path(self.branch(x) + self.fc2(x))'))
+    with pytest.raises(ValueError, match='edited since'):
+        ts.apply_stochastic_depth(network(Again), 'sample', 'DropPath', 0.5, skip_dropped=True)
+    ts.apply_stochastic_depth(network(Again), 'sample', 'DropPath', 0.5)

@@ -1,26 +1,17 @@
-"""Source of a block's forward, and functions made of it."""
-import __future__
-
+"""The source of a block's forward."""
 import ast
 import copy
-import functools
+import dis
 import inspect
-import linecache
-from itertools import count
-from types import CellType, FunctionType
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Type
-from weakref import finalize
+from types import CodeType, FunctionType
+from typing import Any, List, Mapping, Optional, Tuple, Type
 
-import torch
 from torch import nn
 
+from .decorators import unwrapped
 from .tables import BRANCH_ENDS
 
-__all__ = ['NotCuttable', 'functions_of', 'inline_methods', 'masked_forward', 'parse_forward', 'scriptable_forward',
-           'unwrapped', 'without_types']
-
-# torch.compile tells functions apart, and what it has seen of their sizes, by file and line
-_NUMBERS = count()
+__all__ = ['NotCuttable', 'inline_methods', 'parse_forward']
 
 
 class NotCuttable(ValueError):
@@ -78,8 +69,41 @@ def _tree_of(function: Any, plain_class: Type[nn.Module]) -> Optional[ast.Functi
     definition.decorator_list = []
     arguments = [*definition.args.posonlyargs, *definition.args.args]
     owner = next((c for c in plain_class.__mro__ if function in vars(c).values()), plain_class)
+    if not _is_source_of(definition, function, owner.__name__):
+        return None
     renamed = _Rename({a.arg: 'self' for a in arguments[:1]}, owner.__name__).visit(definition)
-    return without_docstring(ast.fix_missing_locations(renamed))
+    return _without_docstring(ast.fix_missing_locations(renamed))
+
+
+def _is_source_of(definition: ast.FunctionDef, function: Any, class_name: str) -> bool:
+    """Whether syntax is that of a function which runs: a file may have been edited since it was imported."""
+    variables = [name for name in function.__code__.co_freevars if name != '__class__']
+    around: Any = ast.parse(f'def around({", ".join(variables)}):\n class {class_name}:\n  pass')
+    around.body[0].body[0].body = [definition]
+    code: Any = compile(ast.fix_missing_locations(around), '', 'exec', dont_inherit=True)
+    while code.co_name != definition.name:
+        code = next(c for c in code.co_consts if isinstance(c, CodeType))
+    own = function.__code__
+    # pytest rewrites assertions
+    return any(name.startswith('@py') for name in own.co_varnames) or _instructions(code) == _instructions(own)
+
+
+def _instructions(code: CodeType) -> List[Tuple[str, str]]:
+    """What code does: but for how it calls a method, which hangs on the module around, and for where it jumps to."""
+    found = []
+    for i in dis.get_instructions(code):
+        if i.opname not in ('CACHE', 'COPY_FREE_VARS', 'EXTENDED_ARG', 'NOP', 'PRECALL', 'PUSH_NULL', 'RESUME'):
+            has_value = i.opname.startswith(('LOAD', 'STORE', 'BINARY', 'COMPARE'))
+            value = str(i.argval) if has_value and not isinstance(i.argval, CodeType) else ''
+            is_where = '<locals>' in value  # the name of a function within, and of what it is in
+            found.append((i.opname.replace('METHOD', 'ATTR'), '' if is_where else value))
+    return found
+
+
+def _without_docstring(tree: ast.FunctionDef) -> ast.FunctionDef:
+    if ast.get_docstring(tree, clean=False) is not None:
+        tree.body = tree.body[1:] or [ast.Pass()]
+    return tree
 
 
 def parse_forward(plain_class: Type[nn.Module]) -> ast.FunctionDef:
@@ -93,51 +117,11 @@ def parse_forward(plain_class: Type[nn.Module]) -> ast.FunctionDef:
         raise NotCuttable('its forward is wrapped by a decorator')
     tree = _tree_of(function, plain_class)
     if tree is None:
-        raise NotCuttable('the source of its forward is not to be had, as that of what is typed at a prompt')
+        raise NotCuttable(
+            'the source of its forward is not to be had, as that of what is typed at a prompt or was edited since')
     if plain_class in BRANCH_ENDS:
         _AddDropPath(BRANCH_ENDS[plain_class]).visit(tree)
     return tree
-
-
-def unwrapped(function: Any) -> Callable[..., Any]:
-    """A forward within its decorators; as it is where these do not hold it as a variable."""
-    inner = _held_by(function)
-    return function if inner is None else unwrapped(inner)
-
-
-def _held_by(function: Any) -> Optional[Callable[..., Any]]:
-    """The forward that a decorator's function calls, with `functools.wraps` or without."""
-    cells = [cell.cell_contents for cell in getattr(function, '__closure__', None) or () if _is_filled(cell)]
-    found = [f for f in cells if isinstance(f, FunctionType) and f is not function and f.__name__ == 'forward']
-    wrapped = getattr(function, '__wrapped__', None)
-    return found[0] if len(found) == 1 and wrapped in (None, found[0]) else None
-
-
-def _is_filled(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not cell
-    except ValueError:
-        return False
-
-
-def rewrapped(function: Any, inner: Callable[..., Any]) -> Callable[..., Any]:
-    """A forward's decorators around another forward.
-
-    Args:
-        function: The decorated forward.
-        inner: What is to stand in the place of the forward itself.
-    """
-    held = _held_by(function)
-    if held is None:
-        return inner
-    made = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(
-        CellType(cell.cell_contents) if _is_filled(cell) else CellType() for cell in function.__closure__))
-    made.__kwdefaults__ = function.__kwdefaults__
-    functools.update_wrapper(made, inner)
-    for cell in made.__closure__ or ():
-        if _is_filled(cell) and cell.cell_contents in (held, function):
-            cell.cell_contents = rewrapped(held, inner) if cell.cell_contents is held else made
-    return made
 
 
 def inline_methods(tree: ast.FunctionDef, plain_class: Type[nn.Module], names: List[str]) -> None:
@@ -206,107 +190,3 @@ def _method_statements(
     for part in body:
         ast.fix_missing_locations(ast.copy_location(part, call))
     return _inlined(body, plain_class, names, [*within, name])
-
-
-class _Use:
-    """Lives as long as one of the functions that it is an attribute of."""
-
-
-def functions_of(
-        definitions: Sequence[ast.FunctionDef],
-        plain_forward: Callable[..., Any],
-        names: Mapping[str, Any],
-) -> Dict[str, Any]:
-    """Functions made of syntax, which see what a plain forward sees: its module's globals, and its closure.
-
-    Their source can be read by tracebacks, debuggers and TorchScript as long as there is one of them.
-
-    Args:
-        definitions: Their syntax; what is called as the forward's arguments has the defaults of these.
-        plain_forward: A forward.
-        names: What they refer to besides.
-    """
-    original: Any = plain_forward
-    cells = dict(zip(original.__code__.co_freevars, original.__closure__ or ()))
-    source = '\n\n'.join(ast.unparse(ast.fix_missing_locations(d)) for d in definitions) + '\n'
-    filename = f'<timm_stochdepth {next(_NUMBERS)}>'
-    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    use = _Use()
-    finalize(use, linecache.cache.pop, filename, None).atexit = False
-    maker: Any = ast.parse(f'def make({", ".join({**cells, **names})}):\n    return locals()')
-    maker.body[0].body[:0] = ast.parse(source).body
-    flags = original.__code__.co_flags & __future__.annotations.compiler_flag
-    made: Dict[str, Any] = {}
-    exec(compile(maker, filename, 'exec', flags, dont_inherit=True), original.__globals__, made)
-    local = made['make'](*({**cells, **names}).values())
-    return {d.name: _seeing(local[d.name], cells, original, use) for d in definitions}
-
-
-def _seeing(function: Any, cells: Mapping[str, Any], original: Any, use: _Use) -> Any:
-    """A function whose closure is the original's, where that has the name."""
-    own = zip(function.__code__.co_freevars, function.__closure__ or ())
-    closure = tuple(cells.get(name, cell) for name, cell in own)
-    made: Any = FunctionType(function.__code__, original.__globals__, function.__name__, None, closure)
-    if function.__name__.startswith('forward'):
-        made.__defaults__, made.__kwdefaults__ = original.__defaults__, original.__kwdefaults__
-    made.__annotations__, made.use = function.__annotations__, use
-    return made
-
-
-def without_types(tree: ast.FunctionDef) -> ast.FunctionDef:
-    """A definition without annotations, defaults and docstring."""
-    tree.returns, tree.args.defaults = None, []
-    tree.args.kw_defaults = [None] * len(tree.args.kwonlyargs)
-    for argument in ast.walk(tree.args):
-        if isinstance(argument, ast.arg):
-            argument.annotation = None
-    return tree
-
-
-def without_docstring(tree: ast.FunctionDef) -> ast.FunctionDef:
-    if ast.get_docstring(tree, clean=False) is not None:
-        tree.body = tree.body[1:] or [ast.Pass()]
-    return tree
-
-
-def scriptable_forward(plain_class: Type[nn.Module]) -> Callable[..., Any]:
-    """A forward that is `stochastic_forward` in Python, and the plain one, drop paths called in it, in TorchScript.
-
-    TorchScript compiles the source of a forward, and knows no `*args`: it is given that of the plain class. Where that
-    is not to be had, the block can't be scripted, as the plain one can't.
-    """
-    try:
-        tree = parse_forward(plain_class)
-    except NotCuttable:
-        return rewrapped(plain_class.forward, _forward)
-    names = [a.arg for a in (*tree.args.posonlyargs, *tree.args.args)][1:]
-    names += [f'*{tree.args.vararg.arg}'] if tree.args.vararg else []
-    names += [f'{a.arg}={a.arg}' for a in tree.args.kwonlyargs]
-    names += [f'**{tree.args.kwarg.arg}'] if tree.args.kwarg else []
-    arguments = ', '.join(names)
-    dispatch = f"""
-if not torch.jit.is_scripting():
-    if self.drops_batch():
-        return self.forward_block({arguments})
-    return self.stochastic_forward({arguments})
-"""
-    tree.body = [*ast.parse(dispatch).body, *tree.body]
-    tree.args.defaults = []
-    tree.args.kw_defaults = [None] * len(tree.args.kwonlyargs)
-    forward: Callable[..., Any] = functions_of([tree], unwrapped(plain_class.forward), {'torch': torch})['forward']
-    return rewrapped(plain_class.forward, forward)
-
-
-def masked_forward(plain_class: Type[nn.Module]) -> Callable[..., Any]:
-    """The plain forward, in which drop paths are called."""
-    if plain_class not in BRANCH_ENDS:
-        return unwrapped(plain_class.forward)
-    tree = without_types(parse_forward(plain_class))
-    forward: Callable[..., Any] = functions_of([tree], unwrapped(plain_class.forward), {})['forward']
-    return forward
-
-
-def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-    if self.drops_batch():
-        return self.forward_block(*args, **kwargs)
-    return self.stochastic_forward(*args, **kwargs)

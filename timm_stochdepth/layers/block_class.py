@@ -12,7 +12,9 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ..cut.cut import Cut, PlainForward
-from ..cut.source import NotCuttable, masked_forward, scriptable_forward, unwrapped
+from ..cut.decorators import unwrapped
+from ..cut.functions import masked_forward, scriptable_forward
+from ..cut.source import NotCuttable
 from ..cut.tables import BATCH_DIMENSIONS, BRANCH_ENDS, SCALING_LAYERS, TRUSTED_BLOCKS
 from .block import Refusal, StochasticBlock, plain_class_of, raise_refusal
 from .class_table import ClassTable
