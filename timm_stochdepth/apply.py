@@ -119,7 +119,7 @@ def apply_settings(
     targets = find_targets(model, target_layer_name)
     _refuse_targets(targets, settings)
     for target in targets:
-        factors.update((target.full_name(place), peer.inference_scale) for place, peer in target.peers.items())
+        factors.update((target.full_name(name), peer.inference_scale) for name, peer in target.peers.items())
     if settings.drop_rate is not None and target_layer_name != 'DropPath':
         _warn_of_replaced(targets)
     settings, shares = _of_targets(targets, settings)
@@ -145,9 +145,9 @@ def _rescaling(
     blocks, after = [], {}
     for target, of_block in zip(targets, shares):
         block = _as_stochastic(target)
-        for place, share in zip(target.places, of_block):
-            blocks.append((target.full_name(place), block))
-            after[target.full_name(place)] = settings.inference_factor((settings.drop_rate or 0.) * share, progress)
+        for name, share in zip(target.drop_path_names, of_block):
+            blocks.append((target.full_name(name), block))
+            after[target.full_name(name)] = settings.inference_factor((settings.drop_rate or 0.) * share, progress)
     return rescaling(blocks, factors, after)
 
 
@@ -156,8 +156,8 @@ def _as_stochastic(target: Target) -> nn.Module:
     if target.stochastic_class is None:
         return target.block
     block: nn.Module = target.stochastic_class.__new__(target.stochastic_class)
-    attributes = {name: value for name, value in vars(target.block).items() if name not in target.places}
-    attributes['_modules'] = {**target.block._modules, **{place: nn.Identity() for place in target.places}}
+    attributes = {name: value for name, value in vars(target.block).items() if name not in target.drop_path_names}
+    attributes['_modules'] = {**target.block._modules, **{name: nn.Identity() for name in target.drop_path_names}}
     object.__setattr__(block, '__dict__', attributes)
     return block
 
@@ -165,7 +165,7 @@ def _as_stochastic(target: Target) -> nn.Module:
 def _of_targets(targets: Sequence[Target], settings: Settings) -> Tuple[Settings, List[List[float]]]:
     """The settings with what is taken over from the drop paths that are there, and each one's share of the rate."""
     block_shares = depth_shares(len(targets), settings.drop_distribution)
-    shares = [[share] * len(target.places) for target, share in zip(targets, block_shares)]
+    shares = [[share] * len(target.drop_path_names) for target, share in zip(targets, block_shares)]
     if settings.drop_rate is not None:
         return replace(settings, scale_by_keep=bool(settings.scale_by_keep)), shares
     scale_by_keep = settings.scale_by_keep
@@ -210,7 +210,7 @@ def apply_recorded(model: nn.Module, recorded: Mapping[str, RecordedDropPath]) -
     """
     keys = ('DropPath', *STOCHASTIC_LAYER_MAPPING)
     targets = {target.name: target for key in keys for target in find_targets(model, key)}
-    names = {target.full_name(place) for target in targets.values() for place in target.places}
+    names = {target.full_name(name) for target in targets.values() for name in target.drop_path_names}
     missing = [name for name in recorded if name not in names]
     if missing:
         raise ValueError(
@@ -218,7 +218,7 @@ def apply_recorded(model: nn.Module, recorded: Mapping[str, RecordedDropPath]) -
             f' {", ".join(missing)}.')
     groups: Dict[Settings, List[Tuple[Target, List[float]]]] = {}
     for target in targets.values():
-        said = [recorded.get(target.full_name(place)) for place in target.places]
+        said = [recorded.get(target.full_name(name)) for name in target.drop_path_names]
         settings = next((s.settings for s in said if s is not None), None)
         if settings is not None:
             groups.setdefault(settings, []).append((target, [0. if s is None else s.depth_scale for s in said]))
@@ -232,8 +232,8 @@ def apply_recorded(model: nn.Module, recorded: Mapping[str, RecordedDropPath]) -
 def _warn_of_replaced(targets: Sequence[Target]) -> None:
     """Warn of others' drop paths in blocks that were asked for by their kind, whose rates are lost."""
     peers = [
-        f'{target.full_name(place)} ({type(getattr(target.block, place)).__name__})'
-        for target in targets for place in target.peers]
+        f'{target.full_name(name)} ({type(getattr(target.block, name)).__name__})'
+        for target in targets for name in target.peers]
     if peers:
         warn_user(f'A block is not given stochastic depth twice, these are replaced: {", ".join(peers)}.')
 

@@ -65,7 +65,7 @@ def set_drop_rate(model: nn.Module, drop_rate: float, keep_function: bool = Fals
     rates_before = {d.own_rate if d.own_rate is not None else d.settings.drop_rate or 0. for d in found.values()}
     is_single_block = len({name.rpartition('.')[0] for name in found}) == 1
     has_own_rate = {
-        name: is_single_block and (d.depth_scale < 1. or d.progress.num_places() > len(found))
+        name: is_single_block and (d.depth_scale < 1. or d.progress.num_drop_paths() > len(found))
         for name, d in found.items()}
     rates = {name: drop_rate if has_own_rate[name] else drop_rate * d.depth_scale for name, d in found.items()}
     after = {name: d.settings.inference_factor(rates[name], d.progress.fraction) for name, d in found.items()}
@@ -73,9 +73,9 @@ def set_drop_rate(model: nn.Module, drop_rate: float, keep_function: bool = Fals
 
     for name, d in found.items():
         if has_own_rate[name]:
-            d.progress.tell_rate(d.place_idx, d.settings.drop_rate or 0., own_rate=drop_rate)
+            d.progress.tell_rate(d.drop_path_idx, d.settings.drop_rate or 0., own_rate=drop_rate)
         else:
-            d.progress.tell_rate(d.place_idx, drop_rate)
+            d.progress.tell_rate(d.drop_path_idx, drop_rate)
     multiply(scaling)
     if found and drop_rate > 0. and not any(rates.values()):
         warn_user(

@@ -166,6 +166,30 @@ def test_a_branch_that_is_found_is_dropped_as_timm_drops_it(block):
     block_mode(x).sum().backward()
 
 
+class OneNormForTwo(Block):
+    def forward(self, x):
+        x = x + self.drop_path1(self.fc1(self.norm(x)))
+        return x + self.drop_path2(self.fc2(self.norm(x)))
+
+
+@pytest.mark.parametrize('method, settings', [('block', {}), ('sample', dict(skip_dropped=True))])
+def test_what_two_branches_share_has_a_gradient_when_both_are_dropped(method, settings):
+    """DistributedDataParallel waits for one of every parameter."""
+    model = nn.Sequential(OneNormForTwo())
+    ts.apply_stochastic_depth(model, method, 'DropPath', 1.0, 'uniform', **settings)
+    model(torch.randn(2, 3, DIM)).sum().backward()
+    used = [name for name, p in model.named_parameters() if 'gain' not in name]
+    assert [name for name, p in model.named_parameters() if p.grad is not None] == used
+
+
+def test_branches_that_end_in_the_same_weights_are_not_folded():
+    model = network(TwoBranches)
+    ts.apply_stochastic_depth(model, 'sample', 'DropPath', 0.4)
+    model[1].fc1 = model[1].fc2
+    with pytest.raises(ValueError, match='1.drop_path2 must have weights of its own .* shares them with 1.drop_path1'):
+        ts.fold_stochastic_depth(model)
+
+
 class Nested(Block):
     def forward(self, x):
         return x + self.drop_path1(self.fc1(x + self.drop_path2(self.fc2(x))))

@@ -30,7 +30,7 @@ class Family:
 
     def add(self, model_name: str, target: Target) -> None:
         self.models.add(model_name)
-        self.drop_paths.update(target.places)
+        self.drop_paths.update(target.drop_path_names)
         self.looks_at_batch |= looks_at_batch(target.block)
         self.can_skip |= target.stochastic_class is not None
         if target.stochastic_class is None:

@@ -39,7 +39,7 @@ class Draws(NoDraws):
     """
 
     def __init__(self, model: nn.Module, batch_size: int, input_size: Tuple[int, ...]) -> None:
-        self.places = {name: place for name, place in drop_paths(model) if place.drop_prob > 0.}
+        self.drop_paths = {name: drop_path for name, drop_path in drop_paths(model) if drop_path.drop_prob > 0.}
         self.shares = drop_path_shares(model, input_size)
         self.batch_size = batch_size
 
@@ -59,9 +59,9 @@ class Draws(NoDraws):
         """Share of the batch that each place drops."""
         like = torch.empty(self.batch_size)
         return {
-            name: float(not place.draws.batch(place.drop_prob)) if place.drops_batch
-            else (place.draw_samples(like) == 0.).float().mean().item()
-            for name, place in self.places.items()
+            name: float(not drop_path.draws.batch(drop_path.drop_prob)) if drop_path.drops_batch
+            else (drop_path.draw_samples(like) == 0.).float().mean().item()
+            for name, drop_path in self.drop_paths.items()
         }
 
 
@@ -70,4 +70,4 @@ class ExpectedDraws(Draws):
 
     def seed(self, seed: int) -> float:
         torch.manual_seed(seed)
-        return block_drop_limit({name: place.drop_prob for name, place in self.places.items()}, self.shares)
+        return block_drop_limit({name: drop_path.drop_prob for name, drop_path in self.drop_paths.items()}, self.shares)

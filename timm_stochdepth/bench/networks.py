@@ -38,7 +38,7 @@ def _drop(model: nn.Module, settings: BenchSettings, stochastic_method: str, **k
 def _drop_as_peer(model: nn.Module, settings: BenchSettings, make: Callable[[float], nn.Module]) -> None:
     """Somebody else's drop paths, at the same places and rates."""
     _drop(model, settings, 'sample')
-    rates = {name: place.drop_prob for name, place in drop_paths(model)}
+    rates = {name: drop_path.drop_prob for name, drop_path in drop_paths(model)}
     remove_stochastic_depth(model)
     for name, rate in rates.items():
         block_name, _, attribute = name.rpartition('.')
@@ -48,8 +48,8 @@ def _drop_as_peer(model: nn.Module, settings: BenchSettings, make: Callable[[flo
 
 def _drop_as_dinov2(model: nn.Module, settings: BenchSettings) -> None:
     _drop(model, settings, 'sample', scale_by_keep=True)
-    for _, place in drop_paths(model):
-        place.__class__, place.draws = FixedNumberDropPath, FixedNumberDraws()
+    for _, drop_path in drop_paths(model):
+        drop_path.__class__, drop_path.draws = FixedNumberDropPath, FixedNumberDraws()
 
 
 def _drop_blocks(model: nn.Module, settings: BenchSettings) -> None:
@@ -59,8 +59,8 @@ def _drop_blocks(model: nn.Module, settings: BenchSettings) -> None:
 
 def _skip_conditionally(model: nn.Module, settings: BenchSettings) -> None:
     _drop_blocks(model, settings)
-    for _, place in drop_paths(model):
-        place.__class__ = ConditionalDropPath
+    for _, drop_path in drop_paths(model):
+        drop_path.__class__ = ConditionalDropPath
 
 
 _CHANGES: Dict[str, Callable[[nn.Module, BenchSettings], None]] = {

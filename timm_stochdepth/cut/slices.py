@@ -198,7 +198,7 @@ class _BranchCut:
 
     def __init__(self, slicer: _Slicer, addition: Addition, suite: List[ast.stmt], i: int, live: Set[str]) -> None:
         self.slicer, self.addition, self.suite, self.i, self.live = slicer, addition, suite, i, live
-        self.place = describe(addition.drop_path)
+        self.call = describe(addition.drop_path)
         # what the statement of the addition reads beside the branch
         self.outside = loaded(addition.shortcut) if isinstance(addition.node, ast.AugAssign) else reads(
             copy.deepcopy(suite[i], {id(addition.node): addition.shortcut}))
@@ -208,7 +208,7 @@ class _BranchCut:
         """Cut the branch out, and return the new number of the statement of the addition."""
         addition, suite, slices = self.addition, self.suite, self.slicer.slices
         if any(link not in self.inside for link in addition.chain):
-            raise NotCuttable(f'the result of {self.place} is used elsewhere, too')
+            raise NotCuttable(f'the result of {self.call} is used elsewhere, too')
         addition.check_inplace(suite[:self.i])
         self.check()
         sizes = self.find_sizes()
@@ -217,7 +217,7 @@ class _BranchCut:
         inputs = sorted(reads_of([*body, returned]) & self.slicer.locals - {'self'})
         before = [s for s in suite[:self.i] if s not in self.inside]
         arguments = [self.find_argument(name, body, before) for name in inputs]
-        drop_path = self.place.partition('.')[2]
+        drop_path = self.call.partition('.')[2]
         number = sum(s.drop_path == drop_path for s in slices)
         slices.append(Slice(
             drop_path,
@@ -295,14 +295,14 @@ class _BranchCut:
     def check(self) -> None:
         parts = [*self.inside, self.addition.operand]
         if any(isinstance(n, ast.NamedExpr) for part in (*parts, self.suite[self.i]) for n in ast.walk(part)):
-            raise NotCuttable(f'a variable is bound within an expression beside {self.place}')
+            raise NotCuttable(f'a variable is bound within an expression beside {self.call}')
         nodes = [n for part in parts for n in ast.walk(part) if n is not self.addition.drop_path]
         if any(drop_path_of(n, self.slicer.drop_paths) or getattr(n, 'id', '') == 'add_branch' for n in nodes):
-            raise NotCuttable(f'the branch of {self.place} holds another residual branch')
+            raise NotCuttable(f'the branch of {self.call} holds another residual branch')
         if not any(map(self.slicer.computes, nodes)):
-            raise NotCuttable(f'nothing is computed for {self.place} alone, that dropping it would save')
+            raise NotCuttable(f'nothing is computed for {self.call} alone, that dropping it would save')
         if not self.slicer.kinds.is_of_batch(self.addition.shortcut):
-            raise NotCuttable(f'the result of {self.place} is added to no tensor of the batch')
+            raise NotCuttable(f'the result of {self.call} is added to no tensor of the batch')
 
     def find_argument(self, name: str, body: Sequence[ast.stmt], before: List[ast.stmt]) -> str:
         """What an input of the branch is called where the branch is added.
@@ -320,12 +320,12 @@ class _BranchCut:
         # how many of the changes each of those that read it has seen
         seen = {sum(position[id(c)] < position[id(s)] for c in changes if id(c) in position) for s in readers}
         if len(seen) > 1:
-            raise NotCuttable(f'{name} is changed within the branch of {self.place}')
+            raise NotCuttable(f'{name} is changed within the branch of {self.call}')
         num_seen = seen.pop() if seen else len(changes)
         if num_seen == len(changes):
             return name
         if any(name not in kills(s) for s in changes[num_seen:]):
-            raise NotCuttable(f'{name} is changed in place after the branch of {self.place} reads it')
+            raise NotCuttable(f'{name} is changed in place after the branch of {self.call} reads it')
         kept = f'{name}_of_{len(self.slicer.slices)}'
         before.insert(before.index(changes[num_seen]), ast.parse(f'{kept} = {name}').body[0])
         return kept

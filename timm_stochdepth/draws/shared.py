@@ -106,7 +106,7 @@ class SharedDraws:
         if self._count.start_epoch():
             self._forget_step()
 
-    def draw_keep_block(self, place_idx: int, drop_prob: float) -> bool:
+    def draw_keep_block(self, drop_path_idx: int, drop_prob: float) -> bool:
         """Draw whether the whole batch keeps a branch, alike on all ranks.
 
         Args:
@@ -119,34 +119,34 @@ class SharedDraws:
         token = int(torch.randint(2 ** 62, (1,), device='cpu'))
         backward_pass = torch._C._current_graph_task_id()  # as torch.utils.checkpoint asks, too
         if backward_pass != -1:
-            return self._repeat(place_idx, token, backward_pass) >= drop_prob
-        uniform = self._draw(place_idx, token)
-        self._drawn[place_idx].append((token, uniform))
+            return self._repeat(drop_path_idx, token, backward_pass) >= drop_prob
+        uniform = self._draw(drop_path_idx, token)
+        self._drawn[drop_path_idx].append((token, uniform))
         return uniform >= drop_prob
 
-    def _draw(self, place_idx: int, token: int) -> float:
+    def _draw(self, drop_path_idx: int, token: int) -> float:
         is_grad_enabled = torch.is_grad_enabled()
         drawn_at = self._count.enter(self.name, is_grad_enabled), self._count.num_idle_epochs
         if drawn_at != self._drawn_at:
             self._drawn_at = drawn_at
             self._forget_step()
-        uniform, had_grad = self._drawn_in_step.get((place_idx, token), (None, False))
+        uniform, had_grad = self._drawn_in_step.get((drop_path_idx, token), (None, False))
         if uniform is None or had_grad and not has_optimizer():
-            kind = place_idx, is_grad_enabled
+            kind = drop_path_idx, is_grad_enabled
             name = f'{self._count.seed}.{self.name}.{drawn_at}.{kind}.{self._num_draws[kind]}'
             self._num_draws[kind] += 1
             uniform = Random(name).random()
             if len(self._drawn_in_step) >= MAX_IN_STEP:
                 self._drawn_in_step.clear()
-        self._drawn_in_step[place_idx, token] = uniform, is_grad_enabled
+        self._drawn_in_step[drop_path_idx, token] = uniform, is_grad_enabled
         return uniform
 
     def _forget_step(self) -> None:
         self._num_draws.clear()
         self._drawn_in_step.clear()
 
-    def _repeat(self, place_idx: int, token: int, backward_pass: int) -> float:
-        draws = [uniform for drawn, uniform in self._drawn[place_idx] if drawn == token]
+    def _repeat(self, drop_path_idx: int, token: int, backward_pass: int) -> float:
+        draws = [uniform for drawn, uniform in self._drawn[drop_path_idx] if drawn == token]
         if not draws:
             raise RuntimeError(
                 'A block recomputes its forward pass and has no record of the first one: checkpointing must have'
@@ -155,8 +155,8 @@ class SharedDraws:
             self._backward_pass = backward_pass
             self._repeated.clear()
         # a generator that was seeded again gives its tokens again: what ran last is recomputed first
-        self._repeated[place_idx, token] += 1
-        return draws[-min(self._repeated[place_idx, token], len(draws))]
+        self._repeated[drop_path_idx, token] += 1
+        return draws[-min(self._repeated[drop_path_idx, token], len(draws))]
 
     def __deepcopy__(self, memo: Dict[int, Any]) -> 'SharedDraws':
         # a network of its own, with no backward pass to come
@@ -174,9 +174,9 @@ class RankDraws(Draws):
         place_idx: Number of the drop path in the network.
     """
 
-    def __init__(self, shared: SharedDraws, place_idx: int) -> None:
+    def __init__(self, shared: SharedDraws, drop_path_idx: int) -> None:
         self.shared = shared
-        self.place_idx = place_idx
+        self.drop_path_idx = drop_path_idx
 
     def batch(self, drop_prob: float) -> bool:
-        return self.shared.draw_keep_block(self.place_idx, drop_prob) if has_ranks() else super().batch(drop_prob)
+        return self.shared.draw_keep_block(self.drop_path_idx, drop_prob) if has_ranks() else super().batch(drop_prob)

@@ -43,10 +43,10 @@ def branch_exponents(name: str, block: nn.Module, drop_path: str) -> Exponents:
     if hasattr(block, 'last_norm'):
         return _exponents_by_hand(name, block)
     try:
-        ends = branch_ends(block, plain_class_of(block), block._places)
+        ends = branch_ends(block, plain_class_of(block), block._drop_path_names)
     except ValueError as e:
         raise _no_end(name, block) from e
-    if 'forward' in vars(block) or [place for place, _ in branches] != [place for place, _ in ends]:
+    if 'forward' in vars(block) or [n for n, _ in branches] != [n for n, _ in ends]:
         raise _no_end(name, block)
     exponents: Exponents = {}
     for (dropped_at, branch), (_, end) in zip(branches, ends):

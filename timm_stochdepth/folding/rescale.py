@@ -51,11 +51,13 @@ def rescaling(
         factors: Factors that they shall be right for, alike.
 
     Raises:
-        ValueError: A factor is 0 and the trained one is not, or the branch ends in nothing that can be scaled.
+        ValueError: A factor is 0 and the trained one is not, or the branch ends in nothing that can be scaled, or in
+            what another one ends in.
     """
     found: Rescaling = []
+    seen: Dict[Tensor, str] = {}
     for full_name, block in drop_paths:
-        name, _, place = full_name.rpartition('.')
+        name, _, drop_path_name = full_name.rpartition('.')
         before, after = _factor_of(trained, full_name), _factor_of(factors, full_name)
         if before == after:
             continue
@@ -63,7 +65,11 @@ def rescaling(
             raise ValueError(
                 f'drop_rate must be below 1 to fold weights that were trained for a lower one, but {name} is dropped'
                 ' with probability 1.0: use a lower rate, or scale_by_keep=True.')
-        for tensor, exponent in branch_exponents(name, block, place).items():
+        for tensor, exponent in branch_exponents(name, block, drop_path_name).items():
+            if seen.setdefault(tensor, full_name) != full_name:
+                raise ValueError(
+                    f'{full_name} must have weights of its own at the end of its branch to be folded, but shares them'
+                    f' with {seen[tensor]}: a factor on the one would be one on the other.')
             # a branch of zeros needs nothing taken out of its gate
             found.append((name, tensor, 1. if before == 0. and exponent < 0 else (before / after) ** exponent))
     return found

@@ -36,7 +36,7 @@ class StochasticBlock(nn.Module):
         shortcut_modules: Names of the shortcut's children, all others are the branch's or have no parameters.
     """
     # what a child of a plain class may be called has no underscore in front: it would be hidden
-    _places: ClassVar[Tuple[str, ...]] = ('drop_path',)
+    _drop_path_names: ClassVar[Tuple[str, ...]] = ('drop_path',)
     # whether tests hold the cut forward of the plain class against the plain one: it then masks, too, as it is faster
     _is_proven: ClassVar[bool] = True
     # of a family of your own, by the names of what its branch has
@@ -71,7 +71,7 @@ class StochasticBlock(nn.Module):
     def drops_batch(self) -> bool:
         """Whether a forward pass drops branches for the whole batch, if it drops any."""
         drops = False
-        for name in self._places:
+        for name in self._drop_path_names:
             drop_path = self._modules.get(name)
             if not isinstance(drop_path, StochasticDropPath):
                 return False
@@ -84,7 +84,7 @@ class StochasticBlock(nn.Module):
     def stochastic_forward(self, *args: Any, **kwargs: Any) -> Any:
         """The plain block's forward, with branches of samples dropped."""
         is_plain, skips = True, False
-        for name in self._places:
+        for name in self._drop_path_names:
             drop_path = self._modules.get(name)
             if not isinstance(drop_path, StochasticDropPath):  # but what somebody put there, and that counts
                 return self._forward_of_others(*args, **kwargs)
@@ -112,7 +112,7 @@ class StochasticBlock(nn.Module):
     @torch.jit.unused
     def _forward_of_others(self, *args: Any, **kwargs: Any) -> Any:
         """The forward with what stands in the places of the drop paths, if anything."""
-        is_whole = all(name in self._modules for name in self._places)
+        is_whole = all(name in self._modules for name in self._drop_path_names)
         return self._forward_masked(*args, **kwargs) if is_whole else self._inner_forward(*args, **kwargs)
 
     @torch.jit.unused
@@ -157,7 +157,7 @@ class StochasticBlock(nn.Module):
         plan = plan_of(self, cut)
         if plan.has_sample_gradients:
             refuse_sample_gradients('stochastic_method', 'block', 'sample')
-        first: StochasticDropPath = getattr(self, self._places[0])
+        first: StochasticDropPath = getattr(self, self._drop_path_names[0])
         if plan.what_waits and not first.settings.use_same_gpu_seed:
             refuse_waiting(plan.what_waits, 'use_same_gpu_seed', False)
         if not (self._is_proven or cut.checked):
@@ -185,7 +185,7 @@ class StochasticBlock(nn.Module):
 
     @torch.jit.unused
     def _drop_paths(self) -> List[StochasticDropPath]:
-        children = map(self._modules.get, self._places)
+        children = map(self._modules.get, self._drop_path_names)
         return [child for child in children if isinstance(child, StochasticDropPath)]
 
     @torch.jit.unused
@@ -193,7 +193,7 @@ class StochasticBlock(nn.Module):
         """The cut forward for the arguments that are given, or why there is none."""
         branch_only = tuple(
             name for name in (*self._modules, *self._parameters)
-            if name not in (*getattr(self, 'shortcut_modules', ()), *self._places))
+            if name not in (*getattr(self, 'shortcut_modules', ()), *self._drop_path_names))
         return type(self)._cuts_by_hand.get(branch_only) or self._cut_by_hand(branch_only)
 
     @torch.jit.unused

@@ -60,7 +60,7 @@ class _CutBlock(StochasticBlock):
 
     def __reduce_ex__(self, protocol: Any) -> Tuple[Any, ...]:
         # a class that was made here is known to no other process
-        return _new_block, (self._plain_class, self._places), self.__getstate__()
+        return _new_block, (self._plain_class, self._drop_path_names), self.__getstate__()
 
 
 class _Unpickled(_CutBlock):
@@ -68,28 +68,29 @@ class _Unpickled(_CutBlock):
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.__class__ = sharded_like(self, _class_for(self, self._plain_class, self._places))
+        self.__class__ = sharded_like(self, _class_for(self, self._plain_class, self._drop_path_names))
 
 
-def _new_block(plain_class: Type[nn.Module], places: Tuple[str, ...], *_: Any) -> nn.Module:
-    made: Any = type(plain_class.__name__, (_Unpickled, plain_class), {'_plain_class': plain_class, '_places': places})
+def _new_block(plain_class: Type[nn.Module], drop_path_names: Tuple[str, ...], *_: Any) -> nn.Module:
+    attributes = {'_plain_class': plain_class, '_drop_path_names': drop_path_names}
+    made: Any = type(plain_class.__name__, (_Unpickled, plain_class), attributes)
     return made.__new__(made)
 
 
 _CLASSES: ClassTable[_CutBlock] = ClassTable()
 
 
-def _class_for(block: nn.Module, plain_class: Type[nn.Module], places: Tuple[str, ...]) -> Type[_CutBlock]:
+def _class_for(block: nn.Module, plain_class: Type[nn.Module], drop_path_names: Tuple[str, ...]) -> Type[_CutBlock]:
     # torch.compile has a limit of graphs for a function, which each shape is to have for itself
     shapes = tuple((name, None if is_lazy(p) else p.shape) for name, p in block.named_parameters())
     # what the cut asks of children
     children = tuple((name, isinstance(child, tuple(SCALING_LAYERS)), getattr(child, 'inplace', False))
-                     for name, child in block._modules.items() if name not in places)
+                     for name, child in block._modules.items() if name not in drop_path_names)
 
     def make() -> Type[_CutBlock]:
         forward: Union[PlainForward, Refusal]
         try:
-            forward = PlainForward(plain_class, places)
+            forward = PlainForward(plain_class, drop_path_names)
             path = forward.path
         except NotCuttable as e:
             forward, path = (type(e), str(e)), lambda *args, **kwargs: _NO_PATH
@@ -98,7 +99,7 @@ def _class_for(block: nn.Module, plain_class: Type[nn.Module], places: Tuple[str
             '_plain_class': plain_class,
             '_source': forward,
             '_inner_forward': unwrapped(plain_class.forward),
-            '_places': places,
+            '_drop_path_names': drop_path_names,
             '_path': path,
             '_cuts': {},
             '_is_proven': is_proven,
@@ -109,18 +110,18 @@ def _class_for(block: nn.Module, plain_class: Type[nn.Module], places: Tuple[str
     is_proven = plain_class in TRUSTED_BLOCKS or plain_class.__module__.startswith(('timm.', 'torchvision.'))
     # who reads why a block was refused may add what was missing
     tables = tuple(BATCH_DIMENSIONS.items()), BRANCH_ENDS.get(plain_class), is_proven
-    key: Hashable = (plain_class, places, shapes, children, tables)
+    key: Hashable = (plain_class, drop_path_names, shapes, children, tables)
     made = _CLASSES.find(key, plain_class, make)
     _usual_cuts(made, block)  # now, and not while the block is compiled
     return made
 
 
-def stochastic_class(block: nn.Module, places: Sequence[str]) -> Type[StochasticBlock]:
+def stochastic_class(block: nn.Module, drop_path_names: Sequence[str]) -> Type[StochasticBlock]:
     """The class that gives a block stochastic depth.
 
     Args:
         block: A residual block, plain or not; it is left as it is.
-        places: Names of its drop paths, whatever stands there.
+        drop_path_names: Names of its drop paths, whatever stands there.
 
     Raises:
         NotCuttable: Its forward has no branch that could be left out; the message is the reason.
@@ -128,7 +129,7 @@ def stochastic_class(block: nn.Module, places: Sequence[str]) -> Type[Stochastic
     plain_class = plain_class_of(block)
     if 'forward' in vars(block):
         raise NotCuttable('its forward is an attribute of the block itself')
-    made = _class_for(block, plain_class, tuple(places))
+    made = _class_for(block, plain_class, tuple(drop_path_names))
     cuts = _usual_cuts(made, block)
     if not any(isinstance(cut, Cut) for cut in cuts):
         raise_refusal(cuts[0])

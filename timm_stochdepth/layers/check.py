@@ -104,7 +104,7 @@ def _restored(block: Any) -> Generator[None, None, None]:
 def _run(block: Any, forward: Any, stand_in: nn.Module, args: Any, kwargs: Dict[str, Any]) -> Any:
     given: Any = tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, (args, kwargs))
     with _restored(block):
-        vars(block)['_modules'] = {**block._modules, **dict.fromkeys(block._places, stand_in)}
+        vars(block)['_modules'] = {**block._modules, **dict.fromkeys(block._drop_path_names, stand_in)}
         path_of = type(block)._path
         path, is_training = path_of(block, *args, **kwargs), block.training
         vars(block)['training'] = False

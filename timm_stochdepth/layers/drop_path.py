@@ -29,7 +29,7 @@ class StochasticDropPath(RateMetadata):
     """
     __jit_ignored_attributes__ = ['block_metadata', 'draws', 'progress', 'shared_draws']
 
-    stands_for: str
+    replaced: str
     is_paused: bool
     former_scale: Optional[float] = None
 

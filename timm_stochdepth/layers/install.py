@@ -22,24 +22,25 @@ def install_all(
 ) -> None:
     shared_draws = None
     if settings.stochastic_method == 'block' and settings.use_same_gpu_seed:
-        shared_draws = SharedDraws(' '.join(f'{target.name}.{place}' for target in targets for place in target.places))
-    place_idx = 0
+        names = (f'{target.name}.{name}' for target in targets for name in target.drop_path_names)
+        shared_draws = SharedDraws(' '.join(names))
+    drop_path_idx = 0
     for target, scales_of_block in zip(targets, scales):
-        for place, scale in zip(target.places, scales_of_block):
-            _install(target.block, place).configure(settings, scale, place_idx, progress, shared_draws)
-            place_idx += 1
+        for name, scale in zip(target.drop_path_names, scales_of_block):
+            _install(target.block, name).configure(settings, scale, drop_path_idx, progress, shared_draws)
+            drop_path_idx += 1
         if target.stochastic_class is not None:
             target.block.__class__ = sharded_like(target.block, target.stochastic_class)
 
 
-def _install(block: nn.Module, place: str) -> StochasticDropPath:
-    stood = getattr(block, place, 'nothing')
+def _install(block: nn.Module, name: str) -> StochasticDropPath:
+    stood = getattr(block, name, 'nothing')
     if isinstance(stood, StochasticDropPath):
         return stood
     drop_path = StochasticDropPath()
-    drop_path.stands_for = 'nothing' if stood == 'nothing' else 'None' if stood is None else 'Identity'
+    drop_path.replaced = 'nothing' if stood == 'nothing' else 'None' if stood is None else 'Identity'
     drop_path.training = block.training
-    setattr(block, place, drop_path)
+    setattr(block, name, drop_path)
     return drop_path
 
 
@@ -47,14 +48,14 @@ def remove_stochastic_depth(model: nn.Module) -> None:
     """Make a model's blocks plain again, in place: settings forgotten, weights as they are, nothing is dropped."""
     blocks = list(dict(model.named_modules()).values())
     for block in blocks:
-        for place, drop_path in list(block._modules.items()):
+        for name, drop_path in list(block._modules.items()):
             if isinstance(drop_path, StochasticDropPath):
                 drop_path.progress.remove(drop_path)
                 if isinstance(block, StochasticBlock):
                     block.__class__ = sharded_like(block, plain_class_of(block))
-                if drop_path.stands_for == 'Identity':
-                    setattr(block, place, nn.Identity())
+                if drop_path.replaced == 'Identity':
+                    setattr(block, name, nn.Identity())
                 else:
-                    delattr(block, place)
-                    if drop_path.stands_for == 'None':
-                        setattr(block, place, None)
+                    delattr(block, name)
+                    if drop_path.replaced == 'None':
+                        setattr(block, name, None)

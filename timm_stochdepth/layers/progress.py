@@ -8,7 +8,7 @@ __all__ = ['TrainingProgress']
 
 
 class Follower(Protocol):
-    place_idx: int
+    drop_path_idx: int
 
     def update_drop_prob(self) -> None: ...
 
@@ -42,13 +42,13 @@ class TrainingProgress:
         for follower in self._followers:
             follower.update_drop_prob()
 
-    def tell_rate(self, place_idx: int, drop_rate: float, own_rate: Optional[float] = None) -> None:
+    def tell_rate(self, drop_path_idx: int, drop_rate: float, own_rate: Optional[float] = None) -> None:
         for follower in self._followers:
-            if follower.place_idx == place_idx:
+            if follower.drop_path_idx == drop_path_idx:
                 follower.set_drop_rate(drop_rate, own_rate)
 
-    def num_places(self) -> int:
-        return len({follower.place_idx for follower in self._followers})
+    def num_drop_paths(self) -> int:
+        return len({follower.drop_path_idx for follower in self._followers})
 
     def add(self, follower: Follower) -> None:
         self._followers.add(follower)

@@ -48,7 +48,7 @@ class DropRate(nn.Module):
             self,
             settings: Settings,
             depth_scale: float,
-            place_idx: int = 0,
+            drop_path_idx: int = 0,
             progress: Optional[TrainingProgress] = None,
             shared_draws: Optional[SharedDraws] = None,
     ) -> None:
@@ -71,11 +71,11 @@ class DropRate(nn.Module):
         self.own_rate = None
         self.is_paused = False
         self.depth_scale = depth_scale
-        self.place_idx = place_idx
+        self.drop_path_idx = drop_path_idx
         self.shared_draws: Optional[SharedDraws] = None
         if self.drops_batch and settings.use_same_gpu_seed:
             self.shared_draws = shared_draws or SharedDraws('')
-        self.draws = Draws() if self.shared_draws is None else RankDraws(self.shared_draws, place_idx)
+        self.draws = Draws() if self.shared_draws is None else RankDraws(self.shared_draws, drop_path_idx)
         self.keep_prob = _keep_prob_of(0.)
         if hasattr(self, 'progress'):
             self.progress.remove(self)
@@ -160,11 +160,12 @@ class DropRate(nn.Module):
         return super().train(mode)
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
-        super().__setstate__(state)
+        former = {'place_idx': 'drop_path_idx', 'stands_for': 'replaced'}  # as 0.4 called them
+        super().__setstate__({former.get(name, name): value for name, value in state.items()})
         self.is_paused = False  # whoever copies a network while it is paused
         if self.keep_prob.dtype != torch.float64:  # pickled when it had the default type
             self.keep_prob = _keep_prob_of(self.drop_prob)
         if 'draws' not in state:  # pickled before there were some
             shared = state.get('shared_draws')
-            self.draws = Draws() if shared is None else RankDraws(shared, self.place_idx)
+            self.draws = Draws() if shared is None else RankDraws(shared, self.drop_path_idx)
         self.progress.add(self)

@@ -43,31 +43,31 @@ class Target:
     Attributes:
         name: Its name in the model.
         block: The block, as it is.
-        places: Names of its drop paths.
+        drop_path_names: Names of its drop paths.
         stochastic_class: The class that gives it stochastic depth; None if its branches can only be masked.
         reason: Why they can only be masked.
         peers: Others' drop paths in its places.
     """
     name: str
     block: nn.Module
-    places: Tuple[str, ...]
+    drop_path_names: Tuple[str, ...]
     stochastic_class: Optional[Type[nn.Module]]
     reason: str = ''
     peers: Dict[str, Peer] = field(default_factory=dict)
 
-    def full_name(self, place: str) -> str:
-        return f'{self.name}.{place}' if self.name else place
+    def full_name(self, name: str) -> str:
+        return f'{self.name}.{name}' if self.name else name
 
     def drop_paths(self) -> Dict[str, StochasticDropPath]:
         """Those of its drop paths that are this package's."""
         children = self.block._modules
-        return {p: c for p in self.places if isinstance(c := children.get(p), StochasticDropPath)}
+        return {p: c for p in self.drop_path_names if isinstance(c := children.get(p), StochasticDropPath)}
 
     def rates(self) -> List[float]:
         """The drop rate that each of its drop paths has now."""
-        rates = {place: peer.rate for place, peer in self.peers.items()}
-        rates.update((place, drop_path.unscheduled_rate()) for place, drop_path in self.drop_paths().items())
-        return [rates.get(place, 0.) for place in self.places]
+        rates = {name: peer.rate for name, peer in self.peers.items()}
+        rates.update((name, drop_path.unscheduled_rate()) for name, drop_path in self.drop_paths().items())
+        return [rates.get(name, 0.) for name in self.drop_path_names]
 
     def conventions(self) -> Set[bool]:
         """Whether its drop paths divide by the keep probability in training; nothing where none stands."""
@@ -99,7 +99,7 @@ def _read_peers(model: nn.Module) -> Dict[nn.Module, Peer]:
     return peers
 
 
-class _Places:
+class _DropPathNames:
     """Where the blocks of a model have drop paths, or would have some at another rate: `None`, or an `Identity`."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -144,7 +144,7 @@ def _is_named(block: nn.Module, target_layer_name: str) -> bool:
 
 def find_targets(model: nn.Module, target_layer_name: str) -> List[Target]:
     """The blocks of a model that a target layer's name stands for, in the order that they were registered in."""
-    all_places = _Places(model)
+    all_names = _DropPathNames(model)
     targets = []
     for name, block in model.named_modules():
         if isinstance(block, StochasticDropPath) or not _is_named(block, target_layer_name):
@@ -155,26 +155,26 @@ def find_targets(model: nn.Module, target_layer_name: str) -> List[Target]:
                 f'Blocks whose shortcut, branch and activation are written by hand, as in {by_hand.__name__}, go with'
                 f' 0.6. An entry of BRANCH_ENDS does the same: BRANCH_ENDS[{class_name(block).rpartition(".")[2]}] ='
                 ' \'name of the child that the branch ends in\'.', FutureWarning, stacklevel=4)
-            targets.append(Target(name, block, by_hand._places, by_hand))
+            targets.append(Target(name, block, by_hand._drop_path_names, by_hand))
             continue
-        places = all_places.of(name, block)
+        names = all_names.of(name, block)
         # each of a list is another block's
-        for of_one in [(place,) for place in places] if isinstance(block, _LISTS) else [places] if places else []:
-            peers = {p: all_places.peers[c] for p in of_one if (c := block._modules.get(p)) in all_places.peers}
+        for of_one in [(n,) for n in names] if isinstance(block, _LISTS) else [names] if names else []:
+            peers = {p: all_names.peers[c] for p in of_one if (c := block._modules.get(p)) in all_names.peers}
             targets += _find_target(name, block, of_one, peers)
     return targets
 
 
-def _find_target(name: str, block: nn.Module, places: Tuple[str, ...], peers: Dict[str, Peer]) -> List[Target]:
+def _find_target(name: str, block: nn.Module, drop_path_names: Tuple[str, ...], peers: Dict[str, Peer]) -> List[Target]:
     if plain_class_of(block).forward is nn.Module.forward:
-        return [Target(name, block, places, None, 'it has no forward of its own', peers)]
+        return [Target(name, block, drop_path_names, None, 'it has no forward of its own', peers)]
     try:
-        made = stochastic_class(block, places)
+        made = stochastic_class(block, drop_path_names)
     except NoDropPath:
         return []
     except NotCuttable as e:
-        return [Target(name, block, places, None, str(e), peers)]
-    return [Target(name, block, made._places, made, peers=peers)]
+        return [Target(name, block, drop_path_names, None, str(e), peers)]
+    return [Target(name, block, made._drop_path_names, made, peers=peers)]
 
 
 def drop_paths_left(
@@ -189,7 +189,7 @@ def drop_paths_left(
         target_layer_name: What blocks are asked for by.
         targets: Those that were found.
     """
-    taken = {target.full_name(place) for target in targets for place in target.places}
+    taken = {target.full_name(name) for target in targets for name in target.drop_path_names}
     left = {}
     for block_name, block in model.named_modules():
         for child_name, child in block._modules.items() if _is_named(block, target_layer_name) else ():
