@@ -190,6 +190,25 @@ def test_branches_that_end_in_the_same_weights_are_not_folded():
         ts.fold_stochastic_depth(model)
 
 
+class DeadSize(Block):
+    def forward(self, x):
+        y = self.norm(x)
+        length = y.shape[1]
+        if self.is_cropped:
+            y = y[:, :length]
+        return x + self.drop_path1(self.fc1(y))
+
+
+@pytest.mark.parametrize('is_cropped', [False, True])
+def test_a_size_that_nothing_reads_on_a_path_is_no_use_of_what_it_measures(is_cropped):
+    model = network(DeadSize)
+    for block in model:
+        block.is_cropped = is_cropped
+    ts.apply_stochastic_depth(model, 'sample', 'DropPath', 0.4)
+    ((_, branch),) = cuts_of(model[0])[0].branches
+    assert branch.branch_only == ('norm', 'fc1')
+
+
 class Nested(Block):
     def forward(self, x):
         return x + self.drop_path1(self.fc1(x + self.drop_path2(self.fc2(x))))
@@ -223,6 +242,13 @@ class Transposed(Block):
         return x.sum(0) + self.drop_path1(self.fc1(y)).sum(1) + y.mean()
 
 
+class AliasInPlace(Block):
+    def forward(self, x):
+        y = x
+        y += self.drop_path1(self.fc1(self.norm(x)))
+        return y + x
+
+
 class Unknown(Block):
     def forward(self, x, tokens):
         return x + self.drop_path1(self.fc1(x) + tokens)
@@ -235,6 +261,7 @@ REFUSED = {
     UsedTwice: 'the result of self.drop_path1 is used elsewhere, too',
     WorkElsewhere: 'nothing is computed for self.drop_path1 alone',
     Transposed: 'not into an addition',
+    AliasInPlace: 'writes to a tensor that is used elsewhere',
     Unknown: 'nothing says whether the first dimension of its argument tokens is the batch',
 }
 

@@ -1,6 +1,5 @@
 """A residual branch: what one drop path drops, as a function of its block."""
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, Callable, List, Tuple
 
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ class Branch:
         branch_only: Those of them that no other branch uses.
         inplace_add: Whether the block adds in place, to the result of the branch.
         branch_is_left: Whether the branch is the first operand of the addition, which gives the sum its memory format.
+        has_unknown_inputs: Whether nothing says of some inputs whether they have a row for each sample.
     """
     run: Callable[..., Tensor]
     add_scaled: Callable[..., Tensor]
@@ -32,11 +32,11 @@ class Branch:
     branch_only: Tuple[str, ...]
     inplace_add: bool = False
     branch_is_left: bool = False
+    has_unknown_inputs: bool = field(init=False)  # no cached property: a compiler does not look into its lock
 
-    @cached_property
-    def has_unknown_inputs(self) -> bool:
-        """Whether nothing says of some inputs that may be given whether they have a row for each sample."""
-        return any(not isinstance(d, (int, type(None))) for d in self.batch_dimensions)
+    def __post_init__(self) -> None:
+        is_unknown = any(not isinstance(d, (int, type(None))) for d in self.batch_dimensions)
+        object.__setattr__(self, 'has_unknown_inputs', is_unknown)
 
     def modules(self, block: nn.Module) -> List[nn.Module]:
         """The modules of the branch, with all that they hold."""
