@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 import importlib
+import itertools
 import math
 import random
 import warnings
@@ -11,6 +12,7 @@ import warnings
 import pytest
 import torch
 from timm.layers import DropPath
+from timm.utils import AverageMeter
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -144,6 +146,16 @@ class TorchRandom(Block):
     def forward(self, x):
         gain = torch.rand(())
         return x + self.drop_path(self.branch(x)) * gain
+
+
+class Iterates(Block):
+    def __init__(self):
+        super().__init__()
+        self.gains = itertools.count(1)
+
+    def forward(self, x):
+        gain = next(self.gains)
+        return x + self.drop_path(self.branch(x) * gain)
 
 
 class Noise(Block):
@@ -445,7 +457,7 @@ class MeanOfBatch(Block):
 
 EQUAL = [
     Positional, NotesOutside, Counts, SharedDict, NoGrad, NoGradAround, Autocast, Suppressed, PythonRandom,
-    TorchRandom, Noise, ReadsGlobal, WritesGlobal, Item, AttributeOfChild, Decorated,
+    TorchRandom, Noise, Iterates, ReadsGlobal, WritesGlobal, Item, AttributeOfChild, Decorated,
     DecoratedWithoutWraps, DecoratedTwice,
     InferenceDecorator, Property, Loop, While, Appends, Comprehension, Lambda, Inner, Private, Super, DropsInMethod,
     PositionalOnly, Lines,
@@ -587,11 +599,12 @@ def test_the_comparison_leaves_no_trace(name):
         def __init__(self):
             super().__init__()
             self.register_buffer('passes', torch.zeros(()))
-            self.outputs = []
+            self.outputs, self.meter = [], AverageMeter()
 
         def forward(self, x):
             self.passes += 1
             self.outputs.append(len(x))
+            self.meter.update(1.0)
             return x + self.drop_path(self.branch(x))
 
     model = network(Noting)
@@ -605,7 +618,7 @@ def test_the_comparison_leaves_no_trace(name):
     torch.manual_seed(3)
     model(torch.ones(4, 3, DIM))
     assert [len(block.outputs) for block in model] == [2, 2] and len(calls) == 2
-    assert [block.passes.item() for block in model] == [2.0, 2.0]
+    assert [block.passes.item() for block in model] == [block.meter.count for block in model] == [2.0, 2.0]
     assert torch.equal(state, torch.get_rng_state())  # the first pass has drawn no more than the second
 
 
@@ -625,3 +638,13 @@ def test_a_file_that_was_edited_since_it_was_imported_is_not_cut(tmp_path, monke
     with pytest.raises(ValueError, match='edited since'):
         ts.apply_stochastic_depth(network(Again), 'sample', 'DropPath', 0.5, skip_dropped=True)
     ts.apply_stochastic_depth(network(Again), 'sample', 'DropPath', 0.5)
+
+
+@pytest.mark.parametrize('name', ['skip', 'block'])
+def test_what_has_nothing_to_do_with_the_samples_runs_whatever_is_dropped(name):
+    method, settings = METHODS[name]
+    model = network(Iterates)
+    ts.apply_stochastic_depth(model, method, 'DropPath', 1.0, 'uniform', **settings)
+    for _ in range(3):
+        model(torch.randn(4, 3, DIM))
+    assert [next(block.gains) for block in model] == [4, 4]

@@ -1,7 +1,8 @@
 """Compare a cut forward with the plain one, once: the plain forward is the truth."""
+import copy
 import random
 from contextlib import contextmanager
-from typing import Any, Dict, Generator, List, Tuple
+from typing import Any, Dict, Generator
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from ..residual.skip import gather_inputs, refuse_unknown_inputs
 from .guards import refuse_distributed_activations
 
 __all__ = ['check_cut']
+
+# attributes that nn.Module has itself
+_OF_MODULES = frozenset(vars(nn.Module()))
 
 
 class _AddsAll(nn.Module):
@@ -65,13 +69,21 @@ def _compare(found: Any, expected: Any, what: str) -> None:
                 raise _Differs(f'{what}: off by {(a - b).abs().max().item():.2g}') from None
 
 
+def _copied(value: Any) -> Any:
+    """A list, a meter, an iterator that may change; what cannot be copied is left."""
+    if isinstance(value, (nn.Module, Tensor, type)) or callable(value):
+        return value
+    try:
+        return copy.copy(value)
+    except Exception:  # whatever other people's code raises
+        return value
+
+
 @contextmanager
 def _restored(block: Any) -> Generator[None, None, None]:
-    """A look at a block that leaves no trace: attributes, lists and dicts, buffers, variables, generators."""
+    """A look at a block that leaves no trace: attributes and what they hold, buffers, variables, generators."""
     modules = list(block.modules())
     states = [dict(vars(m)) for m in modules]
-    holders: List[Tuple[Any, Any]] = [
-        (value, value.copy()) for state in states for value in state.values() if type(value) in (list, dict, set)]
     forward: Any = type(block)._inner_forward
     globals_ = {name: forward.__globals__[name] for name in forward.__code__.co_names if name in forward.__globals__}
     cells = [(cell, cell.cell_contents) for cell in forward.__closure__ or ()]
@@ -80,6 +92,7 @@ def _restored(block: Any) -> Generator[None, None, None]:
     with torch.no_grad(), torch.random.fork_rng([d.index or 0 for d in devices]):
         try:
             for m in modules:
+                vars(m).update({name: _copied(value) for name, value in vars(m).items() if name not in _OF_MODULES})
                 vars(m)['_forward_hooks'] = type(m._forward_hooks)()
                 if m is not block:
                     vars(m)['training'] = False
@@ -88,12 +101,6 @@ def _restored(block: Any) -> Generator[None, None, None]:
             for m, state in zip(modules, states):
                 vars(m).clear()
                 vars(m).update(state)
-            for holder, held in holders:
-                if isinstance(holder, list):
-                    holder[:] = held
-                else:
-                    holder.clear()
-                    holder.update(held)
             for buffer, value in buffers.values():
                 buffer.copy_(value)
             forward.__globals__.update(globals_)
