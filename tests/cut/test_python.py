@@ -583,6 +583,29 @@ def test_branches_that_mix_the_samples_are_refused_in_the_first_pass(block):
     torch.testing.assert_close(*run(block, 'block')[:2])
 
 
+class Switched(Block):
+    is_on = True
+
+    def forward(self, x):
+        if self.is_on:
+            x = x + self.drop_path(self.branch(x))
+        return self.fc2(x)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_a_branch_can_be_switched_off_and_on(name):
+    plain = network(Switched)
+    method, settings = METHODS[name]
+    model = copy.deepcopy(plain)
+    ts.apply_stochastic_depth(model, method, 'DropPath', 1.0, 'uniform', **settings)
+    x = torch.randn(4, 3, DIM)
+    for is_on in (False, True, False):
+        for block in (*plain, *model):
+            block.is_on = is_on
+        expected = plain[1].fc2(plain[0].fc2(x)) if is_on else plain(x)  # all is dropped
+        torch.testing.assert_close(model(x), expected)
+
+
 def test_a_forward_of_the_block_itself_masks():
     plain = network(Loop)
     for block in plain:

@@ -62,7 +62,8 @@ def add_to_kept(
     is_compiling = torch.compiler.is_compiling()
     if num_samples < MIN_RUN if is_compiling else is_batched():
         return add_residual(Mode.MASK, drop_path, shortcut, branch, block, inputs)
-    refuse_distributed_activations(shortcut)
+    if hasattr(shortcut, 'device_mesh'):
+        refuse_distributed_activations()
     # drawn on the CPU: the number of kept samples is a shape, which a device would have to be asked for
     like = torch.empty((num_samples,), dtype=host_dtype(shortcut), device='cpu')
     if is_compiling:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..capture import as_whole_block, is_traced, leave_to_python, refuse_frozen_decisions
 from ..cut.cut import Cut, cut_by_hand
+from ..cut.slices import NoDropPath
 from ..cut.source import NotCuttable
 from ..residual.mode import Mode
 from .check import check_cut
@@ -99,6 +100,8 @@ class StochasticBlock(nn.Module):
         if not skips and not self._is_proven:
             return self._forward_masked(*args, **kwargs)
         found = self._find_cut(*args, **kwargs)
+        if not isinstance(found, Cut) and issubclass(found[0], NoDropPath):  # on the path that the block takes now
+            return self._inner_forward(*args, **kwargs)
         if skips:
             refuse_frozen_decisions('skip_dropped', True)
             cut = raise_refusal(found)
@@ -153,7 +156,10 @@ class StochasticBlock(nn.Module):
     @torch.jit.unused
     @torch.compiler.disable
     def _decide(self, args: Any, kwargs: Any) -> Tuple[Callable[..., Any], Tuple[Any, ...], Dict[str, Any]]:
-        cut = raise_refusal(self._find_cut(*args, **kwargs))
+        found = self._find_cut(*args, **kwargs)
+        if not isinstance(found, Cut) and issubclass(found[0], NoDropPath):  # on the path that the block takes now
+            return type(self)._inner_forward, args, kwargs
+        cut = raise_refusal(found)
         plan = plan_of(self, cut)
         if plan.has_sample_gradients:
             refuse_sample_gradients('stochastic_method', 'block', 'sample')

@@ -36,7 +36,8 @@ class _AddsAll(nn.Module):
 
     def add(self, shortcut: Tensor, branch: Branch, block: nn.Module, *inputs: Any) -> Tensor:
         if self.is_by_rows:
-            refuse_distributed_activations(shortcut)
+            if hasattr(shortcut, 'device_mesh'):
+                refuse_distributed_activations()
             refuse_unknown_inputs(branch.batch_dimensions, inputs)
         generators, of_python = torch.get_rng_state(), random.getstate()
         y = branch.run(block, *inputs)

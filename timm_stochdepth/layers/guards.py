@@ -47,16 +47,15 @@ def refuse_sample_gradients(name: str, value: object, allowed: object) -> None:
         ' samples that a branch leaves out would have none.')
 
 
-def refuse_distributed_activations(x: torch.Tensor) -> None:
+def refuse_distributed_activations() -> None:
     """Reject samples that are spread over ranks.
 
     Raises:
-        ValueError: x is a DTensor.
+        ValueError: Always.
     """
-    if hasattr(x, 'device_mesh'):
-        raise ValueError(
-            'skip_dropped must be False with activations that are DTensors, as sequence parallelism makes them, but got'
-            ' True: no rank has all of a sample.')
+    raise ValueError(
+        'skip_dropped must be False with activations that are DTensors, as sequence parallelism makes them, but got True:'
+        ' no rank has all of a sample.')
 
 
 def what_waits(block: nn.Module, branches: Sequence[Tuple[str, Branch]]) -> str:
