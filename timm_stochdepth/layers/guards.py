@@ -54,8 +54,8 @@ def refuse_distributed_activations() -> None:
         ValueError: Always.
     """
     raise ValueError(
-        'skip_dropped must be False with activations that are DTensors, as sequence parallelism makes them, but got True:'
-        ' no rank has all of a sample.')
+        'skip_dropped must be False with activations that are DTensors, as sequence parallelism makes them, but got'
+        ' True: no rank has all of a sample.')
 
 
 def what_waits(block: nn.Module, branches: Sequence[Tuple[str, Branch]]) -> str:
