@@ -158,6 +158,31 @@ class Iterates(Block):
         return x + self.drop_path(self.branch(x) * gain)
 
 
+class CountsThenDecides(Block):
+    def forward(self, x):
+        self.count += 1
+        if self.count > 1:
+            return x + self.drop_path(self.branch(x))
+        return x + self.drop_path(self.fc2(x))
+
+
+class FillsIn(Block):
+    def forward(self, x, gain: float = None):
+        if gain is None:
+            gain = self.gain
+        if gain is not None:  # noqa: SIM108
+            y = gain * self.branch(x)
+        else:
+            y = self.fc2(x)
+        return x + self.drop_path(y)
+
+
+class HandsOnAList(Block):
+    def forward(self, x):
+        parts = [x, 2 * x]
+        return parts[1] + self.drop_path(self.fc1(self.norm(parts[0] + parts[1])))
+
+
 class Noise(Block):
     def forward(self, x):
         noise = torch.randn_like(x)
@@ -457,12 +482,11 @@ class MeanOfBatch(Block):
 
 EQUAL = [
     Positional, NotesOutside, Counts, SharedDict, NoGrad, NoGradAround, Autocast, Suppressed, PythonRandom,
-    TorchRandom, Noise, Iterates, ReadsGlobal, WritesGlobal, Item, AttributeOfChild, Decorated,
-    DecoratedWithoutWraps, DecoratedTwice,
-    InferenceDecorator, Property, Loop, While, Appends, Comprehension, Lambda, Inner, Private, Super, DropsInMethod,
-    PositionalOnly, Lines,
-    Asserts, Deletes, SetsItems, DecidesOnValues, Leaves, GradMode, Checkpointed, Warns, InPlace, AfterChange, Match,
-    Keywords, NotesBranch,
+    TorchRandom, Noise, Iterates, CountsThenDecides, FillsIn, HandsOnAList, ReadsGlobal, WritesGlobal, Item,
+    AttributeOfChild, Decorated, DecoratedWithoutWraps, DecoratedTwice, InferenceDecorator, Property, Loop, While,
+    Appends, Comprehension, Lambda, Inner, Private, Super, DropsInMethod, PositionalOnly, Lines, Asserts, Deletes,
+    SetsItems, DecidesOnValues, Leaves, GradMode, Checkpointed, Warns, InPlace, AfterChange, Match, Keywords,
+    NotesBranch,
 ]  # fmt: skip
 # that nothing is left out of, with the reason
 REFUSED = {

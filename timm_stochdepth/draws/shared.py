@@ -20,7 +20,7 @@ MAX_PENDING = 1024
 # draws that may be repeated before the optimizer's next step
 MAX_IN_STEP = 2 ** 16
 
-# a place, and whether gradients are on: a look at the network without them leaves the draws of training alone
+# a drop path, and whether gradients are on: a look at the network without them leaves the draws of training alone
 Kind = Tuple[int, bool]
 
 
@@ -31,7 +31,7 @@ _serial_numbers = count()
 class SharedDraws:
     """The draws that one network shares with its like on the other ranks.
 
-    A draw is a function of the run's seed, the network, the optimizer's steps in its training, the place, and the
+    A draw is a function of the run's seed, the network, the optimizer's steps in its training, the drop path, and the
     number of draws there since the last step. So ranks that parted agree again after the next step, if one ran alone,
     and in the next epoch, if one had more batches (`StepCount`). A run that goes on with the weights of another, whose
     state_dict says the number of steps, takes the draws that come next.
@@ -110,7 +110,7 @@ class SharedDraws:
         """Draw whether the whole batch keeps a branch, alike on all ranks.
 
         Args:
-            place_idx: Number of the place in its network.
+            drop_path_idx: Number of the drop path in its network.
             drop_prob: Probability that the branch is dropped, in [0, 1].
 
         Raises:
@@ -171,7 +171,7 @@ class RankDraws(Draws):
 
     Args:
         shared: The draws of its network.
-        place_idx: Number of the drop path in the network.
+        drop_path_idx: Number of the drop path in the network.
     """
 
     def __init__(self, shared: SharedDraws, drop_path_idx: int) -> None:

@@ -225,7 +225,8 @@ class StepCount:
         while True:
             latest = store.compare_set(self._epoch_key, latest.decode(), str(self._own_epoch()))
             epoch = _read(latest)
-            if epoch.number >= self._epoch and not (epoch.has_step and epoch.start < own_start):
+            # one that has begun without a step yet is this one, however many this rank has begun alone
+            if latest and not epoch.has_step or epoch.number >= self._epoch and epoch.start >= own_start:
                 break
             self._epoch = max(self._epoch, epoch.number + 1)
         self._epoch, self._start = epoch.number, epoch.start

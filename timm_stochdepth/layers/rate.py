@@ -36,7 +36,7 @@ class DropRate(nn.Module):
         keep_prob: 1 - drop_prob, shape (1,), in double precision on the CPU, which follows it: what a graph reads that
             is to outlive a change of the rate.
         rate_moves: Whether the rate changes while the network trains.
-        place_idx: Number of the drop path in the network.
+        drop_path_idx: Number of the drop path in the network.
         progress: How far the network's training is.
         draws: What it draws by; another one may be put here.
     """
@@ -57,7 +57,7 @@ class DropRate(nn.Module):
         Args:
             settings: Those of the network, with a drop_rate.
             depth_scale: Share of the drop rate, in [0, 1].
-            place_idx: Number of the drop path in the network.
+            drop_path_idx: Number of the drop path in the network.
             progress: How far the network's training is; at its end if None.
             shared_draws: Those of the network; of a network of its own if None.
         """

@@ -1,0 +1,90 @@
+"""What somebody puts in the place of a drop path, or takes away, counts as it does in timm."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from timm.layers import DropPath
+from timm.utils import reparameterize_model
+from torch import nn
+
+import timm_stochdepth as ts
+
+METHODS = {
+    'mask': dict(stochastic_method='sample'),
+    'skip': dict(stochastic_method='sample', skip_dropped=True),
+    'block': dict(stochastic_method='block'),
+}
+
+
+def vit(drop_path_rate=0.4):
+    torch.manual_seed(0)
+    sizes = dict(img_size=32, depth=3, embed_dim=24, num_heads=2, num_classes=5)
+    return timm.create_model('vit_tiny_patch16_224', drop_path_rate=drop_path_rate, **sizes)
+
+
+def set_rate(block):
+    """As lightly's update_drop_path_rate does it (https://github.com/lightly-ai/lightly/pull/1592)."""
+    block.drop_path1, block.drop_path2 = DropPath(0.2), DropPath(0.2)
+
+
+def turn_off(block):
+    block.drop_path1, block.drop_path2 = nn.Identity(), nn.Identity()
+
+
+@pytest.mark.parametrize('name', METHODS)
+@pytest.mark.parametrize('change', [set_rate, turn_off])
+def test_what_is_put_there_counts(change, name):
+    plain, model = vit(), vit()
+    ts.apply_stochastic_depth(model, target_layer_name='DropPath', drop_rate=None, scale_by_keep=True, **METHODS[name])
+    x = torch.randn(6, 3, 32, 32)
+    model.train()(x)
+    teacher = copy.deepcopy(model).eval()
+    expected = teacher(x)
+    for network in (plain, model):
+        for block in network.blocks:
+            change(block)
+    for is_training in (True, False):
+        torch.manual_seed(1)
+        y = plain.train(is_training)(x)
+        torch.manual_seed(1)
+        torch.testing.assert_close(model.train(is_training)(x), y)
+    torch.testing.assert_close(teacher(x), expected)  # the copy that was made before is its own
+    assert not ts.drop_rates(model)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_one_of_two_that_is_put_there_leaves_the_other_one(name):
+    model = vit()
+    ts.apply_stochastic_depth(model, 'sample', 'DropPath', None, scale_by_keep=True)
+    ts.apply_stochastic_depth(
+        model, target_layer_name='DropPath', drop_rate=1.0, drop_distribution='uniform', **METHODS[name]
+    )
+    for block in model.blocks:
+        block.drop_path1 = nn.Identity()
+    x = torch.randn(2, 5, 24)
+    for block in model.train().blocks:
+        torch.testing.assert_close(block(x), x + block.ls1(block.attn(block.norm1(x))))
+
+
+@pytest.mark.parametrize(
+    'network, name',
+    [
+        *(('repvgg_a0', name) for name in METHODS),
+        ('mobileone_s0', 'mask'),  # its stem can only mask
+        *(pytest.param('fastvit_t8', name, marks=pytest.mark.long) for name in METHODS),
+    ],
+)
+def test_a_reparameterized_network_is_the_function_that_it_was(network, name):
+    """timm deletes drop paths there (https://github.com/huggingface/pytorch-image-models/pull/1202)."""
+    torch.manual_seed(0)
+    model = timm.create_model(network, num_classes=5, drop_path_rate=0.3)
+    ts.apply_stochastic_depth(model, target_layer_name='DropPath', drop_rate=None, scale_by_keep=True, **METHODS[name])
+    x = torch.randn(2, 3, 64, 64)
+    model.train()(x)
+    with torch.no_grad():
+        y = model.eval()(x)
+        reparameterized = reparameterize_model(copy.deepcopy(model)).eval()
+        torch.testing.assert_close(reparameterized(x), y, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(reparameterized.train().eval()(x), y, rtol=1e-3, atol=1e-3)
