@@ -11,11 +11,12 @@ from torch import nn
 from ..capture import leave_to_python
 from .attributes import attributes_used
 from .branch import Branch
+from .branch_cut import Slice
 from .decorators import unwrapped
 from .functions import functions_of, without_types
 from .operands import drop_path_of
 from .paths import conditions_of, follow_path
-from .slices import Slice, slices_of
+from .slices import slices_of
 from .source import inline_methods, parse_forward
 
 __all__ = ['Cut', 'PlainForward', 'cut_by_hand']
