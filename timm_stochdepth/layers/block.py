@@ -17,7 +17,7 @@ from .check import check_cut
 from .drop_path import StochasticDropPath
 from .guards import looks_at_batch, refuse_sample_gradients, refuse_split_norms, refuse_waiting
 from .metadata import note_block
-from .plan import plan_of
+from .plan import Plan, plan_of
 from .sharding import unsharded_class
 
 __all__ = ['Refusal', 'StochasticBlock', 'plain_class_of', 'raise_refusal']
@@ -120,13 +120,7 @@ class StochasticBlock(nn.Module):
 
     @torch.jit.unused
     def _skip(self, cut: Cut, args: Any, kwargs: Any) -> Any:
-        plan = plan_of(self, cut)
-        if plan.splits_batch:
-            refuse_split_norms(self)
-        if plan.has_sample_gradients:
-            refuse_sample_gradients('skip_dropped', True, False)
-        if plan.what_waits and not plan.is_partitioned:
-            refuse_waiting(plan.what_waits, 'skip_dropped', True)
+        _refuse_skipping(self, plan_of(self, cut))
         if not self._is_proven and cut.checked != 'by rows':
             check_cut(self, cut, args, kwargs, by_rows=True)
         return cut.forward(self, *args, **kwargs)
@@ -149,36 +143,8 @@ class StochasticBlock(nn.Module):
         """The plain block's forward, without the branches that the batch does not keep."""
         if is_traced(args, kwargs):
             return as_whole_block(self, args, kwargs)
-        run, args, kwargs = self._decide(args, kwargs)
+        run, args, kwargs = _decide(self, args, kwargs)
         return run(self, *args, **kwargs)
-
-    # the decisions stay outside of compiled code, what they decide on is compiled by itself
-    @torch.jit.unused
-    @torch.compiler.disable
-    def _decide(self, args: Any, kwargs: Any) -> Tuple[Callable[..., Any], Tuple[Any, ...], Dict[str, Any]]:
-        found = self._find_cut(*args, **kwargs)
-        if not isinstance(found, Cut) and issubclass(found[0], NoDropPath):  # on the path that the block takes now
-            return type(self)._inner_forward, args, kwargs
-        cut = raise_refusal(found)
-        plan = plan_of(self, cut)
-        if plan.has_sample_gradients:
-            refuse_sample_gradients('stochastic_method', 'block', 'sample')
-        first: StochasticDropPath = getattr(self, self._drop_path_names[0])
-        if plan.what_waits and not first.settings.use_same_gpu_seed:
-            refuse_waiting(plan.what_waits, 'use_same_gpu_seed', False)
-        if not (self._is_proven or cut.checked):
-            check_cut(self, cut, args, kwargs, by_rows=False)
-        keeps, is_scaled = [], False
-        with torch._C._DisableFuncTorch():  # one decision for whatever is vmapped
-            for name, _ in cut.branches:
-                drop_path: StochasticDropPath = getattr(self, name)
-                keeps.append(drop_path.drop_prob == 0. or drop_path.draws.batch(drop_path.drop_prob))
-                is_scaled = is_scaled or drop_path.scale_by_keep and drop_path.drop_prob > 0.
-        if not any(keeps):
-            return cut.forward_eager, (tuple(keeps), *args), kwargs
-        if all(keeps) and not is_scaled and not (cut.inplace_add and plan.has_hook()):
-            return cut.forward_kept, args, kwargs
-        return cut.forward_decided, (tuple(keeps), *args), kwargs
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any) -> None:
         note_block(self, self._drop_paths(), local_metadata)
@@ -207,6 +173,48 @@ class StochasticBlock(nn.Module):
     def _cut_by_hand(self, branch_only: Tuple[str, ...]) -> Cut:
         cut = self._cuts_by_hand[branch_only] = cut_by_hand(plain_class_of(self), branch_only)
         return cut
+
+
+# the decisions stay outside of compiled code, what they decide on is compiled by itself
+@torch.compiler.disable
+def _decide(
+        block: StochasticBlock,
+        args: Any,
+        kwargs: Any,
+) -> Tuple[Callable[..., Any], Tuple[Any, ...], Dict[str, Any]]:
+    """What runs for a batch: a function of the block, and its arguments."""
+    found = block._find_cut(*args, **kwargs)
+    if not isinstance(found, Cut) and issubclass(found[0], NoDropPath):  # on the path that the block takes now
+        return type(block)._inner_forward, args, kwargs
+    cut = raise_refusal(found)
+    plan = plan_of(block, cut)
+    if plan.has_sample_gradients:
+        refuse_sample_gradients('stochastic_method', 'block', 'sample')
+    first: StochasticDropPath = getattr(block, block._drop_path_names[0])
+    if plan.what_waits and not first.settings.use_same_gpu_seed:
+        refuse_waiting(plan.what_waits, 'use_same_gpu_seed', False)
+    if not (block._is_proven or cut.checked):
+        check_cut(block, cut, args, kwargs, by_rows=False)
+    keeps, is_scaled = [], False
+    with torch._C._DisableFuncTorch():  # one decision for whatever is vmapped
+        for name, _ in cut.branches:
+            drop_path: StochasticDropPath = getattr(block, name)
+            keeps.append(drop_path.drop_prob == 0. or drop_path.draws.batch(drop_path.drop_prob))
+            is_scaled = is_scaled or drop_path.scale_by_keep and drop_path.drop_prob > 0.
+    if not any(keeps):
+        return cut.forward_eager, (tuple(keeps), *args), kwargs
+    if all(keeps) and not is_scaled and not (cut.inplace_add and plan.has_hook()):
+        return cut.forward_kept, args, kwargs
+    return cut.forward_decided, (tuple(keeps), *args), kwargs
+
+
+def _refuse_skipping(block: StochasticBlock, plan: Plan) -> None:
+    if plan.splits_batch:
+        refuse_split_norms(block)
+    if plan.has_sample_gradients:
+        refuse_sample_gradients('skip_dropped', True, False)
+    if plan.what_waits and not plan.is_partitioned:
+        refuse_waiting(plan.what_waits, 'skip_dropped', True)
 
 
 def raise_refusal(found: Union[Cut, Refusal]) -> Cut:
