@@ -133,7 +133,7 @@ class SharedDraws:
         uniform, had_grad = self._drawn_in_step.get((drop_path_idx, token), (None, False))
         if uniform is None or had_grad and not has_optimizer():
             kind = drop_path_idx, is_grad_enabled
-            name = f'{self._count.seed}.{self.name}.{drawn_at}.{kind}.{self._num_draws[kind]}'
+            name = f'{self._count.seed.value}.{self.name}.{drawn_at}.{kind}.{self._num_draws[kind]}'
             self._num_draws[kind] += 1
             uniform = Random(name).random()
             if len(self._drawn_in_step) >= MAX_IN_STEP:

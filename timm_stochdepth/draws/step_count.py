@@ -1,11 +1,13 @@
 """Count the optimizer's steps of a network's training: alike on all ranks, and in a run that is resumed."""
 from hashlib import sha256
-from typing import Any, NamedTuple, Optional
-from weakref import WeakSet, ref
+from typing import Any, Optional
+from weakref import WeakSet
 
 import torch.distributed as dist
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from .epochs import Epoch, agree_on_epoch, note_step, tell_epoch
+from .network_seed import NetworkSeed
 from .process_group import current_run, has_ranks
 
 __all__ = ['StepCount', 'has_optimizer', 'optimizer_steps', 'short_hash']
@@ -48,17 +50,6 @@ def short_hash(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:16]
 
 
-class _Epoch(NamedTuple):
-    """What the process group's store says of a network's latest epoch: one key, whatever the number of epochs."""
-    number: int
-    start: int
-    seed: int
-    has_step: int = 0
-
-    def __str__(self) -> str:
-        return ' '.join(map(str, self))
-
-
 class StepCount:
     """The running number of optimizer steps in the training of one network, and the seed of its draws.
 
@@ -69,10 +60,6 @@ class StepCount:
     gradients, is noted in the store: who finds a step in an epoch that begins below its own number has been in it all
     along, and goes on to the next.
 
-    The seed is rank 0's: up to the first step after a draw in training that of its first network, then that of its own
-    first draw in training, which every rank finds by then. A network that was made before the process group has none
-    until then. A run that goes on has the one that it is told.
-
     Args:
         structure: What tells the network from others of this process, but for its equals.
         num_steps: Where it begins; at 0 if None, or where rank 0 has been told to.
@@ -80,7 +67,7 @@ class StepCount:
 
     Attributes:
         num_idle_epochs: Number of epochs, up to this one, that began without a step in the epoch before.
-        seed: The seed of the draws, after `enter`.
+        seed: The seed of the draws.
     """
 
     def __init__(self, structure: str, num_steps: Optional[int] = None, seed: Optional[int] = None) -> None:
@@ -89,12 +76,7 @@ class StepCount:
         self._start_key = f'{short_hash(structure)}.start'
         self._is_known = False
         self._epoch = self._first = 0
-        self.seed = 0 if seed is None else seed
-        self._has_seed = self._is_final_seed = seed is not None
-        self._first_trained_at: Optional[int] = None
-        self._made_in = ref(current_run()) if has_ranks() else None
-        if has_ranks():
-            current_run().say_seed('of_networks')
+        self.seed = NetworkSeed(seed)
         self._begin_at(num_steps or 0, is_told=num_steps is not None)
         _counts.add(self)
 
@@ -103,7 +85,7 @@ class StepCount:
         self._counted_before = _num_optimizer_steps
         self._is_told = is_told
         self._is_entered = self._has_trained = self._has_noted_step = self._is_doubtful = False
-        self._may_ask_for_seed = True
+        self.seed.may_ask_again()
 
     @property
     def _epoch_key(self) -> str:
@@ -125,7 +107,7 @@ class StepCount:
         """The seed of such a network, once it stays what it is."""
         if self._is_known and has_ranks():
             self._ask_for_seed()
-        return self.seed if self._is_known and self._is_final_seed else None
+        return self.seed.value if self._is_known and self.seed.is_final else None
 
     def start_epoch(self) -> bool:
         """Start an epoch if this one has trained anything; whether it has."""
@@ -139,40 +121,31 @@ class StepCount:
 
     def go_on_from(self, num_steps: int, seed: Optional[int] = None) -> bool:
         """Go on from another number, in an epoch of its own if this one has made steps; whether it is another."""
-        if num_steps == self.known_value and seed in (None, self.seed):
+        if num_steps == self.known_value and seed in (None, self.seed.value):
             return False
         self._epoch += bool(self.name) and self.value > self._start
         self._begin_at(num_steps, is_told=True)
         self._is_known = True
         self.num_idle_epochs = 0
         if seed is not None:
-            self._take_seed(seed, is_final=True)
+            self.seed.take(seed, is_final=True)
         self._say_start()
         return True
-
-    def _take_seed(self, seed: int, is_final: bool) -> None:
-        self.seed = seed
-        self._has_seed = True
-        self._is_final_seed |= is_final
 
     def _say_start(self) -> None:
         # rank 0 may be the only one that was given the weights of a run
         if self._is_told and not self._is_entered and has_ranks() and dist.get_rank() == 0:
             if self._epoch == 0:
-                seed = f' {self.seed}' if self._is_final_seed else ''
+                seed = f' {self.seed.value}' if self.seed.is_final else ''
                 current_run().store.set(self._start_key, f'{self._start}{seed}')
             else:
                 self._tell_epoch()
 
     def _tell_epoch(self) -> None:
-        """Have the others begin where this rank does, who was told."""
-        store = current_run().store
-        said = store.compare_set(self._epoch_key, '', str(self._own_epoch()))
-        self._epoch = max(self._epoch, _read(said).number)
-        store.set(self._epoch_key, str(self._own_epoch()))
+        self._epoch = tell_epoch(current_run().store, self._epoch_key, self._own_epoch()).number
 
-    def _own_epoch(self) -> _Epoch:
-        return _Epoch(self._epoch, self._start, self.seed)
+    def _own_epoch(self) -> Epoch:
+        return Epoch(self._epoch, self._start, self.seed.value)
 
     def enter(self, name: str, is_training: bool) -> int:
         """The number for a draw, in training or a look at the network, whose name is the same on all ranks."""
@@ -181,72 +154,42 @@ class StepCount:
             self.name = name
             self._agree()
             self._is_entered = self._is_known = True
-        if is_training and self._first_trained_at is None:
-            self._first_trained_at = _num_optimizer_steps
-            current_run().say_seed('in_training')
+        if is_training:
+            self.seed.note_training(_num_optimizer_steps)
         if self.value > self._start:
             self.num_idle_epochs = 0
         self._has_trained |= is_training or self.value > self._start
         return self.value
 
     def _ask_for_seed(self) -> None:
-        """Take rank 0's seed in training, at the first draw by which all ranks find it."""
-        if self._is_final_seed or not self._may_ask_for_seed or self._first_trained_at is None:
-            return
-        if self._epoch > 0 or _num_optimizer_steps > self._first_trained_at:
-            self._may_ask_for_seed = False  # a rank that trains alone may find none
-            seed = current_run().said_seed('in_training')
-            if seed is not None:
-                self._take_seed(seed, is_final=True)
+        self.seed.ask(_num_optimizer_steps, is_first_epoch=self._epoch == 0)
 
     def _agree(self) -> None:
         """Begin where the other ranks do."""
         store = current_run().store
         if self._epoch == 0:
             if not self._is_told and store.check([self._start_key]):
-                start, *seed = map(int, store.get(self._start_key).split())
-                self._start = start
-                if seed:
-                    self._take_seed(seed[0], is_final=True)
+                self._start, *seeds = map(int, store.get(self._start_key).split())
+                for seed in seeds:
+                    self.seed.take(seed, is_final=True)
             self._first = self._start
             store.set(self._epoch_key, '')  # of a network that had its name before
-        if not self._has_seed:
-            is_made_in_run = self._made_in is not None and self._made_in() is current_run()
-            self._take_seed(current_run().first_seed() if is_made_in_run else 0, is_final=False)
+        self.seed.take_first()
         if self._epoch > 0:
             if self._is_told:
                 self._tell_epoch()
             else:
-                self._agree_on_epoch(store)
-
-    def _agree_on_epoch(self, store: Any) -> None:
-        own_start = self._start  # what an optimizer has done since then comes on top
-        latest = b''
-        while True:
-            latest = store.compare_set(self._epoch_key, latest.decode(), str(self._own_epoch()))
-            epoch = _read(latest)
-            # one that has begun without a step yet is this one, however many this rank has begun alone
-            if latest and not epoch.has_step or epoch.number >= self._epoch and epoch.start >= own_start:
-                break
-            self._epoch = max(self._epoch, epoch.number + 1)
-        self._epoch, self._start = epoch.number, epoch.start
-        self._take_seed(epoch.seed, is_final=False)
-        # the one that was there alone may not have noted its step yet: the others' draws will tell
-        self._is_doubtful = self._start < own_start
+                own_start = self._start  # what an optimizer has done since then comes on top
+                self._epoch, self._start, seed, _ = agree_on_epoch(store, self._epoch_key, self._own_epoch())
+                self.seed.take(seed)
+                # the one that was there alone may not have noted its step yet: the others' draws will tell
+                self._is_doubtful = self._start < own_start
 
     def note_step(self) -> None:
         """Note that a step is made in this epoch, the gradients of which have come from all ranks."""
         if self._epoch == 0 or not self._is_entered or self._has_noted_step or not has_ranks():
             return
         self._has_noted_step = True
-        self._may_ask_for_seed = True  # a rank that had trained alone finds it now
-        store = current_run().store
-        own = self._own_epoch()
-        latest = _read(store.compare_set(self._epoch_key, str(own), str(own._replace(has_step=1))))
-        if self._is_doubtful and latest.number > self._epoch:
-            self._epoch, self._start = latest.number, latest.start
-            store.compare_set(self._epoch_key, str(latest), str(latest._replace(has_step=1)))
-
-
-def _read(said: bytes) -> _Epoch:
-    return _Epoch(*map(int, said.split() or (0, 0, 0)))
+        self.seed.may_ask_again()  # a rank that had trained alone finds it now
+        noted = note_step(current_run().store, self._epoch_key, self._own_epoch(), self._is_doubtful)
+        self._epoch, self._start = noted.number, noted.start

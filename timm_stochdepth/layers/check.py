@@ -99,6 +99,7 @@ def _restored(block: Any) -> Generator[None, None, None]:
                     vars(m)['training'] = False
             yield
         finally:
+            torch.clear_autocast_cache()  # of weights that were cast without gradients
             for m, state in zip(modules, states):
                 vars(m).clear()
                 vars(m).update(state)
