@@ -13,6 +13,7 @@ from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
 
 import timm_stochdepth as ts
+from timm_stochdepth.layers.block import decide
 from timm_stochdepth.layers.drop_path import StochasticDropPath
 
 NETWORKS = {
@@ -311,7 +312,7 @@ def test_replicas_of_one_place_decide_for_themselves():
         block = replica.blocks[2]
         for place in ('drop_path1', 'drop_path2'):
             getattr(block, place).draws = GivenDecisions(repeat(decision))
-        decided.append((block, *block._decide((tokens,), {})))
+        decided.append((block, *decide(block, (tokens,), {})))
     # both have decided before one of them runs, as threads may
     outputs = [run(block, *args, **kwargs) for block, run, args, kwargs in decided]
     assert not torch.equal(outputs[0], tokens) and torch.equal(outputs[1], tokens)

@@ -20,7 +20,7 @@ from .metadata import note_block
 from .plan import Plan, plan_of
 from .sharding import unsharded_class
 
-__all__ = ['Refusal', 'StochasticBlock', 'plain_class_of', 'raise_refusal']
+__all__ = ['Refusal', 'StochasticBlock', 'decide', 'plain_class_of', 'raise_refusal']
 
 # why a block has no cut; the error itself would keep the network alive, and whatever the block is given: its traceback
 Refusal = Tuple[Type[NotCuttable], str]
@@ -143,7 +143,7 @@ class StochasticBlock(nn.Module):
         """The plain block's forward, without the branches that the batch does not keep."""
         if is_traced(args, kwargs):
             return as_whole_block(self, args, kwargs)
-        run, args, kwargs = _decide(self, args, kwargs)
+        run, args, kwargs = decide(self, args, kwargs)
         return run(self, *args, **kwargs)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any) -> None:
@@ -177,7 +177,7 @@ class StochasticBlock(nn.Module):
 
 # the decisions stay outside of compiled code, what they decide on is compiled by itself
 @torch.compiler.disable
-def _decide(
+def decide(
         block: StochasticBlock,
         args: Any,
         kwargs: Any,
