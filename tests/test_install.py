@@ -131,6 +131,7 @@ FUNCTIONS = """
     ts.StochasticDepth('block', 'ResNetBottleneck')
     assert ts.STOCHASTIC_LAYER_MAPPING and ts.StochasticBlock and ts.models
     assert ts.BRANCH_ENDS and ts.BATCH_DIMENSIONS and ts.SCALING_LAYERS and ts.GATE_INPUT_LAYERS and ts.NORM_LAYERS
+    assert ts.TRUSTED_BLOCKS == []
     used = set(ts.__all__) - {'__version__'}
     assert all(name in open(sys.argv[1]).read() for name in used), used
 """
