@@ -695,3 +695,14 @@ def test_what_has_nothing_to_do_with_the_samples_runs_whatever_is_dropped(name):
     for _ in range(3):
         model(torch.randn(4, 3, DIM))
     assert [next(block.gains) for block in model] == [4, 4]
+
+
+@pytest.mark.parametrize('block', [SharedDict, Counts, NotesBranch, Iterates])
+def test_folding_leaves_what_a_forward_notes(block):
+    model = network(block)
+    ts.apply_stochastic_depth(model, 'sample', 'DropPath', 0.4)
+    with contextlib.suppress(ValueError):  # some ends are not found
+        ts.fold_stochastic_depth(model)
+    for child in model:
+        assert (child.noted, child.count, child.seen) == (None, 0, {})
+    assert block is not Iterates or [next(child.gains) for child in model] == [1, 1]

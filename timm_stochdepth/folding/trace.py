@@ -9,6 +9,7 @@ from timm.layers import get_notrace_functions
 from torch import Tensor, fx, nn
 
 from ..cut.tables import BRANCH_ENDS
+from ..layers.check import copied
 from .nodes import is_inplace, is_size
 
 __all__ = ['branch_ends', 'trace_forward']
@@ -89,7 +90,8 @@ def trace_forward(module: nn.Module, plain_class: Type[nn.Module], drop_paths: S
         **{name: property(partial(tracer.read_tensor, name)) for name in computed},
     })
     probe: Any = object.__new__(probe_class)
-    probe.__dict__.update({n: value for n, value in vars(module).items() if n not in (*drop_paths, *computed)})
+    # what the forward notes in a list or a dictionary is not to be a proxy
+    probe.__dict__.update({n: copied(value) for n, value in vars(module).items() if n not in (*drop_paths, *computed)})
     probe._modules = {**module._modules, **{name: nn.Identity() for name in drop_paths}}
     try:
         return tracer.trace(probe)

@@ -14,7 +14,7 @@ from ..residual.selection import select
 from ..residual.skip import gather_inputs, refuse_unknown_inputs
 from .guards import refuse_distributed_activations
 
-__all__ = ['check_cut']
+__all__ = ['check_cut', 'copied']
 
 # attributes that nn.Module has itself
 _OF_MODULES = frozenset(vars(nn.Module()))
@@ -70,8 +70,8 @@ def _compare(found: Any, expected: Any, what: str) -> None:
                 raise _Differs(f'{what}: off by {(a - b).abs().max().item():.2g}') from None
 
 
-def _copied(value: Any) -> Any:
-    """A list, a meter, an iterator that may change; what cannot be copied is left."""
+def copied(value: Any) -> Any:
+    """A copy of an attribute that a forward may change, a list, a meter, an iterator; what cannot be copied itself."""
     if isinstance(value, (nn.Module, Tensor, type)) or callable(value):
         return value
     try:
@@ -93,7 +93,7 @@ def _restored(block: Any) -> Generator[None, None, None]:
     with torch.no_grad(), torch.random.fork_rng([d.index or 0 for d in devices]):
         try:
             for m in modules:
-                vars(m).update({name: _copied(value) for name, value in vars(m).items() if name not in _OF_MODULES})
+                vars(m).update({name: copied(value) for name, value in vars(m).items() if name not in _OF_MODULES})
                 vars(m)['_forward_hooks'] = type(m._forward_hooks)()
                 if m is not block:
                     vars(m)['training'] = False
