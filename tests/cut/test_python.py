@@ -697,12 +697,18 @@ def test_what_has_nothing_to_do_with_the_samples_runs_whatever_is_dropped(name):
     assert [next(block.gains) for block in model] == [4, 4]
 
 
-@pytest.mark.parametrize('block', [SharedDict, Counts, NotesBranch, Iterates])
-def test_folding_leaves_what_a_forward_notes(block):
+class NotesInDict(Block):
+    def forward(self, x):
+        y = self.branch(x)
+        self.seen['branch'] = y
+        return x + self.drop_path(y)
+
+
+@pytest.mark.parametrize('block', [NotesInDict, SharedDict, Counts, NotesBranch, Iterates])
+def test_scaling_the_weights_leaves_what_a_forward_notes(block):
     model = network(block)
-    ts.apply_stochastic_depth(model, 'sample', 'DropPath', 0.4)
     with contextlib.suppress(ValueError):  # some ends are not found
-        ts.fold_stochastic_depth(model)
+        ts.apply_stochastic_depth(model, 'sample', 'DropPath', 0.4, keep_function=True)
     for child in model:
         assert (child.noted, child.count, child.seen) == (None, 0, {})
     assert block is not Iterates or [next(child.gains) for child in model] == [1, 1]
