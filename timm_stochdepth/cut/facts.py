@@ -6,6 +6,7 @@ from torch import nn
 
 from .attributes import attributes_used
 from .kinds import kinds_of
+from .operands import child_called
 from .syntax import bound_by, has_effect, is_movable, loaded, stored_attributes, writes
 from .tables import SCALING_LAYERS
 
@@ -50,8 +51,7 @@ class ForwardFacts:
         found = writes(statement)
         for node in ast.walk(statement):
             if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Name):
-                root, _, name = ast.unparse(node.func).partition('.')
-                if root == 'self' and getattr(self.block._modules.get(name), 'inplace', False):
+                if getattr(child_called(node, self.block), 'inplace', False):
                     found.add(node.args[0].id)
         return found
 

@@ -57,7 +57,7 @@ def _values(node: ast.AST) -> Set[str]:
 
 def kinds_of(function: ast.FunctionDef) -> Kinds:
     """What the local variables of a forward hold."""
-    arguments = [*function.args.posonlyargs, *function.args.args][1:]
+    arguments = function.args.args[1:]
     of_batch = {arguments[0].arg} if arguments else set()
     known: Dict[str, Dimensions] = {}
     for argument in (*arguments[1:], *function.args.kwonlyargs):
@@ -71,30 +71,31 @@ def kinds_of(function: ast.FunctionDef) -> Kinds:
     binding = (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.For, ast.Expr)
     statements: List[Any] = [n for s in function.body for n in walk_scope(s) if isinstance(n, binding)]
     unknown = {name for name, dimensions in known.items() if isinstance(dimensions, str)}
-    sizes: Set[str] = set()
     changed = True
     while changed:
         changed = False
         for statement in statements:
-            is_loop = isinstance(statement, ast.For)
-            value, written = (statement.iter, writes(statement.target)) if is_loop else (statement, writes(statement))
+            value = statement.iter if isinstance(statement, ast.For) else statement
             for kind in (of_batch, unknown):
-                if _values(value) & kind and not written <= kind:
-                    kind |= written
+                if _values(value) & kind and not _bound(statement) <= kind:
+                    kind |= _bound(statement)
                     changed = True
     known.update({name: name for name in unknown - of_batch})
-    assigned = [s for s in statements if isinstance(s, (ast.Assign, ast.AnnAssign))]
-    kinds = Kinds(of_batch, known, sizes)
+    kinds = Kinds(of_batch, known, set())
     changed = True
     while changed:
         changed = False
-        for statement in assigned:
-            if statement.value is not None and _is_size(statement.value, kinds) and not kills(statement) <= sizes:
-                sizes |= kills(statement)
+        for statement in statements:
+            if is_size(statement, kinds) and not kills(statement) <= kinds.sizes:
+                kinds.sizes |= kills(statement)
                 changed = True
-    sizes -= set().union(*(
-        writes(s.target if isinstance(s, ast.For) else s) for s in statements if not is_size(s, kinds)))
+    kinds.sizes -= set().union(*(_bound(s) for s in statements if not is_size(s, kinds)))
     return kinds
+
+
+def _bound(statement: ast.stmt) -> Set[str]:
+    """Names that a statement writes; the statements within a loop are for themselves."""
+    return writes(statement.target if isinstance(statement, ast.For) else statement)
 
 
 def _is_size(node: ast.AST, kinds: Kinds) -> bool:

@@ -8,10 +8,7 @@ from .kinds import Kinds
 from .syntax import writes
 from .tables import SCALING_LAYERS
 
-__all__ = ['RESHAPES', 'describe', 'drop_path_of', 'is_scale', 'operand_of']
-
-
-RESHAPES = ('contiguous', 'flatten', 'permute', 'reshape', 'transpose', 'view')
+__all__ = ['child_called', 'describe', 'drop_path_of', 'operand_of']
 
 
 def drop_path_of(node: ast.AST, drop_paths: Sequence[str]) -> str:
@@ -30,11 +27,10 @@ def describe(node: ast.AST) -> str:
     return f'`{ast.unparse(node)}`'
 
 
-def is_scale(call: ast.Call, block: nn.Module) -> bool:
-    """Whether a call is one of a child that multiplies its input with parameters."""
-    name = ast.unparse(call.func)
-    child = block._modules.get(name[5:]) if name.startswith('self.') else None
-    return isinstance(child, tuple(SCALING_LAYERS))
+def child_called(call: ast.Call, block: nn.Module) -> Optional[nn.Module]:
+    """The child of a block that is called, None if something else is."""
+    root, _, name = ast.unparse(call.func).partition('.')
+    return block._modules.get(name) if root == 'self' else None
 
 
 def operand_of(
@@ -139,4 +135,6 @@ def _is_batch_size(node: ast.expr, suite: List[ast.stmt]) -> bool:
 
 def _by_child(node: ast.AST, block: nn.Module) -> Optional[ast.expr]:
     """What a scaling layer is called on."""
-    return node.args[0] if isinstance(node, ast.Call) and len(node.args) == 1 and is_scale(node, block) else None
+    if not isinstance(node, ast.Call) or len(node.args) != 1:
+        return None
+    return node.args[0] if isinstance(child_called(node, block), tuple(SCALING_LAYERS)) else None

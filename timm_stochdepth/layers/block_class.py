@@ -68,7 +68,9 @@ class _Unpickled(_CutBlock):
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.__class__ = sharded_like(self, _class_for(self, self._plain_class, self._drop_path_names))
+        made = _class_for(self, self._plain_class, self._drop_path_names)
+        _usual_cuts(made, self)
+        self.__class__ = sharded_like(self, made)
 
 
 def _new_block(plain_class: Type[nn.Module], drop_path_names: Tuple[str, ...], *_: Any) -> nn.Module:
@@ -111,9 +113,7 @@ def _class_for(block: nn.Module, plain_class: Type[nn.Module], drop_path_names: 
     # who reads why a block was refused may add what was missing
     tables = tuple(BATCH_DIMENSIONS.items()), BRANCH_ENDS.get(plain_class), is_proven
     key: Hashable = (plain_class, drop_path_names, shapes, children, tables)
-    made = _CLASSES.find(key, plain_class, make)
-    _usual_cuts(made, block)  # now, and not while the block is compiled
-    return made
+    return _CLASSES.find(key, plain_class, make)
 
 
 def stochastic_class(block: nn.Module, drop_path_names: Sequence[str]) -> Type[StochasticBlock]:
@@ -150,6 +150,7 @@ def _usual_paths(made: Type[_CutBlock], block: nn.Module) -> Iterator[Tuple[bool
 
 
 def _usual_cuts(made: Type[_CutBlock], block: nn.Module) -> List[Union[Cut, Refusal]]:
+    """Those of the usual paths, made where a block gets its class, and not while it is compiled."""
     return [made._cut_of(block, path) for path in dict.fromkeys(_usual_paths(made, block))]
 
 

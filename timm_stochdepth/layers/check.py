@@ -88,7 +88,8 @@ def _restored(block: Any) -> Generator[None, None, None]:
     forward: Any = type(block)._inner_forward
     globals_ = {name: forward.__globals__[name] for name in forward.__code__.co_names if name in forward.__globals__}
     cells = [(cell, cell.cell_contents) for cell in forward.__closure__ or ()]
-    buffers = {id(b): (b, b.clone()) for b in block.buffers() if not b.is_meta}
+    buffers = [(b, b.clone()) for b in block.buffers() if not b.is_meta]
+    of_python = random.getstate()
     devices = {b.device for b in (*block.parameters(), *block.buffers()) if b.is_cuda}
     with torch.no_grad(), torch.random.fork_rng([d.index or 0 for d in devices]):
         try:
@@ -103,8 +104,9 @@ def _restored(block: Any) -> Generator[None, None, None]:
             for m, state in zip(modules, states):
                 vars(m).clear()
                 vars(m).update(state)
-            for buffer, value in buffers.values():
+            for buffer, value in buffers:
                 buffer.copy_(value)
+            random.setstate(of_python)
             forward.__globals__.update(globals_)
             for cell, content in cells:
                 cell.cell_contents = content
@@ -137,10 +139,7 @@ def check_cut(block: Any, cut: Cut, args: Any, kwargs: Dict[str, Any], by_rows: 
     Raises:
         ValueError: They differ.
     """
-    generators, of_python = torch.get_rng_state(), random.getstate()
     expected = _run(block, type(block)._inner_forward, nn.Identity(), args, kwargs)
-    torch.set_rng_state(generators)
-    random.setstate(of_python)
     try:
         _compare(_run(block, cut.forward, _AddsAll(by_rows), args, kwargs), expected, 'its cut forward is not its own')
     except _Differs as e:
@@ -149,7 +148,4 @@ def check_cut(block: Any, cut: Cut, args: Any, kwargs: Dict[str, Any], by_rows: 
         raise ValueError(
             f'{setting} for {plain_class.__module__}.{plain_class.__qualname__}, which cannot be cut: {e}.'
             f' If you know better, put the class into TRUSTED_BLOCKS. Its cut forward:\n{cut.code}') from None
-    finally:
-        torch.set_rng_state(generators)
-        random.setstate(of_python)
     cut.checked = 'by rows' if by_rows else 'whole'

@@ -10,8 +10,8 @@ from ..cut.branch import Branch
 from ..draws.process_group import has_ranks
 from .sharding import units
 
-__all__ = ['looks_at_batch', 'refuse_distributed_activations', 'refuse_sample_gradients', 'refuse_split_norms',
-           'refuse_waiting', 'splits_batch', 'what_waits']
+__all__ = ['has_partitioned_parameters', 'looks_at_batch', 'refuse_distributed_activations',
+           'refuse_sample_gradients', 'refuse_split_norms', 'refuse_waiting', 'splits_batch', 'what_waits']
 
 
 def looks_at_batch(module: nn.Module) -> bool:
@@ -58,6 +58,11 @@ def refuse_distributed_activations() -> None:
         ' True: no rank has all of a sample.')
 
 
+def has_partitioned_parameters(module: nn.Module) -> bool:
+    """Whether parameters are there only while their module runs, as DeepSpeed's ZeRO-3 has them."""
+    return any(hasattr(p, 'ds_id') for p in module.parameters())
+
+
 def what_waits(block: nn.Module, branches: Sequence[Tuple[str, Branch]]) -> str:
     """What in a block waits for all ranks, norms that are collective operations or units of FSDP; empty if nothing.
 
@@ -67,7 +72,7 @@ def what_waits(block: nn.Module, branches: Sequence[Tuple[str, Branch]]) -> str:
     """
     if any(isinstance(m, nn.SyncBatchNorm) for m in block.modules()):
         return 'SyncBatchNorm'
-    if any(hasattr(p, 'ds_id') for p in block.parameters()):
+    if has_partitioned_parameters(block):
         return 'ZeRO-3'
     of_fsdp = units()
     found = [m for _, branch in branches for m in branch.modules(block) if isinstance(m, of_fsdp)] if of_fsdp else []

@@ -12,7 +12,7 @@ from torch.nn.modules import module as torch_module
 
 from ..cut.branch import Branch
 from ..cut.cut import Cut
-from .guards import splits_batch, what_waits
+from .guards import has_partitioned_parameters, splits_batch, what_waits
 
 __all__ = ['Plan', 'branch_parameters', 'is_partitioned', 'may_add_inplace', 'plan_of']
 
@@ -37,7 +37,7 @@ class Plan:
         what_waits: What in it waits for all ranks.
         has_sample_gradients: Whether its parameters are to have a gradient for each sample (opacus).
         is_partitioned: Whether its parameters are there only while their module runs (DeepSpeed's ZeRO-3).
-        parameter_dicts: Those of the modules that each branch alone uses.
+        parameter_dicts: Those of the modules of each branch.
     """
 
     def __init__(self, block: nn.Module, cut: Optional[Cut]) -> None:
@@ -50,7 +50,7 @@ class Plan:
         self.splits_batch = splits_batch(block)
         self.what_waits = what_waits(block, branches)
         self.has_sample_gradients = any(hasattr(p, 'grad_sample') for p in block.parameters())
-        self.is_partitioned = any(hasattr(p, 'ds_id') for p in block.parameters())
+        self.is_partitioned = has_partitioned_parameters(block)
         self.parameter_dicts = {branch: [m._parameters for m in branch.modules(block)] for _, branch in branches}
 
     def is_current(self) -> bool:
@@ -97,7 +97,7 @@ def may_add_inplace(block: nn.Module) -> bool:
 
 
 def branch_parameters(branch: Branch, block: nn.Module) -> Sequence[Tensor]:
-    """The parameters that a branch alone uses."""
+    """The parameters of a branch, see `Branch.names`."""
     state = vars(block)
     plan: Optional[Plan] = state.get('_plan')
     # plain attributes in replicas of nn.DataParallel, and while FSDP1 has them gathered
