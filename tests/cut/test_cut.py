@@ -236,6 +236,26 @@ class WorkElsewhere(Block):
         return (x + self.drop_path1(y)) * y.mean()
 
 
+class Others(Block):
+    def forward(self, x, others=None):
+        y = self.fc1(x)
+        if others is not None:
+            y = y + others[0]
+        return x + self.drop_path1(y)
+
+
+@pytest.mark.parametrize('collect', [list, tuple, lambda tensors: dict(enumerate(tensors))])
+def test_tensors_in_an_argument_that_nothing_is_known_of_are_not_skipped(collect):
+    model = network(Others)
+    ts.apply_stochastic_depth(model, 'sample', 'DropPath', 0.5, 'uniform', skip_dropped=True)
+    x = torch.randn(5, 3, DIM, dtype=torch.float64)
+    model[0](x)
+    with pytest.raises(
+        ValueError, match='nothing says whether the first dimension of its argument others is the batch'
+    ):
+        model[0](x, collect([x]))
+
+
 class Transposed(Block):
     def forward(self, x):
         y = x.transpose(0, 1)

@@ -137,7 +137,7 @@ def refuse_unknown_inputs(batch_dimensions: Tuple[Dimensions, ...], inputs: Sequ
     for x, dimensions in zip(inputs, batch_dimensions):
         if isinstance(dimensions, Mapping):
             refuse_unknown_inputs(tuple(_of_keyword(name, dimensions) for name in x), list(x.values()))
-        elif isinstance(dimensions, str) and any(isinstance(v, Tensor) for v in (x if isinstance(x, tuple) else [x])):
+        elif isinstance(dimensions, str) and any(True for _ in _tensors_in([x])):
             raise ValueError(
                 f'skip_dropped must be False, or BATCH_DIMENSIONS must have {dimensions!r}: nothing says whether the'
                 f' first dimension of its argument {dimensions} is the batch.')
