@@ -607,6 +607,20 @@ def test_branches_that_mix_the_samples_are_refused_in_the_first_pass(block):
     torch.testing.assert_close(*run(block, 'block')[:2])
 
 
+def test_a_trusted_block_is_not_compared():
+    ts.TRUSTED_BLOCKS.append(MeanOfBatch)
+    try:
+        model = network(MeanOfBatch)
+        ts.apply_stochastic_depth(model, 'sample', 'DropPath', 0.5, 'uniform', skip_dropped=True)
+        calls = []
+        model[0].fc1.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
+        torch.manual_seed(1)
+        model(torch.randn(6, 3, DIM))
+    finally:
+        ts.TRUSTED_BLOCKS.remove(MeanOfBatch)
+    assert len(calls) == 1 and 0 < calls[0] < 6
+
+
 class Switched(Block):
     is_on = True
 
