@@ -13,8 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 import timm_stochdepth as ts
 from timm_stochdepth.draws.bernoulli import Draws, draw_keep_samples
 from timm_stochdepth.residual.conv_layout import known_layout
-from timm_stochdepth.residual.selection import select_in_graph
-from timm_stochdepth.residual.skip import add_branch_of_some, split_input
+from timm_stochdepth.residual.skip_in_graph import add_branch_in_graph, draw_in_graph, select_inputs_in_graph
 
 VIT, CONVNEXT = 'vision_transformer.Block', 'convnext.ConvNeXtBlock'
 
@@ -23,8 +22,7 @@ pytestmark = pytest.mark.usefixtures('fresh_compiler')
 
 
 def draw_to_run(x, keep_prob, scale_by_keep):
-    keep_N = Draws().samples(x.detach().cpu(), 1 - keep_prob, scale_by_keep)
-    return select_in_graph(keep_N, x.device)
+    return draw_in_graph(Draws(), 1 - keep_prob, scale_by_keep, x)
 
 
 def create(family, rate=0.5):
@@ -74,10 +72,8 @@ def test_derivatives_are_those_of_the_formula(memory_format, branch_is_left):
         drawn = draw_to_run(x, torch.tensor(1.0 - rate), True)
 
         def skipped(x, weight, drawn=drawn):
-            shortcut, x_K = split_input(x, drawn, in_graph=True)
-            return add_branch_of_some(
-                shortcut, (x_K * weight).sin(), drawn, branch_is_left=branch_is_left, in_graph=True
-            )
+            shortcut, [x_K] = select_inputs_in_graph((1,), x, [x], drawn)
+            return add_branch_in_graph(shortcut, (x_K * weight).sin(), drawn, branch_is_left=branch_is_left)
 
         def formula(x, weight, drawn=drawn):
             return x + drawn.keep_N.view(-1, 1, 1, 1) * (x * weight).sin()
@@ -95,8 +91,8 @@ def test_derivatives_are_those_of_the_formula(memory_format, branch_is_left):
 def test_a_sum_has_the_memory_format_of_the_plain_sum(branch_is_left):
     shortcut = torch.randn(3, 4, 2, 2)
     branch = torch.randn(3, 4, 2, 2).to(memory_format=torch.channels_last)
-    y = add_branch_of_some(
-        shortcut, branch, draw_to_run(shortcut, torch.tensor(1.0), True), branch_is_left=branch_is_left, in_graph=True
+    y = add_branch_in_graph(
+        shortcut, branch, draw_to_run(shortcut, torch.tensor(1.0), True), branch_is_left=branch_is_left
     )
     plain = branch + shortcut if branch_is_left else shortcut + branch
     assert torch.equal(y, plain) and y.stride() == plain.stride()
@@ -106,7 +102,7 @@ def test_what_ran_and_is_not_kept_leaves_no_trace():
     drawn = draw_to_run(torch.empty(3, 1), torch.tensor(0.0), True)
     shortcut = torch.ones(3, 2, requires_grad=True)
     branch = torch.full((2, 2), torch.nan, requires_grad=True)
-    y = add_branch_of_some(shortcut, branch, drawn, branch_is_left=False, in_graph=True)
+    y = add_branch_in_graph(shortcut, branch, drawn, branch_is_left=False)
     y.sum().backward()
     assert torch.equal(y, shortcut) and not branch.grad.any()
 
@@ -116,7 +112,7 @@ def test_a_sum_has_the_type_of_the_plain_sum(dtype):
     for types in ((dtype, dtype), (torch.float32, dtype), (dtype, torch.float32)):
         shortcut, branch = (torch.randn(4, 3, dtype=t, requires_grad=True) for t in types)
         drawn = draw_to_run(shortcut, torch.tensor(1.0), True)
-        y = add_branch_of_some(shortcut, branch, drawn, branch_is_left=True, in_graph=True)
+        y = add_branch_in_graph(shortcut, branch, drawn, branch_is_left=True)
         torch.testing.assert_close(y, shortcut + branch)
         y.sum().backward()
         assert shortcut.grad.dtype == types[0] and branch.grad.dtype == types[1]

@@ -14,22 +14,22 @@ from torch.utils.checkpoint import checkpoint
 
 import timm_stochdepth as ts
 from timm_stochdepth.bench.counters import kept_storages
+from timm_stochdepth.residual.leave_out import skip_branch
 from timm_stochdepth.residual.mask import add_branch, add_masked_branch
-from timm_stochdepth.residual.selection import Selection, select
-from timm_stochdepth.residual.skip import add_branch_of_some, skip_branch, split_input
+from timm_stochdepth.residual.selection import Selection, select_all
+from timm_stochdepth.residual.skip import add_branch_of_some, split_input
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
 
-def kept_of(keep_N, as_on_gpu=False):
-    """What is known of the samples that are kept; where the branch is on a GPU, their rows, too."""
+def kept_of(keep_N, as_on_gpu=False, dtype=torch.float32):
+    """Which samples are kept; where the branch is on a GPU, their rows, too."""
     keep_N = torch.tensor(keep_N, dtype=torch.float32)
-    kept_K = keep_N.nonzero().flatten()
     if not as_on_gpu:
-        return select(kept_K, keep_N, torch.device('cpu'))
-    last = len(kept_K) - 1
-    row_N = [min(int(keep_N[:n].count_nonzero()), last) for n in range(len(keep_N))]
-    return Selection(kept_K, torch.tensor(row_N), (keep_N > 0).long())
+        return Selection(keep_N.nonzero().flatten())
+    ((num_kept, selection),) = select_all(keep_N[None], torch.device('cpu'), dtype)
+    assert num_kept == keep_N.count_nonzero()
+    return selection
 
 
 def test_skipped_branch_has_zero_gradients_and_passes_the_shortcut_on():
@@ -83,7 +83,7 @@ def test_a_skipped_branch_whose_input_the_shortcut_comes_from_allocates_nothing_
         return operations.names
 
     found = operations()
-    monkeypatch.setattr('timm_stochdepth.residual.skip._tensors_in', lambda inputs: [])
+    monkeypatch.setattr('timm_stochdepth.residual.leave_out.tensors_in', lambda inputs: [])
     assert found == operations() and 'zeros_like' in found
 
 
@@ -144,7 +144,7 @@ def test_what_a_left_out_branch_would_have_been_given_has_a_gradient(kind, metho
 def test_derivatives_equal_those_of_the_formula(identity, memory_format, as_on_gpu):
     x = torch.randn(4, 3, 2, 2, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
     weight = torch.randn(3, 1, 1, dtype=torch.float64, requires_grad=True)
-    kept = kept_of([1, 0, 1, 0], as_on_gpu)
+    kept = kept_of([1, 0, 1, 0], as_on_gpu, torch.float64)
 
     def block(x, weight):
         shortcut, x = split_input(x, kept)

@@ -1,5 +1,5 @@
 """Add a branch to the shortcut, in each mode of a forward pass."""
-from typing import Any, Sequence
+from typing import Any, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -8,15 +8,21 @@ from ..capture import is_batched
 from ..cut.branch import Branch
 from ..draws.bernoulli import host_dtype
 from ..residual.conv_layout import known_layout
+from ..residual.inputs import refuse_unknown_inputs
+from ..residual.leave_out import skip_branch
 from ..residual.mask import add_branch, add_masked_branch, add_plain_branch
 from ..residual.mode import Mode
-from ..residual.selection import MIN_RUN, select, select_in_graph
-from ..residual.skip import add_branch_of_some, gather_inputs, refuse_unknown_inputs, skip_branch
+from ..residual.selection import Selection, select_all
+from ..residual.skip import add_branch_of_some, select_inputs
+from ..residual.skip_in_graph import MIN_RUN, add_branch_in_graph, draw_in_graph, select_inputs_in_graph
+from .drawn_ahead import draw_selection
 from .guards import refuse_distributed_activations
 from .plan import branch_parameters, is_partitioned, may_add_inplace
 from .rate import DropRate
 
 __all__ = ['add_residual', 'add_to_batch', 'add_to_kept', 'leave_out']
+
+_CPU = torch.device('cpu')
 
 
 def add_residual(
@@ -62,25 +68,38 @@ def add_to_kept(
     is_compiling = torch.compiler.is_compiling()
     if num_samples < MIN_RUN if is_compiling else is_batched():
         return add_residual(Mode.MASK, drop_path, shortcut, branch, block, inputs)
-    if hasattr(shortcut, 'device_mesh'):
+    if type(shortcut) is not Tensor and hasattr(shortcut, 'device_mesh'):
         refuse_distributed_activations()
-    # drawn on the CPU: the number of kept samples is a shape, which a device would have to be asked for
-    like = torch.empty((num_samples,), dtype=host_dtype(shortcut), device='cpu')
     if is_compiling:
-        return _add_in_graph(drop_path, shortcut, branch, block, inputs, like)
-    keep_N = drop_path.draw_samples(like)
-    kept_K = keep_N.nonzero().flatten()
-    num_kept, scale = kept_K.numel(), drop_path.kept_scale()
+        return _add_in_graph(drop_path, shortcut, branch, block, inputs)
+    num_kept, selection = _draw(drop_path, shortcut)
+    scale = drop_path.kept_scale()
     if num_kept == 0:
         if not is_partitioned(block):
             return leave_out(shortcut, branch, block, inputs)
-        kept_K, keep_N[0], num_kept, scale = kept_K.new_zeros(1), 1., 1, 0.  # all ranks run all modules
+        num_kept, selection, scale = 1, _first_alone(shortcut), 0.  # all ranks run all modules
     run = branch.run if num_kept > 1 else branch.run_for_single_sample
     if num_kept == num_samples:
         return _add_whole(shortcut, run(block, *inputs), scale, branch, block)
-    selection = select(kept_K, keep_N, shortcut.device)
-    shortcut, inputs = gather_inputs(branch.batch_dimensions, shortcut, inputs, selection)
+    shortcut, inputs = select_inputs(branch.batch_dimensions, shortcut, inputs, selection)
     return add_branch_of_some(shortcut, run(block, *inputs), selection, scale, branch.branch_is_left)
+
+
+def _draw(drop_path: DropRate, shortcut: Tensor) -> Tuple[int, Selection]:
+    """How many samples keep a branch, and which."""
+    # drawn on the CPU: the number of kept samples is a shape, which a device would have to be asked for
+    if not shortcut.is_cpu:
+        return draw_selection(drop_path, shortcut)
+    like = torch.empty((shortcut.shape[0],), dtype=host_dtype(shortcut), device=_CPU)
+    kept_K = drop_path.draws.samples(like, drop_path.drop_prob).nonzero().view(-1)
+    return kept_K.shape[0], Selection(kept_K)
+
+
+def _first_alone(shortcut: Tensor) -> Selection:
+    keep_PN = torch.zeros((1, shortcut.shape[0]))
+    keep_PN[0, 0] = 1.
+    (_, selection), = select_all(keep_PN, shortcut.device, shortcut.dtype)
+    return selection
 
 
 def _add_in_graph(
@@ -89,15 +108,13 @@ def _add_in_graph(
         branch: Branch,
         block: nn.Module,
         inputs: Sequence[Any],
-        like: Tensor,
 ) -> Tensor:
     _break_graph_in_checkpoint()
-    keep_N = drop_path.draws.samples(like, 1. - drop_path.keep_prob, drop_path.scale_by_keep)
-    selection = select_in_graph(keep_N, shortcut.device)
-    shortcut, inputs = gather_inputs(branch.batch_dimensions, shortcut, inputs, selection, in_graph=True)
+    selection = draw_in_graph(drop_path.draws, 1. - drop_path.keep_prob, drop_path.scale_by_keep, shortcut)
+    shortcut, inputs = select_inputs_in_graph(branch.batch_dimensions, shortcut, inputs, selection)
     with known_layout(block):
         y = branch.run(block, *inputs)
-    return add_branch_of_some(shortcut, y, selection, branch_is_left=branch.branch_is_left, in_graph=True)
+    return add_branch_in_graph(shortcut, y, selection, branch.branch_is_left)
 
 
 def _break_graph_in_checkpoint() -> None:

@@ -10,8 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ..cut.branch import Branch
 from ..cut.cut import Cut
-from ..residual.selection import select
-from ..residual.skip import gather_inputs, refuse_unknown_inputs
+from ..residual.inputs import gather_inputs, refuse_unknown_inputs
 from .guards import refuse_distributed_activations
 
 __all__ = ['check_cut', 'copied']
@@ -44,9 +43,8 @@ class _AddsAll(nn.Module):
         if self.is_by_rows and len(shortcut) > 1:
             torch.set_rng_state(generators)
             random.setstate(of_python)
-            kept_K = torch.arange(0, len(shortcut), 2)
-            keep_N = (torch.arange(len(shortcut)) % 2 == 0).to(shortcut.dtype)
-            _, some = gather_inputs(branch.batch_dimensions, shortcut, inputs, select(kept_K, keep_N, shortcut.device))
+            _, some = gather_inputs(
+                branch.batch_dimensions, shortcut, inputs, lambda x: (x, x[::2]), lambda x: x[::2])
             try:
                 y_some = branch.run(block, *some)
             except Exception as e:

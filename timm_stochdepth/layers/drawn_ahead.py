@@ -1,0 +1,110 @@
+"""Who keeps the branches of a forward pass, drawn at its first drop path for all of them: one copy to a device a pass.
+
+A copy for each drop path takes the host longer than the sums do. Which drop paths a pass calls is learned from the pass
+before; the draws are taken one by one in that order, so that from one seed they are those of drop paths that draw when
+they are called.
+"""
+import threading
+from typing import Any, Iterator, List, Optional, Tuple
+from weakref import WeakKeyDictionary, ref
+
+import torch
+from torch import Tensor
+
+from ..draws.bernoulli import Draws
+from ..residual.selection import Selection, select_all
+from .rate import DropRate
+
+__all__ = ['draw_selection']
+
+# number of samples and device of a drop path's batch
+_Batch = Tuple[int, torch.device]
+_Called = Tuple['ref[DropRate]', _Batch]
+
+# what the pass that began at a drop path called after it
+_passes: 'WeakKeyDictionary[DropRate, List[_Called]]' = WeakKeyDictionary()
+
+
+class _Pass(threading.local):
+    """The forward pass of a thread, as far as it has come.
+
+    Attributes:
+        called: Its drop paths up to now.
+        drawn: What is drawn of it and not taken yet, with the rate that it is drawn for, the next one last.
+    """
+
+    def __init__(self) -> None:
+        self.called: List[_Called] = []
+        self.drawn: List[Tuple[_Called, float, int, Selection]] = []
+
+
+_pass = _Pass()
+
+
+def draw_selection(drop_path: DropRate, shortcut: Tensor) -> Tuple[int, Selection]:
+    """Draw which samples keep a branch, or take what was drawn for it.
+
+    Args:
+        drop_path: That of the branch.
+        shortcut: Shape (N, ...), on a device that is not the CPU.
+
+    Returns:
+        The number of samples that keep it, and which.
+    """
+    batch = shortcut.shape[0], shortcut.device
+    num_kept, selection = _take(drop_path, batch) or _draw_anew(drop_path, batch, shortcut.dtype)
+    if selection.keep_N is not None and selection.keep_N.dtype != shortcut.dtype:
+        selection = selection._replace(keep_N=selection.keep_N.to(shortcut.dtype))
+    return num_kept, selection
+
+
+def _take(drop_path: DropRate, batch: _Batch) -> Optional[Tuple[int, Selection]]:
+    if _pass.drawn:
+        called, drop_prob, num_kept, selection = _pass.drawn.pop()
+        expected, expected_batch = called
+        is_as_expected = (
+            expected() is drop_path and drop_prob == drop_path.drop_prob and batch == expected_batch
+            and type(drop_path.draws) is Draws and _draws_for_whole_pass())
+        if is_as_expected:
+            _pass.called.append(called)
+            return num_kept, selection
+        _pass.drawn.clear()
+    return None
+
+
+def _draw_anew(drop_path: DropRate, batch: _Batch, dtype: torch.dtype) -> Tuple[int, Selection]:
+    is_first = _note(drop_path, batch)
+    later = list(_next_ones(drop_path, batch)) if is_first and _draws_for_whole_pass() else []
+    like = torch.empty((batch[0],), dtype=torch.float64 if dtype == torch.float64 else torch.float32, device='cpu')
+    drop_paths = [drop_path, *(d for d, _ in later)]
+    now, *drawn = select_all(torch.stack([d.draws.samples(like, d.drop_prob) for d in drop_paths]), batch[1], dtype)
+    _pass.drawn = [(called, d.drop_prob, *selected) for (d, called), selected in zip(later, drawn)][::-1]
+    return now
+
+
+def _note(drop_path: DropRate, batch: _Batch) -> bool:
+    """Note that a drop path is called; whether a pass begins with it."""
+    last = _pass.called[-1][0]() if _pass.called else None
+    is_first = last is None or last.progress is not drop_path.progress or drop_path.drop_path_idx <= last.drop_path_idx
+    if is_first:
+        first = _pass.called[0][0]() if _pass.called else None
+        if first is not None:
+            _passes[first] = _pass.called[1:]
+        _pass.called = []
+    _pass.called.append((ref(drop_path), batch))
+    return is_first
+
+
+def _next_ones(first: DropRate, batch: _Batch) -> Iterator[Tuple[DropRate, _Called]]:
+    for called in _passes.get(first, ()):
+        drop_path = called[0]()
+        if drop_path is None or drop_path.drop_prob == 0. or type(drop_path.draws) is not Draws or called[1] != batch:
+            return
+        yield drop_path, called
+
+
+def _draws_for_whole_pass() -> bool:
+    # a checkpoint restores the generator of its own beginning, and runs in a backward pass, without gradients first, or
+    # under hooks
+    hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return hooks is None and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1

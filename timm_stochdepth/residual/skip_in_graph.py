@@ -1,0 +1,234 @@
+"""Residual additions of a branch that ran for a part of the batch, in a graph that torch.compile makes.
+
+Both directions gather: a scatter would need zeros, and a compiler fuses it with nothing. Samples may run whose factor
+is 0, since sizes of 0 and 1 are special to a compiler.
+"""
+from typing import Any, List, Optional, Sequence, Tuple, cast
+
+import torch
+from torch import Tensor
+from torch._library.fake_impl import allocate_size
+
+from ..cut.kinds import Dimensions
+from ..draws.bernoulli import Draws, draw_keep_samples, host_dtype
+from .inputs import gather_inputs
+from .mask import per_sample
+from .selection import Selection, gather
+
+__all__ = ['MIN_RUN', 'add_branch_in_graph', 'draw_in_graph', 'select_in_graph', 'select_inputs_in_graph']
+
+# where fewer samples are kept, others run, too
+MIN_RUN = 2
+
+
+def _on(device: torch.device, keep_N: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    """Choose the samples that run a branch, MIN_RUN of them at least, and tell a device in one copy.
+
+    Args:
+        device: That of the branch.
+        keep_N: Factor of each sample's branch, shape (N,), N >= MIN_RUN, on the CPU.
+
+    Returns:
+        run_K, row_N and keep_N of a `Selection`.
+    """
+    runs_N = keep_N != 0.
+    run_K = runs_N.nonzero().view(-1)
+    if run_K.shape[0] < MIN_RUN:
+        runs_N[(~runs_N).nonzero().view(-1)[:MIN_RUN - run_K.shape[0]]] = True
+        run_K = runs_N.nonzero().view(-1)
+    row_N = runs_N.cumsum(0).sub_(1).clamp_(min=0)
+    if device.type == 'cpu':
+        return run_K, row_N, keep_N
+    packed = torch.cat([row_N, keep_N.double().view(torch.int64), run_K])
+    if device.type == 'cuda':  # from pageable memory a copy waits for the device
+        packed = packed.pin_memory()
+    num_samples = keep_N.shape[0]
+    packed = packed.to(device, non_blocking=True)
+    row_N, factor_N, run_K = packed.split([num_samples, num_samples, run_K.shape[0]])
+    return run_K.clone(), row_N, factor_N.view(torch.float64).to(keep_N.dtype, copy=True)  # no view of another result
+
+
+# how many samples run a branch is a size in the graph, known when they are drawn: on the CPU, as a device would have to
+# be asked for it. Operators of their own, since a compiler has other random numbers than eager mode.
+torch.library.define(
+    'timm_stochdepth::draw_selection',
+    '(Tensor drop_prob, SymInt num_samples, bool scale_by_keep, ScalarType dtype, Device device)'
+    ' -> (Tensor, Tensor, Tensor)',
+    tags=(torch.Tag.nondeterministic_seeded,),
+)
+torch.library.define(
+    'timm_stochdepth::select',
+    '(Tensor keep_N, Device device) -> (Tensor, Tensor, Tensor)',
+)
+
+
+@torch.library.impl('timm_stochdepth::draw_selection', 'cpu')
+def _(
+        drop_prob: Tensor,
+        num_samples: int,
+        scale_by_keep: bool,
+        dtype: torch.dtype,
+        device: torch.device,
+) -> Tuple[Tensor, Tensor, Tensor]:
+    keep_N = draw_keep_samples(torch.empty(num_samples, dtype=dtype), drop_prob.item(), scale_by_keep)
+    return _on(device, keep_N)
+
+
+@torch.library.impl('timm_stochdepth::select', 'cpu')
+def _(keep_N: Tensor, device: torch.device) -> Tuple[Tensor, Tensor, Tensor]:
+    run_K, row_N, of_device = _on(device, keep_N)
+    return run_K, row_N, keep_N.clone() if of_device is keep_N else of_device
+
+
+def _fake_selection(num_samples: int, dtype: torch.dtype, device: torch.device) -> Tuple[Tensor, Tensor, Tensor]:
+    # `new_dynamic_size` in public is for users who have set capture_dynamic_output_shape_ops
+    num_run = allocate_size(
+        torch.library.get_ctx()._shape_env, MIN_RUN, num_samples if isinstance(num_samples, int) else None)
+    return (
+        torch.empty((num_run,), dtype=torch.int64, device=device),
+        torch.empty((num_samples,), dtype=torch.int64, device=device),
+        torch.empty((num_samples,), dtype=dtype, device=device),
+    )
+
+
+@torch.library.register_fake('timm_stochdepth::draw_selection')
+def _(
+        drop_prob: Tensor,
+        num_samples: int,
+        scale_by_keep: bool,
+        dtype: torch.dtype,
+        device: torch.device,
+) -> Tuple[Tensor, Tensor, Tensor]:
+    return _fake_selection(num_samples, dtype, device)
+
+
+@torch.library.register_fake('timm_stochdepth::select')
+def _(keep_N: Tensor, device: torch.device) -> Tuple[Tensor, Tensor, Tensor]:
+    return _fake_selection(keep_N.shape[0], keep_N.dtype, device)
+
+
+def draw_in_graph(
+        draws: Draws,
+        drop_prob: Tensor,
+        scale_by_keep: bool,
+        shortcut: Tensor,
+) -> Selection:
+    """Draw which samples run a branch.
+
+    Args:
+        draws: What draws.
+        drop_prob: Probability that a sample is dropped, shape (1,), on the CPU.
+        scale_by_keep: Divide what is kept by its probability.
+        shortcut: Shape (N, ...), N >= MIN_RUN.
+    """
+    dtype, device = host_dtype(shortcut), shortcut.device
+    if type(draws) is Draws:
+        return Selection(*torch.ops.timm_stochdepth.draw_selection(
+            drop_prob, shortcut.shape[0], scale_by_keep, dtype, device))
+    like = torch.empty((shortcut.shape[0],), dtype=dtype, device='cpu')
+    return select_in_graph(draws.samples(like, drop_prob, scale_by_keep), device)
+
+
+def select_in_graph(keep_N: Tensor, device: torch.device) -> Selection:
+    """Choose the samples that run a branch.
+
+    Args:
+        keep_N: Factor of each sample's branch, shape (N,), N >= MIN_RUN, on the CPU.
+        device: That of the branch.
+    """
+    return Selection(*torch.ops.timm_stochdepth.select(keep_N, device))
+
+
+def _where_kept(keep_N: Tensor, x: Tensor) -> Tensor:
+    """x where a sample is kept, elsewhere 0, whatever there is in x."""
+    return torch.where(per_sample(keep_N, x) > 0., x, 0.)
+
+
+class _SplitInput(torch.autograd.Function):
+    """The input twice: whole for the shortcut, and of the samples that run for the branch."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, run_K: Tensor, row_N: Tensor, keep_N: Tensor) -> Tuple[Tensor, Tensor]:
+        ctx.save_for_backward(row_N, keep_N)
+        return x.view_as(x), gather(x, run_K)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tuple[Optional[Tensor], ...]:
+        grad_shortcut, grad_run = grad_outputs
+        row_N, keep_N = ctx.saved_tensors
+        return grad_shortcut + _where_kept(keep_N, gather(grad_run, row_N)), None, None, None
+
+
+class _Select(torch.autograd.Function):
+    """The samples that run of what is an input of the branch alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, run_K: Tensor, row_N: Tensor, keep_N: Tensor) -> Tensor:
+        ctx.save_for_backward(row_N, keep_N)
+        return gather(x, run_K)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tuple[Optional[Tensor], ...]:
+        grad_run, = grad_outputs
+        row_N, keep_N = ctx.saved_tensors
+        return _where_kept(keep_N, gather(grad_run, row_N)), None, None, None
+
+
+def select_inputs_in_graph(
+        batch_dimensions: Tuple[Dimensions, ...],
+        shortcut: Tensor,
+        inputs: Sequence[Any],
+        selection: Selection,
+) -> Tuple[Tensor, List[Any]]:
+    """The shortcut, and of the branch's inputs the samples that run it; see `gather_inputs`."""
+    return gather_inputs(
+        batch_dimensions, shortcut, inputs, lambda x: _SplitInput.apply(x, *selection),
+        lambda x: _Select.apply(x, *selection))
+
+
+class _AddBranch(torch.autograd.Function):
+
+    @staticmethod
+    def forward(
+            ctx: Any,
+            shortcut: Tensor,
+            branch: Tensor,
+            run_K: Tensor,
+            row_N: Tensor,
+            keep_N: Tensor,
+            branch_is_left: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(run_K, keep_N)
+        branch = gather(branch, row_N)
+        branch = _where_kept(keep_N, branch * per_sample(keep_N, branch))
+        return branch + shortcut if branch_is_left else shortcut + branch
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tuple[Optional[Tensor], ...]:
+        run_K, keep_N = ctx.saved_tensors
+        grad, = grad_outputs
+        return grad, gather(grad, run_K) * per_sample(keep_N[run_K], grad), None, None, None, None
+
+
+def add_branch_in_graph(
+        shortcut: Tensor,
+        branch: Tensor,
+        selection: Selection,
+        branch_is_left: bool = False,
+) -> Tensor:
+    """`shortcut + keep_N * branch`, of a branch that ran for some of the samples.
+
+    Args:
+        shortcut: Shape (N, ...).
+        branch: Shape (K, ...), its samples are those at run_K.
+        selection: Which ran it, and their factors.
+        branch_is_left: The sum has the memory format of `branch + shortcut`, and not of `shortcut + branch`.
+
+    Returns:
+        A tensor of its own memory, shape (N, ...).
+    """
+    run_K, row_N, keep_N = cast(Tuple[Tensor, Tensor, Tensor], selection)
+    dtype = torch.promote_types(shortcut.dtype, branch.dtype)
+    total: Tensor = _AddBranch.apply(
+        shortcut.to(dtype), branch.to(dtype), run_K, row_N, keep_N.to(dtype), branch_is_left)
+    return total
