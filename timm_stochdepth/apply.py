@@ -10,7 +10,7 @@ from .checkpoints.names import RecordedDropPath
 from .folding.rescale import Rescaling, multiply, rescaling
 from .folding.trained_weights import former_factors, note_change
 from .inspection import drop_paths, inference_factors
-from .layers.guards import refuse_split_norms
+from .layers.guards import refuse_rounding, refuse_split_norms
 from .layers.install import install_all
 from .layers.progress import TrainingProgress
 from .layers.target_names import HOW_TO_ADD_BLOCKS, check_target_layer_name, names_that_fit
@@ -188,6 +188,8 @@ def _refuse_targets(targets: Sequence[Target], settings: Settings) -> None:
     for target in targets:
         if settings.skip_dropped:
             refuse_split_norms(target.block)
+        if settings.round_up:
+            refuse_rounding(target.block)
         if target.stochastic_class is None:
             reasons.setdefault(class_name(target.block), target)
     if reasons and (settings.skip_dropped or settings.stochastic_method == 'block'):
@@ -271,6 +273,8 @@ def _warn_of_no_effect(settings: Settings, shares: Optional[Sequence[Sequence[fl
         warn_user(
             "use_same_gpu_seed=False has no effect with stochastic_method='sample': every sample has a draw of its"
             ' own.')
+    if settings.round_up and not settings.skip_dropped:
+        warn_user('round_up=True has no effect without skip_dropped=True: all samples run.')
     if settings.stochastic_method == 'block' and settings.skip_dropped:
         warn_user(
             "skip_dropped=True has no effect with stochastic_method='block', which never computes what it drops.")

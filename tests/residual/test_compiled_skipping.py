@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures('fresh_compiler')
 
 
 def draw_to_run(x, keep_prob, scale_by_keep):
-    return draw_in_graph(Draws(), 1 - keep_prob, scale_by_keep, x)
+    return draw_in_graph(Draws(), 1 - keep_prob, 0, scale_by_keep, False, x)
 
 
 def create(family, rate=0.5):
@@ -52,7 +52,7 @@ def assert_same(tensors, expected):
 def test_those_who_run_are_those_who_keep_their_branch_and_two_at_least(rate, scale_by_keep):
     for seed in range(20):
         torch.manual_seed(seed)
-        run_K, row_N, keep_N = draw_to_run(torch.empty(7, 3), torch.tensor(1.0 - rate), scale_by_keep)
+        run_K, _, row_N, keep_N = draw_to_run(torch.empty(7, 3), torch.tensor(1.0 - rate), scale_by_keep)
         torch.manual_seed(seed)
         torch.testing.assert_close(keep_N, draw_keep_samples(torch.empty(7), rate, scale_by_keep))
         kept = keep_N.nonzero().flatten().tolist()

@@ -14,9 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 import timm_stochdepth as ts
 from timm_stochdepth.bench.counters import kept_storages
+from timm_stochdepth.draws.selection import Selection, select_kept
 from timm_stochdepth.residual.leave_out import skip_branch
 from timm_stochdepth.residual.mask import add_branch, add_masked_branch
-from timm_stochdepth.residual.selection import Selection, select_all
 from timm_stochdepth.residual.skip import add_branch_of_some, split_input
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -26,9 +26,8 @@ def kept_of(keep_N, as_on_gpu=False, dtype=torch.float32):
     """Which samples are kept; where the branch is on a GPU, their rows, too."""
     keep_N = torch.tensor(keep_N, dtype=torch.float32)
     if not as_on_gpu:
-        return Selection(keep_N.nonzero().flatten())
-    ((num_kept, selection),) = select_all(keep_N[None], torch.device('cpu'), dtype)
-    assert num_kept == keep_N.count_nonzero()
+        return Selection(keep_N.nonzero().flatten(), int(keep_N.count_nonzero()))
+    (selection,) = select_kept(keep_N[None], torch.device('cpu'), dtype)
     return selection
 
 

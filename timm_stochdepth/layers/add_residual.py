@@ -1,28 +1,24 @@
 """Add a branch to the shortcut, in each mode of a forward pass."""
-from typing import Any, Sequence, Tuple
+from typing import Any, Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..capture import is_batched
 from ..cut.branch import Branch
-from ..draws.bernoulli import host_dtype
+from ..draws.selection import Selection
 from ..residual.conv_layout import known_layout
 from ..residual.inputs import refuse_unknown_inputs
 from ..residual.leave_out import skip_branch
 from ..residual.mask import add_branch, add_masked_branch, add_plain_branch
 from ..residual.mode import Mode
-from ..residual.selection import Selection, select_all
 from ..residual.skip import add_branch_of_some, select_inputs
 from ..residual.skip_in_graph import MIN_RUN, add_branch_in_graph, draw_in_graph, select_inputs_in_graph
-from .drawn_ahead import draw_selection
 from .guards import refuse_distributed_activations
 from .plan import branch_parameters, is_partitioned, may_add_inplace
 from .rate import DropRate
 
 __all__ = ['add_residual', 'add_to_batch', 'add_to_kept', 'leave_out']
-
-_CPU = torch.device('cpu')
 
 
 def add_residual(
@@ -56,12 +52,22 @@ def add_residual(
 
 def add_to_kept(
         drop_path: DropRate,
+        select: Callable[[Tensor], Selection],
         shortcut: Tensor,
         branch: Branch,
         block: nn.Module,
         inputs: Sequence[Any],
 ) -> Tensor:
-    """Run a branch for the samples that keep it alone, and add it; no size may hang on a draw under vmap."""
+    """Run a branch for the samples that keep it alone, and add it; no size may hang on a draw under vmap.
+
+    Args:
+        drop_path: That of the branch.
+        select: Draws which samples those are, in eager mode.
+        shortcut: Shape (N, ...).
+        branch: What is dropped.
+        block: The block that it is a part of.
+        inputs: Those of the branch.
+    """
     if branch.has_unknown_inputs:
         refuse_unknown_inputs(branch.batch_dimensions, inputs)
     num_samples = shortcut.shape[0]
@@ -72,34 +78,17 @@ def add_to_kept(
         refuse_distributed_activations()
     if is_compiling:
         return _add_in_graph(drop_path, shortcut, branch, block, inputs)
-    num_kept, selection = _draw(drop_path, shortcut)
-    scale = drop_path.kept_scale()
-    if num_kept == 0:
+    selection, scale = select(shortcut), drop_path.kept_scale()
+    num_run = selection.run_K.shape[0]
+    if num_run == 0:
         if not is_partitioned(block):
             return leave_out(shortcut, branch, block, inputs)
-        num_kept, selection, scale = 1, _first_alone(shortcut), 0.  # all ranks run all modules
-    run = branch.run if num_kept > 1 else branch.run_for_single_sample
-    if num_kept == num_samples:
+        num_run, selection, scale = 1, Selection(selection.run_K.new_zeros(1), 1), 0.  # all ranks run all modules
+    run = branch.run if num_run > 1 else branch.run_for_single_sample
+    if selection.num_sure == num_samples:
         return _add_whole(shortcut, run(block, *inputs), scale, branch, block)
     shortcut, inputs = select_inputs(branch.batch_dimensions, shortcut, inputs, selection)
     return add_branch_of_some(shortcut, run(block, *inputs), selection, scale, branch.branch_is_left)
-
-
-def _draw(drop_path: DropRate, shortcut: Tensor) -> Tuple[int, Selection]:
-    """How many samples keep a branch, and which."""
-    # drawn on the CPU: the number of kept samples is a shape, which a device would have to be asked for
-    if not shortcut.is_cpu:
-        return draw_selection(drop_path, shortcut)
-    like = torch.empty((shortcut.shape[0],), dtype=host_dtype(shortcut), device=_CPU)
-    kept_K = drop_path.draws.samples(like, drop_path.drop_prob).nonzero().view(-1)
-    return kept_K.shape[0], Selection(kept_K)
-
-
-def _first_alone(shortcut: Tensor) -> Selection:
-    keep_PN = torch.zeros((1, shortcut.shape[0]))
-    keep_PN[0, 0] = 1.
-    (_, selection), = select_all(keep_PN, shortcut.device, shortcut.dtype)
-    return selection
 
 
 def _add_in_graph(
@@ -110,7 +99,9 @@ def _add_in_graph(
         inputs: Sequence[Any],
 ) -> Tensor:
     _break_graph_in_checkpoint()
-    selection = draw_in_graph(drop_path.draws, 1. - drop_path.keep_prob, drop_path.scale_by_keep, shortcut)
+    selection = draw_in_graph(
+        drop_path.draws, 1. - drop_path.keep_prob, drop_path.keep_steps, drop_path.scale_by_keep, drop_path.round_up,
+        shortcut)
     shortcut, inputs = select_inputs_in_graph(branch.batch_dimensions, shortcut, inputs, selection)
     with known_layout(block):
         y = branch.run(block, *inputs)

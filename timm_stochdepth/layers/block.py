@@ -15,7 +15,7 @@ from ..cut.source import NotCuttable
 from ..residual.mode import Mode
 from .check import check_cut
 from .drop_path import StochasticDropPath
-from .guards import looks_at_batch, refuse_sample_gradients, refuse_split_norms, refuse_waiting
+from .guards import looks_at_batch, refuse_rounding, refuse_sample_gradients, refuse_split_norms, refuse_waiting
 from .metadata import note_block
 from .plan import Plan, plan_of
 from .sharding import unsharded_class
@@ -211,6 +211,8 @@ def decide(
 def _refuse_skipping(block: StochasticBlock, plan: Plan) -> None:
     if plan.splits_batch:
         refuse_split_norms(block)
+    if plan.looks_at_batch and any(d.round_up for d in block._drop_paths()):
+        refuse_rounding(block)
     if plan.has_sample_gradients:
         refuse_sample_gradients('skip_dropped', True, False)
     if plan.what_waits and not plan.is_partitioned:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ..draws.bernoulli import Draws
-from ..residual.selection import Selection, select_all
+from ..draws.fixed import FixedDraws
+from ..draws.selection import Selection
 from .rate import DropRate
 
-__all__ = ['draw_selection']
+__all__ = ['select_ahead']
 
 # number of samples and device of a drop path's batch
 _Batch = Tuple[int, torch.device]
@@ -35,13 +36,13 @@ class _Pass(threading.local):
 
     def __init__(self) -> None:
         self.called: List[_Called] = []
-        self.drawn: List[Tuple[_Called, float, int, Selection]] = []
+        self.drawn: List[Tuple[_Called, float, Selection]] = []
 
 
 _pass = _Pass()
 
 
-def draw_selection(drop_path: DropRate, shortcut: Tensor) -> Tuple[int, Selection]:
+def select_ahead(drop_path: DropRate, shortcut: Tensor) -> Selection:
     """Draw which samples keep a branch, or take what was drawn for it.
 
     Args:
@@ -49,36 +50,35 @@ def draw_selection(drop_path: DropRate, shortcut: Tensor) -> Tuple[int, Selectio
         shortcut: Shape (N, ...), on a device that is not the CPU.
 
     Returns:
-        The number of samples that keep it, and which.
+        Which samples do.
     """
     batch = shortcut.shape[0], shortcut.device
-    num_kept, selection = _take(drop_path, batch) or _draw_anew(drop_path, batch, shortcut.dtype)
+    selection = _take(drop_path, batch) or _draw_anew(drop_path, batch, shortcut.dtype)
     if selection.keep_N is not None and selection.keep_N.dtype != shortcut.dtype:
-        selection = selection._replace(keep_N=selection.keep_N.to(shortcut.dtype))
-    return num_kept, selection
+        return selection._replace(keep_N=selection.keep_N.to(shortcut.dtype))
+    return selection
 
 
-def _take(drop_path: DropRate, batch: _Batch) -> Optional[Tuple[int, Selection]]:
+def _take(drop_path: DropRate, batch: _Batch) -> Optional[Selection]:
     if _pass.drawn:
-        called, drop_prob, num_kept, selection = _pass.drawn.pop()
+        called, drop_prob, selection = _pass.drawn.pop()
         expected, expected_batch = called
         is_as_expected = (
             expected() is drop_path and drop_prob == drop_path.drop_prob and batch == expected_batch
-            and type(drop_path.draws) is Draws and _draws_for_whole_pass())
+            and _shares_draws(drop_path) and _draws_for_whole_pass())
         if is_as_expected:
             _pass.called.append(called)
-            return num_kept, selection
+            return selection
         _pass.drawn.clear()
     return None
 
 
-def _draw_anew(drop_path: DropRate, batch: _Batch, dtype: torch.dtype) -> Tuple[int, Selection]:
+def _draw_anew(drop_path: DropRate, batch: _Batch, dtype: torch.dtype) -> Selection:
     is_first = _note(drop_path, batch)
     later = list(_next_ones(drop_path, batch)) if is_first and _draws_for_whole_pass() else []
-    like = torch.empty((batch[0],), dtype=torch.float64 if dtype == torch.float64 else torch.float32, device='cpu')
-    drop_paths = [drop_path, *(d for d, _ in later)]
-    now, *drawn = select_all(torch.stack([d.draws.samples(like, d.drop_prob) for d in drop_paths]), batch[1], dtype)
-    _pass.drawn = [(called, d.drop_prob, *selected) for (d, called), selected in zip(later, drawn)][::-1]
+    drop_probs = [drop_path.drop_prob, *(d.drop_prob for d, _ in later)]
+    now, *drawn = drop_path.draws.select(drop_probs, *batch, dtype, drop_path.round_up)
+    _pass.drawn = [(called, d.drop_prob, selection) for (d, called), selection in zip(later, drawn)][::-1]
     return now
 
 
@@ -96,11 +96,17 @@ def _note(drop_path: DropRate, batch: _Batch) -> bool:
 
 
 def _next_ones(first: DropRate, batch: _Batch) -> Iterator[Tuple[DropRate, _Called]]:
-    for called in _passes.get(first, ()):
+    for called in _passes.get(first, ()) if _shares_draws(first) else ():
         drop_path = called[0]()
-        if drop_path is None or drop_path.drop_prob == 0. or type(drop_path.draws) is not Draws or called[1] != batch:
+        if drop_path is None or drop_path.drop_prob == 0. or called[1] != batch:
+            return
+        if type(drop_path.draws) is not type(first.draws) or drop_path.round_up != first.round_up:
             return
         yield drop_path, called
+
+
+def _shares_draws(drop_path: DropRate) -> bool:
+    return type(drop_path.draws) in (Draws, FixedDraws)  # others may count who draws
 
 
 def _draws_for_whole_pass() -> bool:

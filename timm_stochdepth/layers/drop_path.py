@@ -7,9 +7,11 @@ from torch import Tensor, nn
 from ..capture import as_leaf, is_traced, leave_to_python
 from ..cut.branch import Branch
 from ..draws.bernoulli import draw_keep_block, draw_keep_samples
+from ..draws.selection import Selection
 from ..residual.mask import per_sample
 from ..residual.mode import Mode
 from .add_residual import add_residual, add_to_batch, add_to_kept, leave_out
+from .drawn_ahead import select_ahead
 from .metadata import RateMetadata
 
 __all__ = ['StochasticDropPath']
@@ -104,11 +106,24 @@ class StochasticDropPath(RateMetadata):
         """
         mode = self.mode()
         if mode is Mode.SKIP:
-            return add_to_kept(self, shortcut, branch, block, inputs)
+            return add_to_kept(self, self.select, shortcut, branch, block, inputs)
         if self._forward_pre_hooks or self._forward_hooks or self._backward_hooks or self._backward_pre_hooks:
             y = self(branch.run(block, *inputs))  # a hook is to see what timm's DropPath would be given, and give
             return y + shortcut if branch.branch_is_left else shortcut + y
         return add_residual(mode, self, shortcut, branch, block, inputs)
+
+    @torch.jit.unused
+    def select(self, shortcut: Tensor) -> Selection:
+        """Draw which samples of a batch run the branch.
+
+        Args:
+            shortcut: Shape (N, ...).
+        """
+        if not shortcut.is_cpu:
+            return select_ahead(self, shortcut)
+        selection, = self.draws.select(
+            [self.drop_prob], shortcut.shape[0], shortcut.device, shortcut.dtype, self.round_up)
+        return selection
 
     # what was decided stays outside of compiled code, what it decides on is compiled by itself
     @torch.jit.unused

@@ -10,8 +10,17 @@ from ..cut.branch import Branch
 from ..draws.process_group import has_ranks
 from .sharding import units
 
-__all__ = ['has_partitioned_parameters', 'looks_at_batch', 'refuse_distributed_activations',
-           'refuse_sample_gradients', 'refuse_split_norms', 'refuse_waiting', 'splits_batch', 'what_waits']
+__all__ = [
+    'has_partitioned_parameters',
+    'looks_at_batch',
+    'refuse_distributed_activations',
+    'refuse_rounding',
+    'refuse_sample_gradients',
+    'refuse_split_norms',
+    'refuse_waiting',
+    'splits_batch',
+    'what_waits',
+]
 
 
 def looks_at_batch(module: nn.Module) -> bool:
@@ -34,6 +43,18 @@ def refuse_split_norms(block: nn.Module) -> None:
         raise ValueError(
             'skip_dropped must be False with SplitBatchNorm2d, but got True: it splits a batch into equal parts, of'
             ' which nothing is left where samples are left out.')
+
+
+def refuse_rounding(block: nn.Module) -> None:
+    """Reject norms that would see samples that run for nothing.
+
+    Raises:
+        ValueError: A norm of the block looks at the batch.
+    """
+    if looks_at_batch(block):
+        raise ValueError(
+            'round_up must be False where a norm looks at the batch (BatchNorm), but got True: its statistics would be'
+            " those of samples, too, that are dropped. draw='fixed' has few sizes there.")
 
 
 def refuse_sample_gradients(name: str, value: object, allowed: object) -> None:

@@ -12,7 +12,7 @@ from torch.nn.modules import module as torch_module
 
 from ..cut.branch import Branch
 from ..cut.cut import Cut
-from .guards import has_partitioned_parameters, splits_batch, what_waits
+from .guards import has_partitioned_parameters, looks_at_batch, splits_batch, what_waits
 
 __all__ = ['Plan', 'branch_parameters', 'is_partitioned', 'may_add_inplace', 'plan_of']
 
@@ -33,6 +33,7 @@ class Plan:
         cut: Its cut forward, None if there is none.
 
     Attributes:
+        looks_at_batch: Whether a norm takes the statistics of the batch.
         splits_batch: Whether a norm splits it into parts.
         what_waits: What in it waits for all ranks.
         has_sample_gradients: Whether its parameters are to have a gradient for each sample (opacus).
@@ -47,6 +48,7 @@ class Plan:
         self._types = list(map(type, self._modules))
         self._states = list(map(vars, self._modules))
         self._found = list(map(tuple, map(_values, map(_children, self._states))))
+        self.looks_at_batch = looks_at_batch(block)
         self.splits_batch = splits_batch(block)
         self.what_waits = what_waits(block, branches)
         self.has_sample_gradients = any(hasattr(p, 'grad_sample') for p in block.parameters())

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..capture import is_exporting
 from ..draws.bernoulli import Draws
+from ..draws.fixed import FixedDraws, keep_steps
 from ..draws.shared import RankDraws, SharedDraws
 from ..settings import Settings, check_flag, check_fraction
 from .progress import TrainingProgress
@@ -33,6 +34,7 @@ class DropRate(nn.Module):
         drop_prob: The probability in force, that the branch of a sample (or of the batch) is dropped.
         full_drop_prob: The same at the end of training.
         scale_by_keep: Whether what is kept is divided by its probability in training, instead of scaled at inference.
+        keep_steps: The same as a whole number, see `keep_steps`.
         keep_prob: 1 - drop_prob, shape (1,), in double precision on the CPU, which follows it: what a graph reads that
             is to outlive a change of the rate.
         rate_moves: Whether the rate changes while the network trains.
@@ -42,7 +44,9 @@ class DropRate(nn.Module):
     """
     drop_prob: float
     progress: TrainingProgress
-    own_rate: Optional[float] = None  # here for networks that were pickled before there was one
+    # here for networks that were pickled before there were such
+    own_rate: Optional[float] = None
+    round_up: bool = False
 
     def configure(
             self,
@@ -65,6 +69,7 @@ class DropRate(nn.Module):
         # what compiled code asks for: it would be compiled again for other settings
         self.drops_batch = settings.stochastic_method == 'block'
         self.skip_dropped = settings.skip_dropped
+        self.round_up = settings.round_up
         self.scale_by_keep = bool(settings.scale_by_keep)
         self.rate_moves = bool(settings.schedule)
         self.never_drops = settings.drop_rate == 0. or depth_scale == 0.
@@ -75,7 +80,8 @@ class DropRate(nn.Module):
         self.shared_draws: Optional[SharedDraws] = None
         if self.drops_batch and settings.use_same_gpu_seed:
             self.shared_draws = shared_draws or SharedDraws('')
-        self.draws = Draws() if self.shared_draws is None else RankDraws(self.shared_draws, drop_path_idx)
+        own_draws = FixedDraws() if settings.draw == 'fixed' else Draws()
+        self.draws = own_draws if self.shared_draws is None else RankDraws(self.shared_draws, drop_path_idx)
         self.keep_prob = _keep_prob_of(0.)
         if hasattr(self, 'progress'):
             self.progress.remove(self)
@@ -97,6 +103,7 @@ class DropRate(nn.Module):
 
     def _put_in_force(self, drop_prob: float) -> None:
         vars(self)['drop_prob'] = drop_prob
+        self.keep_steps = keep_steps(drop_prob)
         self.keep_prob.fill_(1. - drop_prob)
 
     # not a property: a forward pass reads these often, and would pay a call for each
@@ -165,6 +172,7 @@ class DropRate(nn.Module):
         self.is_paused = False  # whoever copies a network while it is paused
         if self.keep_prob.dtype != torch.float64:  # pickled when it had the default type
             self.keep_prob = _keep_prob_of(self.drop_prob)
+        self.keep_steps = keep_steps(self.drop_prob)
         if 'draws' not in state:  # pickled before there were some
             shared = state.get('shared_draws')
             self.draws = Draws() if shared is None else RankDraws(shared, self.drop_path_idx)

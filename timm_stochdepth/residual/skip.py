@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..capture import is_transformed
 from ..cut.kinds import Dimensions
+from ..draws.selection import Selection
+from .gather import gather
 from .inputs import gather_inputs
 from .mask import add_product, format_of_sum, per_sample
-from .selection import Selection, gather
 
 __all__ = ['add_branch_of_some', 'select_inputs', 'split_input']
 
@@ -26,7 +27,7 @@ def _add_rows(
         memory_format: torch.memory_format = torch.preserve_format,
 ) -> Tensor:
     """`total`, shape (N, ...), and the rows of the samples that ran, shape (K, ...), added in memory of its own."""
-    run_K, row_N, keep_N = selection
+    run_K, _, row_N, keep_N = selection
     if row_N is None or keep_N is None:
         rows = rows if rows.dtype == total.dtype else rows.to(total.dtype)
         if total.ndim != 4 and total.is_contiguous():
@@ -112,19 +113,23 @@ class _AddBranchOfSome(torch.autograd.Function):
             scale: float,
             memory_format: torch.memory_format,
     ) -> Tensor:
-        ctx.run_K, ctx.scale, ctx.dtype = selection.run_K, scale, branch.dtype
+        ctx.selection, ctx.scale, ctx.dtype = selection, scale, branch.dtype
         return _add_rows(shortcut, branch, selection, scale, memory_format)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tuple[Optional[Tensor], ...]:
         grad, = grad_outputs
-        grad_run = gather(grad, ctx.run_K)
+        run_K, num_sure, _, keep_N = ctx.selection
+        grad_run = gather(grad, run_K)
         if torch.is_grad_enabled():  # to be differentiated again
             grad_run = (grad_run * ctx.scale).to(ctx.dtype)
-        elif grad_run.dtype != ctx.dtype:
+            return grad, grad_run if keep_N is None else grad_run * per_sample(keep_N[run_K], grad), None, None, None
+        if grad_run.dtype != ctx.dtype:
             grad_run = torch.mul(grad_run, ctx.scale, out=torch.empty_like(grad_run, dtype=ctx.dtype))
         elif ctx.scale != 1.:
             grad_run.mul_(ctx.scale)
+        if keep_N is not None and num_sure < len(grad_run):  # what runs for nothing has no gradient
+            grad_run[num_sure:].mul_(per_sample(keep_N.index_select(0, run_K[num_sure:]), grad))
         return grad, grad_run, None, None, None
 
 
@@ -135,7 +140,7 @@ def add_branch_of_some(
         scale: float = 1.,
         branch_is_left: bool = False,
 ) -> Tensor:
-    """`shortcut + keep_N * scale * branch`, of a branch that ran for some of the samples.
+    """`shortcut + scale * branch` where a sample is kept, of a branch that ran for some of the samples.
 
     Args:
         shortcut: Shape (N, ...).
@@ -150,7 +155,10 @@ def add_branch_of_some(
     if shortcut.dtype != branch.dtype:
         shortcut = shortcut.to(torch.result_type(shortcut, branch))
     if is_transformed():
-        return shortcut.index_add(0, selection.run_K, branch.to(shortcut.dtype), alpha=scale)
+        branch = branch.to(shortcut.dtype)
+        if selection.keep_N is not None:
+            branch = branch * per_sample(selection.keep_N[selection.run_K], branch)
+        return shortcut.index_add(0, selection.run_K, branch, alpha=scale)
     memory_format = torch.preserve_format
     if shortcut.ndim == 4 or branch_is_left:
         memory_format = format_of_sum(shortcut, branch, branch_is_left)

@@ -11,30 +11,35 @@ from torch._library.fake_impl import allocate_size
 
 from ..cut.kinds import Dimensions
 from ..draws.bernoulli import Draws, draw_keep_samples, host_dtype
+from ..draws.fixed import STEPS, FixedDraws, select_fixed
+from ..draws.selection import Selection, rows_to_run
+from .gather import gather
 from .inputs import gather_inputs
 from .mask import per_sample
-from .selection import Selection, gather
 
-__all__ = ['MIN_RUN', 'add_branch_in_graph', 'draw_in_graph', 'select_in_graph', 'select_inputs_in_graph']
+__all__ = ['MIN_RUN', 'add_branch_in_graph', 'draw_in_graph', 'select_inputs_in_graph']
 
 # where fewer samples are kept, others run, too
 MIN_RUN = 2
 
 
-def _on(device: torch.device, keep_N: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+def _on(device: torch.device, keep_N: Tensor, round_up: bool) -> Tuple[Tensor, Tensor, Tensor]:
     """Choose the samples that run a branch, MIN_RUN of them at least, and tell a device in one copy.
 
     Args:
         device: That of the branch.
         keep_N: Factor of each sample's branch, shape (N,), N >= MIN_RUN, on the CPU.
+        round_up: Whether more samples run, see `rows_to_run`.
 
     Returns:
         run_K, row_N and keep_N of a `Selection`.
     """
     runs_N = keep_N != 0.
     run_K = runs_N.nonzero().view(-1)
-    if run_K.shape[0] < MIN_RUN:
-        runs_N[(~runs_N).nonzero().view(-1)[:MIN_RUN - run_K.shape[0]]] = True
+    num_kept, num_samples = run_K.shape[0], keep_N.shape[0]
+    num_run = max(rows_to_run(num_kept, num_samples) if round_up else num_kept, MIN_RUN)
+    if num_run > num_kept:
+        runs_N[(~runs_N).nonzero().view(-1)[:num_run - num_kept]] = True
         run_K = runs_N.nonzero().view(-1)
     row_N = runs_N.cumsum(0).sub_(1).clamp_(min=0)
     if device.type == 'cpu':
@@ -42,9 +47,8 @@ def _on(device: torch.device, keep_N: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
     packed = torch.cat([row_N, keep_N.double().view(torch.int64), run_K])
     if device.type == 'cuda':  # from pageable memory a copy waits for the device
         packed = packed.pin_memory()
-    num_samples = keep_N.shape[0]
     packed = packed.to(device, non_blocking=True)
-    row_N, factor_N, run_K = packed.split([num_samples, num_samples, run_K.shape[0]])
+    row_N, factor_N, run_K = packed.split([num_samples, num_samples, num_run])
     return run_K.clone(), row_N, factor_N.view(torch.float64).to(keep_N.dtype, copy=True)  # no view of another result
 
 
@@ -52,13 +56,13 @@ def _on(device: torch.device, keep_N: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
 # be asked for it. Operators of their own, since a compiler has other random numbers than eager mode.
 torch.library.define(
     'timm_stochdepth::draw_selection',
-    '(Tensor drop_prob, SymInt num_samples, bool scale_by_keep, ScalarType dtype, Device device)'
+    '(Tensor drop_prob, SymInt num_samples, bool scale_by_keep, bool round_up, ScalarType dtype, Device device)'
     ' -> (Tensor, Tensor, Tensor)',
     tags=(torch.Tag.nondeterministic_seeded,),
 )
 torch.library.define(
     'timm_stochdepth::select',
-    '(Tensor keep_N, Device device) -> (Tensor, Tensor, Tensor)',
+    '(Tensor keep_N, bool round_up, Device device) -> (Tensor, Tensor, Tensor)',
 )
 
 
@@ -67,16 +71,17 @@ def _(
         drop_prob: Tensor,
         num_samples: int,
         scale_by_keep: bool,
+        round_up: bool,
         dtype: torch.dtype,
         device: torch.device,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     keep_N = draw_keep_samples(torch.empty(num_samples, dtype=dtype), drop_prob.item(), scale_by_keep)
-    return _on(device, keep_N)
+    return _on(device, keep_N, round_up)
 
 
 @torch.library.impl('timm_stochdepth::select', 'cpu')
-def _(keep_N: Tensor, device: torch.device) -> Tuple[Tensor, Tensor, Tensor]:
-    run_K, row_N, of_device = _on(device, keep_N)
+def _(keep_N: Tensor, round_up: bool, device: torch.device) -> Tuple[Tensor, Tensor, Tensor]:
+    run_K, row_N, of_device = _on(device, keep_N, round_up)
     return run_K, row_N, keep_N.clone() if of_device is keep_N else of_device
 
 
@@ -96,6 +101,7 @@ def _(
         drop_prob: Tensor,
         num_samples: int,
         scale_by_keep: bool,
+        round_up: bool,
         dtype: torch.dtype,
         device: torch.device,
 ) -> Tuple[Tensor, Tensor, Tensor]:
@@ -103,14 +109,16 @@ def _(
 
 
 @torch.library.register_fake('timm_stochdepth::select')
-def _(keep_N: Tensor, device: torch.device) -> Tuple[Tensor, Tensor, Tensor]:
+def _(keep_N: Tensor, round_up: bool, device: torch.device) -> Tuple[Tensor, Tensor, Tensor]:
     return _fake_selection(keep_N.shape[0], keep_N.dtype, device)
 
 
 def draw_in_graph(
         draws: Draws,
         drop_prob: Tensor,
+        keep_steps: int,
         scale_by_keep: bool,
+        round_up: bool,
         shortcut: Tensor,
 ) -> Selection:
     """Draw which samples run a branch.
@@ -118,25 +126,23 @@ def draw_in_graph(
     Args:
         draws: What draws.
         drop_prob: Probability that a sample is dropped, shape (1,), on the CPU.
+        keep_steps: The probability that it is kept, as a whole number, see `select_fixed`.
         scale_by_keep: Divide what is kept by its probability.
+        round_up: Whether more samples run, see `rows_to_run`.
         shortcut: Shape (N, ...), N >= MIN_RUN.
     """
-    dtype, device = host_dtype(shortcut), shortcut.device
+    num_samples, dtype, device = shortcut.shape[0], host_dtype(shortcut), shortcut.device
+    if type(draws) is FixedDraws:
+        selection, = select_fixed([max(keep_steps, 1)], num_samples, device, shortcut.dtype)
+        scale = STEPS / max(keep_steps, 1) if scale_by_keep else 1.
+        return selection._replace(keep_N=cast(Tensor, selection.keep_N) * scale)
     if type(draws) is Draws:
-        return Selection(*torch.ops.timm_stochdepth.draw_selection(
-            drop_prob, shortcut.shape[0], scale_by_keep, dtype, device))
-    like = torch.empty((shortcut.shape[0],), dtype=dtype, device='cpu')
-    return select_in_graph(draws.samples(like, drop_prob, scale_by_keep), device)
-
-
-def select_in_graph(keep_N: Tensor, device: torch.device) -> Selection:
-    """Choose the samples that run a branch.
-
-    Args:
-        keep_N: Factor of each sample's branch, shape (N,), N >= MIN_RUN, on the CPU.
-        device: That of the branch.
-    """
-    return Selection(*torch.ops.timm_stochdepth.select(keep_N, device))
+        run_K, row_N, keep_N = torch.ops.timm_stochdepth.draw_selection(
+            drop_prob, num_samples, scale_by_keep, round_up, dtype, device)
+    else:
+        keep_N = draws.samples(torch.empty((num_samples,), dtype=dtype, device='cpu'), drop_prob, scale_by_keep)
+        run_K, row_N, keep_N = torch.ops.timm_stochdepth.select(keep_N, round_up, device)
+    return Selection(run_K, 0, row_N, keep_N)
 
 
 def _where_kept(keep_N: Tensor, x: Tensor) -> Tensor:
@@ -181,9 +187,10 @@ def select_inputs_in_graph(
         selection: Selection,
 ) -> Tuple[Tensor, List[Any]]:
     """The shortcut, and of the branch's inputs the samples that run it; see `gather_inputs`."""
+    of_graph = selection.run_K, selection.row_N, selection.keep_N
     return gather_inputs(
-        batch_dimensions, shortcut, inputs, lambda x: _SplitInput.apply(x, *selection),
-        lambda x: _Select.apply(x, *selection))
+        batch_dimensions, shortcut, inputs, lambda x: _SplitInput.apply(x, *of_graph),
+        lambda x: _Select.apply(x, *of_graph))
 
 
 class _AddBranch(torch.autograd.Function):
@@ -227,7 +234,7 @@ def add_branch_in_graph(
     Returns:
         A tensor of its own memory, shape (N, ...).
     """
-    run_K, row_N, keep_N = cast(Tuple[Tensor, Tensor, Tensor], selection)
+    run_K, _, row_N, keep_N = cast(Tuple[Tensor, int, Tensor, Tensor], selection)
     dtype = torch.promote_types(shortcut.dtype, branch.dtype)
     total: Tensor = _AddBranch.apply(
         shortcut.to(dtype), branch.to(dtype), run_K, row_N, keep_N.to(dtype), branch_is_left)
