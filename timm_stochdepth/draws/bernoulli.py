@@ -128,6 +128,10 @@ class Draws:
             return [Selection(kept_K, kept_K.shape[0])]
         return select_kept(torch.stack([self.samples(like, p) for p in drop_probs]), device, dtype, round_up)
 
+    def generator(self, device: torch.device) -> torch.Generator:
+        """What `select` draws from, for branches on a device."""
+        return torch.default_generator
+
     def batch(self, drop_prob: float) -> bool:
         """Draw whether the whole batch keeps its branch.
 

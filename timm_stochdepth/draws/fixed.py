@@ -48,6 +48,12 @@ class FixedDraws(Draws):
     ) -> List[Selection]:
         return select_fixed([keep_steps(p) for p in drop_probs], num_samples, device, dtype)
 
+    def generator(self, device: torch.device) -> torch.Generator:
+        if device.type != 'cuda':
+            return super().generator(device)
+        generator: torch.Generator = torch.cuda.default_generators[device.index]
+        return generator
+
 
 def keep_steps(drop_prob: float) -> int:
     """The probability that a sample is kept, as a number of steps of 1e-9."""
@@ -73,9 +79,11 @@ def select_fixed(steps: Sequence[int], num_samples: int, device: torch.device, d
     row: Any = highest[0]
     if len(steps) > 1:
         sure, last_prob, row = _columns(tuple(nums_sure), tuple(last_probs), tuple(highest), device)
-    order_PN = torch.rand((len(steps), num_samples), device=device).argsort(dim=1)
+    # one by one: what drop paths draw together is what they draw alone
+    uniform = torch.stack([torch.rand(num_samples + 1, device=device) for _ in steps])
+    order_PN = uniform[:, 1:].argsort(dim=1)
     rank_PN = order_PN.argsort(dim=1)
-    is_kept_PN = rank_PN < sure + (torch.rand((len(steps), 1), device=device) < last_prob)
+    is_kept_PN = rank_PN < sure + (uniform[:, :1] < last_prob)
     rows, masks = rank_PN.clamp(max=row).unbind(0), is_kept_PN.to(dtype).unbind(0)
     runs = [order_N[:num_run] for order_N, num_run in zip(order_PN.unbind(0), nums_run)]
     return list(map(Selection, runs, nums_sure, rows, masks))

@@ -1,11 +1,11 @@
 """Who keeps the branches of a forward pass, drawn at its first drop path for all of them: one copy to a device a pass.
 
 A copy for each drop path takes the host longer than the sums do. Which drop paths a pass calls is learned from the pass
-before; the draws are taken one by one in that order, so that from one seed they are those of drop paths that draw when
-they are called.
+before; the draws are taken one by one in that order, and given back where it takes another course, so that from one
+seed they are those of drop paths that draw when they are called.
 """
 import threading
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Tuple
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -20,7 +20,8 @@ __all__ = ['select_ahead']
 
 # number of samples and device of a drop path's batch
 _Batch = Tuple[int, torch.device]
-_Called = Tuple['ref[DropRate]', _Batch]
+# a drop path and its batch; None where it has to draw when it is called
+_Called = Tuple['ref[DropRate]', Optional[_Batch]]
 
 # what the pass that began at a drop path called after it
 _passes: 'WeakKeyDictionary[DropRate, List[_Called]]' = WeakKeyDictionary()
@@ -32,11 +33,17 @@ class _Pass(threading.local):
     Attributes:
         called: Its drop paths up to now.
         drawn: What is drawn of it and not taken yet, with the rate that it is drawn for, the next one last.
+        give_back: Puts the generator to where the draws that were taken leave it; the others are as if never drawn.
     """
 
     def __init__(self) -> None:
         self.called: List[_Called] = []
         self.drawn: List[Tuple[_Called, float, Selection]] = []
+        self.give_back: Callable[[], None] = _nothing
+
+
+def _nothing() -> None:
+    pass
 
 
 _pass = _Pass()
@@ -69,20 +76,36 @@ def _take(drop_path: DropRate, batch: _Batch) -> Optional[Selection]:
         if is_as_expected:
             _pass.called.append(called)
             return selection
+        if _draws_for_whole_pass():  # a checkpoint has taken note of the generator, and begins there again
+            _pass.give_back()
         _pass.drawn.clear()
     return None
 
 
 def _draw_anew(drop_path: DropRate, batch: _Batch, dtype: torch.dtype) -> Selection:
-    is_first = _note(drop_path, batch)
-    later = list(_next_ones(drop_path, batch)) if is_first and _draws_for_whole_pass() else []
+    may_wait = _draws_for_whole_pass()
+    is_first = _note(drop_path, batch if may_wait else None)
+    later = list(_next_ones(drop_path, batch)) if is_first and may_wait else []
     drop_probs = [drop_path.drop_prob, *(d.drop_prob for d, _ in later)]
-    now, *drawn = drop_path.draws.select(drop_probs, *batch, dtype, drop_path.round_up)
+    if not later:
+        return drop_path.draws.select(drop_probs, *batch, dtype, drop_path.round_up)[0]
+    draws, generator = drop_path.draws, drop_path.draws.generator(batch[1])
+    before = generator.get_state()
+    now, *drawn = draws.select(drop_probs, *batch, dtype, drop_path.round_up)
+    after = generator.get_state()
     _pass.drawn = [(called, d.drop_prob, selection) for (d, called), selection in zip(later, drawn)][::-1]
+
+    def give_back() -> None:
+        if torch.equal(generator.get_state(), after):  # else somebody has seeded it, or drawn more
+            generator.set_state(before)
+            num_taken = len(drop_probs) - 1 - len(_pass.drawn)
+            draws.select(drop_probs[:num_taken], *batch, dtype)
+
+    _pass.give_back = give_back
     return now
 
 
-def _note(drop_path: DropRate, batch: _Batch) -> bool:
+def _note(drop_path: DropRate, batch: Optional[_Batch]) -> bool:
     """Note that a drop path is called; whether a pass begins with it."""
     last = _pass.called[-1][0]() if _pass.called else None
     is_first = last is None or last.progress is not drop_path.progress or drop_path.drop_path_idx <= last.drop_path_idx
