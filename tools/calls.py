@@ -4,14 +4,14 @@ A count and no clock: the same on every machine. `python tools/calls.py` prints 
 """
 
 import argparse
-import sys
-from typing import Any, Callable, Dict
+from typing import Any, Dict
 
 import timm
 import torch
 from torch import nn
 
 from timm_stochdepth import apply_stochastic_depth
+from timm_stochdepth.bench.host import count_calls
 
 MODES: Dict[str, Dict[str, Any]] = {
     'sample': dict(stochastic_method='sample'),
@@ -19,22 +19,6 @@ MODES: Dict[str, Dict[str, Any]] = {
     'skip': dict(stochastic_method='sample', skip_dropped=True),
 }
 RATE, NUM_PASSES = 0.4, 50
-
-
-def count_calls(function: Callable[[], Any]) -> int:
-    """Calls of Python functions while a function runs."""
-    num_calls = 0
-
-    def count(frame: Any, event: str, arg: Any) -> None:
-        nonlocal num_calls
-        num_calls += event == 'call'
-
-    sys.setprofile(count)
-    try:
-        function()
-    finally:
-        sys.setprofile(None)
-    return num_calls
 
 
 def calls_a_block(model: nn.Module) -> float:

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 import timm_stochdepth as ts
 from timm_stochdepth.draws.bernoulli import Draws, draw_keep_samples
 from timm_stochdepth.residual.conv_layout import known_layout
-from timm_stochdepth.residual.skip_in_graph import add_branch_in_graph, draw_in_graph, select_inputs_in_graph
+from timm_stochdepth.residual.skip_in_graph import add_branch_in_graph, draw_in_graph, split_input_in_graph
 
 VIT, CONVNEXT = 'vision_transformer.Block', 'convnext.ConvNeXtBlock'
 
@@ -72,7 +72,7 @@ def test_derivatives_are_those_of_the_formula(memory_format, branch_is_left):
         drawn = draw_to_run(x, torch.tensor(1.0 - rate), True)
 
         def skipped(x, weight, drawn=drawn):
-            shortcut, [x_K] = select_inputs_in_graph((1,), x, [x], drawn)
+            shortcut, x_K = split_input_in_graph(x, drawn)
             return add_branch_in_graph(shortcut, (x_K * weight).sin(), drawn, branch_is_left=branch_is_left)
 
         def formula(x, weight, drawn=drawn):

@@ -13,7 +13,7 @@ from .counters import Counts, OpCounts
 from .settings import BenchSettings
 from .step import Step, count, peak_memory
 
-__all__ = ['PRECISION', 'Row', 'measure', 'median_interval']
+__all__ = ['PRECISION', 'Row', 'Times', 'measure', 'median_interval', 'take_times']
 
 PRECISION = 0.01  # half width of a ratio's confidence interval that is good enough
 MIN_ROUNDS = 20
@@ -63,15 +63,15 @@ def median_interval(values: Sequence[float]) -> Tuple[float, float, float]:
 
 
 @dataclass
-class _Times:
+class Times:
     """Seconds of a network's steps, and the share of the operations that was left in them, round by round."""
     seconds: List[float]
     limits: List[float]
 
-    def excess(self, plain: '_Times') -> List[float]:
+    def excess(self, plain: 'Times') -> List[float]:
         return [s / p - limit for s, p, limit in zip(self.seconds, plain.seconds, self.limits)]
 
-    def half_width(self, plain: '_Times') -> float:
+    def half_width(self, plain: 'Times') -> float:
         # of what is left after the limit: what is dropped differs from step to step, and is no noise
         _, low, high = median_interval(self.excess(plain))
         return (high - low) / 2
@@ -106,25 +106,25 @@ def measure(
             memories.append(counted[-1][0].kept)
     for contestant in contestants:
         contestant.model.to(device)
-    times = _take_times(contestants, step, settings, agree, show_progress)
+    times = take_times(contestants, step, settings, agree, show_progress)
     return [
         _row(contestant.name, of_row, times[0], memory, counts, counted[0][0], by_op)
         for contestant, of_row, memory, (counts, by_op) in zip(contestants, times, memories, counted)]
 
 
-def _take_times(
+def take_times(
         contestants: Sequence[Contestant],
         step: Step,
         settings: BenchSettings,
         agree: Callable[[bool], bool],
         show_progress: bool,
-) -> List[_Times]:
+) -> List[Times]:
     """Run steps in turn, until each ratio is known well enough, or time or rounds are up."""
-    times = [_Times([], []) for _ in contestants]
+    times = [Times([], []) for _ in contestants]
     order = list(zip(contestants, times))
     shuffler = random.Random(0)
 
-    def run_round(seed: int) -> List[Tuple[_Times, float, float]]:
+    def run_round(seed: int) -> List[Tuple[Times, float, float]]:
         shuffler.shuffle(order)  # no network always runs after the same other one
         taken = []
         for contestant, of_row in order:
@@ -167,8 +167,8 @@ def _warm_up(run_round: Callable[[int], object], seconds: int) -> int:
 
 def _row(
         name: str,
-        times: _Times,
-        plain: _Times,
+        times: Times,
+        plain: Times,
         memory: float,
         counts: Counts,
         plain_counts: Counts,

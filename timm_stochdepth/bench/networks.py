@@ -11,6 +11,7 @@ from ..apply import apply_stochastic_depth
 from ..inspection import drop_paths
 from ..layers.guards import looks_at_batch
 from ..layers.install import remove_stochastic_depth
+from .ahead import AheadDropPath
 from .conditional import ConditionalDropPath
 from .dinov2 import FixedNumberDraws, FixedNumberDropPath
 from .settings import BenchSettings
@@ -57,6 +58,12 @@ def _drop_blocks(model: nn.Module, settings: BenchSettings) -> None:
     _drop(model, settings, 'block', use_same_gpu_seed=not settings.ddp)
 
 
+def _skip_as_on_device(model: nn.Module, settings: BenchSettings) -> None:
+    _drop(model, settings, 'sample', skip_dropped=True)
+    for _, drop_path in drop_paths(model):
+        drop_path.__class__ = AheadDropPath
+
+
 def _skip_conditionally(model: nn.Module, settings: BenchSettings) -> None:
     _drop_blocks(model, settings)
     for _, drop_path in drop_paths(model):
@@ -70,5 +77,6 @@ _CHANGES: Dict[str, Callable[[nn.Module, BenchSettings], None]] = {
     'conditional': _skip_conditionally,
     'sample': partial(_drop, stochastic_method='sample'),
     'skip': partial(_drop, stochastic_method='sample', skip_dropped=True),
+    'ahead': _skip_as_on_device,
     'block': _drop_blocks,
 }

@@ -2,7 +2,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Tuple
 
-__all__ = ['ROWS', 'SKIPPING_ROWS', 'BenchSettings']
+__all__ = ['HOST_ROWS', 'ROWS', 'SKIPPING_ROWS', 'BenchSettings']
 
 # short name: the row's name in tables and files
 ROWS = {
@@ -16,7 +16,12 @@ ROWS = {
     'skip': 'sample, skip_dropped',
     'block': 'block',
 }
-SKIPPING_ROWS = ('dinov2', 'conditional', 'skip', 'block')  # need branches that can be left out
+# what is compared where the host's time is measured
+HOST_ROWS = {
+    **{name: ROWS[name] for name in ('timm', 'sample', 'block', 'dinov2', 'skip')},
+    'ahead': 'sample, skip_dropped, drawn as on a GPU',
+}
+SKIPPING_ROWS = ('dinov2', 'conditional', 'skip', 'block', 'ahead')  # need branches that can be left out
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class BenchSettings:
         model: A plain network of timm.
         rate: Drop rate of the networks.
         distribution: `'linear'` or `'uniform'`.
-        rows: Networks to compare, keys of `ROWS`; the plain one is always there.
+        rows: Networks to compare, keys of `ROWS` or `HOST_ROWS`; the plain one is always there.
         batch_size: Images in a batch, of each rank.
         img_size: Size of an image, in pixels.
         model_args: Arguments of the network that this size needs.

@@ -3,7 +3,7 @@ import argparse
 from functools import partial
 from typing import Any, List
 
-from ..bench.settings import ROWS, BenchSettings
+from ..bench.settings import HOST_ROWS, ROWS, BenchSettings
 from ..output.files import check_folder, check_new
 from . import arguments as kind
 from .arguments import UsageError, usage_errors
@@ -20,6 +20,10 @@ COLUMNS = """columns:
   bytes           read and written
   kernels         started
   kept            bytes kept for the backward pass
+
+columns of --host, each above what plain has, forward and backward:
+  us a drop path  time of a step by the number of its drop paths, the median
+  calls           Python functions that are called, in eager mode
 
 Each rate takes as many rounds as bring all intervals within 1% of the ratio, from 20 to --max-rounds, and each round a
 step of every row. A round of the default takes 3 s on 2 cores of an AMD EPYC: one to five minutes a rate. --rows,
@@ -45,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--channels-last', action='store_true', help='Memory format of images and weights.')
     add('--compile', action='store_true', help='Run each network under torch.compile.')
     add('--inference', action='store_true', help='Measure the forward pass in eval mode.')
+    add('--host', action='store_true',
+        help="Measure what a drop path costs the host: in a ViT of 24 blocks with next to no work, at a uniform rate.")
     add('--ddp', action='store_true',
         help='Measure block mode and a conditional skip under DistributedDataParallel, 2 ranks over gloo.')
     add('--device', type=kind.device, default='cpu', help='Device to measure on: cpu, cuda or cuda:N.')
@@ -70,6 +76,8 @@ def run(args: argparse.Namespace) -> None:
     from .checks import check_device
 
     device = check_device('--device', args.device)
+    if args.host:
+        return _run_host(args, device)
     runs = _settings(args)
     with usage_errors():
         for settings in runs if args.out else ():
@@ -94,12 +102,36 @@ def run(args: argparse.Namespace) -> None:
             save_figure(figure, args.out / f'{settings.stem}.png', args.force)
 
 
+def _run_host(args: argparse.Namespace, device: Any) -> None:
+    import torch
+
+    from ..bench.contestants import create_contestants
+    from ..bench.host import HOST_NETWORK, format_host_rows, measure_host
+    from ..bench.report import device_name
+    from ..bench.step import Step
+
+    rows = tuple(row for row in HOST_ROWS if row != 'ahead' or device.type == 'cpu')
+    for rate in args.rate:
+        settings = BenchSettings(
+            rate=rate, distribution='uniform', rows=rows, batch_size=args.batch_size, amp=args.amp,
+            compile=args.compile, device=args.device, max_rounds=args.max_rounds, max_seconds=args.max_seconds,
+            **HOST_NETWORK)
+        x_NCHW = torch.randn(args.batch_size, *settings.input_size, device=device)
+        measured = measure_host(create_contestants(settings), Step(x_NCHW, args.amp), settings)
+        print(f'{settings.title}\n{device_name(device)}\n{format_host_rows(measured)}', flush=True)
+
+
 def _check_options(args: argparse.Namespace) -> None:
     if args.ddp and (
             args.device != 'cpu' or args.compile or args.inference or args.distribution != 'linear'
             or args.rows != list(ROWS)):
         raise UsageError(
             '--ddp must be without --compile, --inference, --distribution and --rows, and with --device cpu.')
+    others = args.ddp or args.inference or args.profile or args.out or args.img_size or args.rows != list(ROWS)
+    if args.host and (others or args.model != 'resnet50' or args.channels_last or args.distribution != 'linear'):
+        raise UsageError(
+            '--host must be with --rate, --batch-size, --amp, --compile, --device, --max-rounds and --max-seconds alone, as'
+            ' it has a network and rows of its own.')
     if len(set(args.rate)) < len(args.rate):
         raise UsageError(f'--rate must be different ones, but got {" ".join(map(str, args.rate))}.')
     if args.force and not args.out:

@@ -8,8 +8,6 @@ from .selection import Selection, select_kept
 
 __all__ = ['Draws', 'draw_keep_block', 'draw_keep_samples', 'host_dtype']
 
-_CPU = torch.device('cpu')
-
 
 def draw_keep_samples(x: Tensor, drop_prob: float, scale_by_keep: bool = False) -> Tensor:
     """Draw which samples of a batch keep their branch, one independent Bernoulli variable each.
@@ -76,11 +74,7 @@ def draw_keep_block(drop_prob: float) -> bool:
 
 def host_dtype(x: Tensor) -> torch.dtype:
     """The type in which the CPU draws for a tensor that may be of low precision, or elsewhere."""
-    return _host_dtype_of(x.dtype)
-
-
-def _host_dtype_of(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 class Draws:
@@ -105,28 +99,20 @@ class Draws:
             return _draw_keep_samples_at(x, drop_prob, scale_by_keep)
         return draw_keep_samples(x, drop_prob, scale_by_keep)
 
-    def select(
-            self,
-            drop_probs: Sequence[float],
-            num_samples: int,
-            device: torch.device,
-            dtype: torch.dtype,
-            round_up: bool = False,
-    ) -> List[Selection]:
+    def select(self, drop_probs: Sequence[float], x: Tensor, round_up: bool = False) -> List[Selection]:
         """Draw which samples run the branches of drop paths, on the CPU: a device would have to be asked how many.
 
         Args:
             drop_probs: For each drop path the probability that a sample is dropped.
-            num_samples: Number of samples in the batch.
-            device: That of the branches.
-            dtype: Type of the sums.
+            x: Shape (N, ...), gives batch size, device, and type of the sums.
             round_up: Whether samples that are dropped run as well, so that there are few numbers of them.
         """
-        like = torch.empty((num_samples,), dtype=_host_dtype_of(dtype), device=_CPU)
-        if device.type == 'cpu' and not round_up and len(drop_probs) == 1:
+        dtype = host_dtype(x)
+        like = x if x.is_cpu and x.dtype == dtype else torch.empty((x.shape[0],), dtype=dtype, device='cpu')
+        if x.is_cpu and not round_up and len(drop_probs) == 1:
             kept_K = self.samples(like, drop_probs[0]).nonzero().view(-1)
             return [Selection(kept_K, kept_K.shape[0])]
-        return select_kept(torch.stack([self.samples(like, p) for p in drop_probs]), device, dtype, round_up)
+        return select_kept(torch.stack([self.samples(like, p) for p in drop_probs]), x.device, x.dtype, round_up)
 
     def generator(self, device: torch.device) -> torch.Generator:
         """What `select` draws from, for branches on a device."""

@@ -38,15 +38,8 @@ class FixedDraws(Draws):
             return torch.where(keep_prob > 0., keep_N / keep_prob, keep_N).to(x.dtype)
         return keep_N / keep_prob if keep_prob > 0. else keep_N
 
-    def select(
-            self,
-            drop_probs: Sequence[float],
-            num_samples: int,
-            device: torch.device,
-            dtype: torch.dtype,
-            round_up: bool = False,
-    ) -> List[Selection]:
-        return select_fixed([keep_steps(p) for p in drop_probs], num_samples, device, dtype)
+    def select(self, drop_probs: Sequence[float], x: Tensor, round_up: bool = False) -> List[Selection]:
+        return select_fixed([keep_steps(p) for p in drop_probs], x)
 
     def generator(self, device: torch.device) -> torch.Generator:
         if device.type != 'cuda':
@@ -60,15 +53,14 @@ def keep_steps(drop_prob: float) -> int:
     return STEPS - round(drop_prob * STEPS)
 
 
-def select_fixed(steps: Sequence[int], num_samples: int, device: torch.device, dtype: torch.dtype) -> List[Selection]:
+def select_fixed(steps: Sequence[int], x: Tensor) -> List[Selection]:
     """Draw which samples run, a number that is known beforehand.
 
     Args:
         steps: For each of P drop paths `keep_steps` of its rate; whole numbers are what a compiler makes constants of.
-        num_samples: Number of samples in the batch.
-        device: That of the branches.
-        dtype: Type of the sums.
+        x: Shape (N, ...), gives batch size, device, and type of the sums.
     """
+    num_samples, device = x.shape[0], x.device
     kept = [num_samples * s for s in steps]  # in the mean, as steps
     nums_run = [-(-k // STEPS) for k in kept]
     nums_sure = [k // STEPS for k in kept]
@@ -84,7 +76,7 @@ def select_fixed(steps: Sequence[int], num_samples: int, device: torch.device, d
     order_PN = uniform[:, 1:].argsort(dim=1)
     rank_PN = order_PN.argsort(dim=1)
     is_kept_PN = rank_PN < sure + (uniform[:, :1] < last_prob)
-    rows, masks = rank_PN.clamp(max=row).unbind(0), is_kept_PN.to(dtype).unbind(0)
+    rows, masks = rank_PN.clamp(max=row).unbind(0), is_kept_PN.to(x.dtype).unbind(0)
     runs = [order_N[:num_run] for order_N, num_run in zip(order_PN.unbind(0), nums_run)]
     return list(map(Selection, runs, nums_sure, rows, masks))
 

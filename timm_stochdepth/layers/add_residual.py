@@ -4,21 +4,32 @@ from typing import Any, Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..capture import is_batched
+from ..capture import is_batched, is_transformed
 from ..cut.branch import Branch
 from ..draws.selection import Selection
 from ..residual.conv_layout import known_layout
-from ..residual.inputs import refuse_unknown_inputs
+from ..residual.inputs import gather_inputs, refuse_unknown_inputs
 from ..residual.leave_out import skip_branch
 from ..residual.mask import add_branch, add_masked_branch, add_plain_branch
 from ..residual.mode import Mode
-from ..residual.skip import add_branch_of_some, select_inputs
-from ..residual.skip_in_graph import MIN_RUN, add_branch_in_graph, draw_in_graph, select_inputs_in_graph
+from ..residual.skip import add_branch_of_some, select_input, split_input
+from ..residual.skip_in_graph import (
+    MIN_RUN,
+    add_branch_in_graph,
+    draw_in_graph,
+    select_input_in_graph,
+    split_input_in_graph,
+)
+from ..residual.skip_transformed import add_plainly, select_plainly, split_plainly
 from .guards import refuse_distributed_activations
 from .plan import branch_parameters, is_partitioned, may_add_inplace
 from .rate import DropRate
 
 __all__ = ['add_residual', 'add_to_batch', 'add_to_kept', 'leave_out']
+
+# how inputs are split and selected, and sums are made
+_EAGER = split_input, select_input, add_branch_of_some
+_PLAIN = split_plainly, select_plainly, add_plainly
 
 
 def add_residual(
@@ -70,12 +81,12 @@ def add_to_kept(
     """
     if branch.has_unknown_inputs:
         refuse_unknown_inputs(branch.batch_dimensions, inputs)
-    num_samples = shortcut.shape[0]
-    is_compiling = torch.compiler.is_compiling()
-    if num_samples < MIN_RUN if is_compiling else is_batched():
-        return add_residual(Mode.MASK, drop_path, shortcut, branch, block, inputs)
     if type(shortcut) is not Tensor and hasattr(shortcut, 'device_mesh'):
         refuse_distributed_activations()
+    is_compiling = torch.compiler.is_compiling()
+    num_samples = shortcut.shape[0]
+    if num_samples < MIN_RUN if is_compiling else is_batched():
+        return add_residual(Mode.MASK, drop_path, shortcut, branch, block, inputs)
     if is_compiling:
         return _add_in_graph(drop_path, shortcut, branch, block, inputs)
     selection, scale = select(shortcut), drop_path.kept_scale()
@@ -87,8 +98,9 @@ def add_to_kept(
     run = branch.run if num_run > 1 else branch.run_for_single_sample
     if selection.num_sure == num_samples:
         return _add_whole(shortcut, run(block, *inputs), scale, branch, block)
-    shortcut, inputs = select_inputs(branch.batch_dimensions, shortcut, inputs, selection)
-    return add_branch_of_some(shortcut, run(block, *inputs), selection, scale, branch.branch_is_left)
+    split, select_one, add = _PLAIN if is_transformed() else _EAGER
+    shortcut, inputs = gather_inputs(branch.batch_dimensions, shortcut, inputs, selection, split, select_one)
+    return add(shortcut, run(block, *inputs), selection, scale, branch.branch_is_left)
 
 
 def _add_in_graph(
@@ -102,7 +114,8 @@ def _add_in_graph(
     selection = draw_in_graph(
         drop_path.draws, 1. - drop_path.keep_prob, drop_path.keep_steps, drop_path.scale_by_keep, drop_path.round_up,
         shortcut)
-    shortcut, inputs = select_inputs_in_graph(branch.batch_dimensions, shortcut, inputs, selection)
+    shortcut, inputs = gather_inputs(
+        branch.batch_dimensions, shortcut, inputs, selection, split_input_in_graph, select_input_in_graph)
     with known_layout(block):
         y = branch.run(block, *inputs)
     return add_branch_in_graph(shortcut, y, selection, branch.branch_is_left)

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ..cut.branch import Branch
 from ..cut.cut import Cut
+from ..draws.selection import Selection
 from ..residual.inputs import gather_inputs, refuse_unknown_inputs
 from .guards import refuse_distributed_activations
 
@@ -44,7 +45,8 @@ class _AddsAll(nn.Module):
             torch.set_rng_state(generators)
             random.setstate(of_python)
             _, some = gather_inputs(
-                branch.batch_dimensions, shortcut, inputs, lambda x: (x, x[::2]), lambda x: x[::2])
+                branch.batch_dimensions, shortcut, inputs, Selection(torch.arange(0, len(shortcut), 2), 0),
+                lambda x, selection: (x, x[::2]), lambda x, selection: x[::2])
             try:
                 y_some = branch.run(block, *some)
             except Exception as e:

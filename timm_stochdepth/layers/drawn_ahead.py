@@ -60,7 +60,7 @@ def select_ahead(drop_path: DropRate, shortcut: Tensor) -> Selection:
         Which samples do.
     """
     batch = shortcut.shape[0], shortcut.device
-    selection = _take(drop_path, batch) or _draw_anew(drop_path, batch, shortcut.dtype)
+    selection = _take(drop_path, batch) or _draw_anew(drop_path, batch, shortcut)
     if selection.keep_N is not None and selection.keep_N.dtype != shortcut.dtype:
         return selection._replace(keep_N=selection.keep_N.to(shortcut.dtype))
     return selection
@@ -82,16 +82,16 @@ def _take(drop_path: DropRate, batch: _Batch) -> Optional[Selection]:
     return None
 
 
-def _draw_anew(drop_path: DropRate, batch: _Batch, dtype: torch.dtype) -> Selection:
+def _draw_anew(drop_path: DropRate, batch: _Batch, shortcut: Tensor) -> Selection:
     may_wait = _draws_for_whole_pass()
     is_first = _note(drop_path, batch if may_wait else None)
     later = list(_next_ones(drop_path, batch)) if is_first and may_wait else []
     drop_probs = [drop_path.drop_prob, *(d.drop_prob for d, _ in later)]
     if not later:
-        return drop_path.draws.select(drop_probs, *batch, dtype, drop_path.round_up)[0]
+        return drop_path.draws.select(drop_probs, shortcut, drop_path.round_up)[0]
     draws, generator = drop_path.draws, drop_path.draws.generator(batch[1])
-    before = generator.get_state()
-    now, *drawn = draws.select(drop_probs, *batch, dtype, drop_path.round_up)
+    before, dtype = generator.get_state(), shortcut.dtype
+    now, *drawn = draws.select(drop_probs, shortcut, drop_path.round_up)
     after = generator.get_state()
     _pass.drawn = [(called, d.drop_prob, selection) for (d, called), selection in zip(later, drawn)][::-1]
 
@@ -99,7 +99,7 @@ def _draw_anew(drop_path: DropRate, batch: _Batch, dtype: torch.dtype) -> Select
         if torch.equal(generator.get_state(), after):  # else somebody has seeded it, or drawn more
             generator.set_state(before)
             num_taken = len(drop_probs) - 1 - len(_pass.drawn)
-            draws.select(drop_probs[:num_taken], *batch, dtype)
+            draws.select(drop_probs[:num_taken], torch.empty((batch[0],), dtype=dtype, device=batch[1]))
 
     _pass.give_back = give_back
     return now

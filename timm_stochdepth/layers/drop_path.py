@@ -121,9 +121,7 @@ class StochasticDropPath(RateMetadata):
         """
         if not shortcut.is_cpu:
             return select_ahead(self, shortcut)
-        selection, = self.draws.select(
-            [self.drop_prob], shortcut.shape[0], shortcut.device, shortcut.dtype, self.round_up)
-        return selection
+        return self.draws.select((self.drop_prob,), shortcut, self.round_up)[0]
 
     # what was decided stays outside of compiled code, what it decides on is compiled by itself
     @torch.jit.unused

@@ -4,6 +4,7 @@ from typing import Any, Callable, Iterable, Iterator, List, Mapping, Sequence, T
 from torch import Tensor
 
 from ..cut.kinds import Dimensions
+from ..draws.selection import Selection
 
 __all__ = ['gather_inputs', 'refuse_unknown_inputs', 'tensors_in']
 
@@ -12,8 +13,9 @@ def gather_inputs(
         batch_dimensions: Tuple[Dimensions, ...],
         shortcut: Tensor,
         inputs: Sequence[Any],
-        split: Callable[[Tensor], Tuple[Tensor, Tensor]],
-        select: Callable[[Tensor], Tensor],
+        selection: Selection,
+        split: Callable[[Tensor, Selection], Tuple[Tensor, Tensor]],
+        select: Callable[[Tensor, Selection], Tensor],
 ) -> Tuple[Tensor, List[Any]]:
     """The shortcut, and of the branch's inputs the samples that run it.
 
@@ -21,6 +23,7 @@ def gather_inputs(
         batch_dimensions: Of each of the inputs, as in `Branch`.
         shortcut: Shape (N, ...).
         inputs: Those of the branch.
+        selection: Which samples run.
         split: Gives an input that is the shortcut, too, whole and of the samples that run.
         select: Gives any other input of the samples that run.
 
@@ -31,9 +34,9 @@ def gather_inputs(
     original = shortcut
     for x, dimensions in zip(inputs, batch_dimensions):
         if x is original and shortcut is original and dimensions == 1:
-            shortcut, x = split(x)
+            shortcut, x = split(x, selection)
         elif x is not None and dimensions is not None:
-            x = _gather_input(x, dimensions, original.shape[0], select)
+            x = _gather_input(x, dimensions, original.shape[0], lambda t: select(t, selection))
         gathered.append(x)
     return shortcut, gathered
 

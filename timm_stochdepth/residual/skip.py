@@ -3,20 +3,16 @@
 The backward passes touch what is needed and no more: no tensor of zeros is filled to be added, and on a GPU nothing is
 summed atomically. Forward and backward pass share one object, which costs less than tensors that autograd is told of.
 """
-from functools import partial
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
 
-from ..capture import is_transformed
-from ..cut.kinds import Dimensions
 from ..draws.selection import Selection
 from .gather import gather
-from .inputs import gather_inputs
 from .mask import add_product, format_of_sum, per_sample
 
-__all__ = ['add_branch_of_some', 'select_inputs', 'split_input']
+__all__ = ['add_branch_of_some', 'select_input', 'split_input']
 
 
 def _add_rows(
@@ -86,20 +82,10 @@ class _Select(torch.autograd.Function):
         return grad_run.new_zeros(ctx.shape).index_copy(0, ctx.run_K, grad_run), None
 
 
-def select_inputs(
-        batch_dimensions: Tuple[Dimensions, ...],
-        shortcut: Tensor,
-        inputs: Sequence[Any],
-        selection: Selection,
-) -> Tuple[Tensor, List[Any]]:
-    """The shortcut, and of the branch's inputs the samples that run it; see `gather_inputs`."""
-    if is_transformed():  # torch.func differentiates and maps plain operations
-        def select(x: Tensor) -> Tensor:
-            return gather(x, selection.run_K)
-
-        return gather_inputs(batch_dimensions, shortcut, inputs, lambda x: (x, select(x)), select)
-    split = partial(split_input, selection=selection)
-    return gather_inputs(batch_dimensions, shortcut, inputs, split, lambda x: _Select.apply(x, selection.run_K))
+def select_input(x: Tensor, selection: Selection) -> Tensor:
+    """The samples that run of what is an input of the branch alone, shape (K, ...)."""
+    x_run: Tensor = _Select.apply(x, selection.run_K)
+    return x_run
 
 
 class _AddBranchOfSome(torch.autograd.Function):
@@ -154,11 +140,6 @@ def add_branch_of_some(
     """
     if shortcut.dtype != branch.dtype:
         shortcut = shortcut.to(torch.result_type(shortcut, branch))
-    if is_transformed():
-        branch = branch.to(shortcut.dtype)
-        if selection.keep_N is not None:
-            branch = branch * per_sample(selection.keep_N[selection.run_K], branch)
-        return shortcut.index_add(0, selection.run_K, branch, alpha=scale)
     memory_format = torch.preserve_format
     if shortcut.ndim == 4 or branch_is_left:
         memory_format = format_of_sum(shortcut, branch, branch_is_left)

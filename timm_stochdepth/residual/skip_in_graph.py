@@ -3,21 +3,19 @@
 Both directions gather: a scatter would need zeros, and a compiler fuses it with nothing. Samples may run whose factor
 is 0, since sizes of 0 and 1 are special to a compiler.
 """
-from typing import Any, List, Optional, Sequence, Tuple, cast
+from typing import Any, Optional, Tuple, cast
 
 import torch
 from torch import Tensor
 from torch._library.fake_impl import allocate_size
 
-from ..cut.kinds import Dimensions
 from ..draws.bernoulli import Draws, draw_keep_samples, host_dtype
 from ..draws.fixed import STEPS, FixedDraws, select_fixed
 from ..draws.selection import Selection, rows_to_run
 from .gather import gather
-from .inputs import gather_inputs
 from .mask import per_sample
 
-__all__ = ['MIN_RUN', 'add_branch_in_graph', 'draw_in_graph', 'select_inputs_in_graph']
+__all__ = ['MIN_RUN', 'add_branch_in_graph', 'draw_in_graph', 'select_input_in_graph', 'split_input_in_graph']
 
 # where fewer samples are kept, others run, too
 MIN_RUN = 2
@@ -133,7 +131,7 @@ def draw_in_graph(
     """
     num_samples, dtype, device = shortcut.shape[0], host_dtype(shortcut), shortcut.device
     if type(draws) is FixedDraws:
-        selection, = select_fixed([max(keep_steps, 1)], num_samples, device, shortcut.dtype)
+        selection, = select_fixed([max(keep_steps, 1)], shortcut)
         scale = STEPS / max(keep_steps, 1) if scale_by_keep else 1.
         return selection._replace(keep_N=cast(Tensor, selection.keep_N) * scale)
     if type(draws) is Draws:
@@ -165,6 +163,12 @@ class _SplitInput(torch.autograd.Function):
         return grad_shortcut + _where_kept(keep_N, gather(grad_run, row_N)), None, None, None
 
 
+def split_input_in_graph(x: Tensor, selection: Selection) -> Tuple[Tensor, Tensor]:
+    """The input of a block for its shortcut, and its samples that run the branch."""
+    shortcut, x_run = _SplitInput.apply(x, selection.run_K, selection.row_N, selection.keep_N)
+    return shortcut, x_run
+
+
 class _Select(torch.autograd.Function):
     """The samples that run of what is an input of the branch alone."""
 
@@ -180,17 +184,10 @@ class _Select(torch.autograd.Function):
         return _where_kept(keep_N, gather(grad_run, row_N)), None, None, None
 
 
-def select_inputs_in_graph(
-        batch_dimensions: Tuple[Dimensions, ...],
-        shortcut: Tensor,
-        inputs: Sequence[Any],
-        selection: Selection,
-) -> Tuple[Tensor, List[Any]]:
-    """The shortcut, and of the branch's inputs the samples that run it; see `gather_inputs`."""
-    of_graph = selection.run_K, selection.row_N, selection.keep_N
-    return gather_inputs(
-        batch_dimensions, shortcut, inputs, lambda x: _SplitInput.apply(x, *of_graph),
-        lambda x: _Select.apply(x, *of_graph))
+def select_input_in_graph(x: Tensor, selection: Selection) -> Tensor:
+    """The samples that run of what is an input of the branch alone."""
+    x_run: Tensor = _Select.apply(x, selection.run_K, selection.row_N, selection.keep_N)
+    return x_run
 
 
 class _AddBranch(torch.autograd.Function):
