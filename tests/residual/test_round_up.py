@@ -56,7 +56,7 @@ def test_few_numbers_of_samples_run():
     for seed in range(30):
         torch.manual_seed(seed)
         model(images(18, 32).double()).sum().backward()
-        selection = draw_in_graph(Draws(), torch.tensor([0.5]), 0, True, True, torch.empty(18, 3))
+        selection = draw_in_graph(Draws(), torch.tensor([0.5]), 0, 2.0, True, torch.empty(18, 3))
         in_graph.add(len(selection.run_K))
     for numbers in (seen, in_graph):
         assert numbers <= {4, 8, 12, 16, 18} and len(numbers) > 1

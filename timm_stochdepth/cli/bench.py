@@ -130,8 +130,8 @@ def _check_options(args: argparse.Namespace) -> None:
     others = args.ddp or args.inference or args.profile or args.out or args.img_size or args.rows != list(ROWS)
     if args.host and (others or args.model != 'resnet50' or args.channels_last or args.distribution != 'linear'):
         raise UsageError(
-            '--host must be with --rate, --batch-size, --amp, --compile, --device, --max-rounds and --max-seconds alone, as'
-            ' it has a network and rows of its own.')
+            '--host must be with --rate, --batch-size, --amp, --compile, --device, --max-rounds and --max-seconds'
+            ' alone: it has a network and rows of its own.')
     if len(set(args.rate)) < len(args.rate):
         raise UsageError(f'--rate must be different ones, but got {" ".join(map(str, args.rate))}.')
     if args.force and not args.out:

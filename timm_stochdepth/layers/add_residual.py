@@ -1,11 +1,12 @@
 """Add a branch to the shortcut, in each mode of a forward pass."""
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Sequence, Union
 
 import torch
 from torch import Tensor, nn
 
 from ..capture import is_batched, is_transformed
 from ..cut.branch import Branch
+from ..draws.bernoulli import host_dtype
 from ..draws.selection import Selection
 from ..residual.conv_layout import known_layout
 from ..residual.inputs import gather_inputs, refuse_unknown_inputs
@@ -111,14 +112,21 @@ def _add_in_graph(
         inputs: Sequence[Any],
 ) -> Tensor:
     _break_graph_in_checkpoint()
+    scale: Union[Tensor, float] = 1.
+    if drop_path.scale_by_keep:
+        scale = _scale_in_graph(drop_path, shortcut) if drop_path.rate_is_graph_input() else drop_path.kept_scale()
     selection = draw_in_graph(
-        drop_path.draws, 1. - drop_path.keep_prob, drop_path.keep_steps, drop_path.scale_by_keep, drop_path.round_up,
-        shortcut)
+        drop_path.draws, drop_path.keep_prob, drop_path.keep_steps, scale, drop_path.round_up, shortcut)
     shortcut, inputs = gather_inputs(
         branch.batch_dimensions, shortcut, inputs, selection, split_input_in_graph, select_input_in_graph)
     with known_layout(block):
         y = branch.run(block, *inputs)
     return add_branch_in_graph(shortcut, y, selection, branch.branch_is_left)
+
+
+def _scale_in_graph(drop_path: DropRate, x: Tensor) -> Tensor:
+    keep_prob = drop_path.keep_prob.to(x.device, host_dtype(x), non_blocking=True)
+    return torch.where(keep_prob > 0., keep_prob.reciprocal(), 0.)
 
 
 def _break_graph_in_checkpoint() -> None:

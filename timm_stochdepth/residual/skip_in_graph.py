@@ -3,14 +3,14 @@
 Both directions gather: a scatter would need zeros, and a compiler fuses it with nothing. Samples may run whose factor
 is 0, since sizes of 0 and 1 are special to a compiler.
 """
-from typing import Any, Optional, Tuple, cast
+from typing import Any, Optional, Tuple, Union, cast
 
 import torch
 from torch import Tensor
 from torch._library.fake_impl import allocate_size
 
-from ..draws.bernoulli import Draws, draw_keep_samples, host_dtype
-from ..draws.fixed import STEPS, FixedDraws, select_fixed
+from ..draws.bernoulli import Draws, host_dtype
+from ..draws.fixed import FixedDraws, select_fixed
 from ..draws.selection import Selection, rows_to_run
 from .gather import gather
 from .mask import per_sample
@@ -21,101 +21,92 @@ __all__ = ['MIN_RUN', 'add_branch_in_graph', 'draw_in_graph', 'select_input_in_g
 MIN_RUN = 2
 
 
-def _on(device: torch.device, keep_N: Tensor, round_up: bool) -> Tuple[Tensor, Tensor, Tensor]:
+def _on(device: torch.device, is_kept_N: Tensor, round_up: bool) -> Tuple[Tensor, Tensor]:
     """Choose the samples that run a branch, MIN_RUN of them at least, and tell a device in one copy.
 
     Args:
         device: That of the branch.
-        keep_N: Factor of each sample's branch, shape (N,), N >= MIN_RUN, on the CPU.
+        is_kept_N: 0 where a sample is dropped, else 1, shape (N,), N >= MIN_RUN, on the CPU.
         round_up: Whether more samples run, see `rows_to_run`.
 
     Returns:
-        run_K, row_N and keep_N of a `Selection`.
+        Indices of the samples that run, those that are kept first, shape (K,), and how many are kept up to each, shape
+        (N,).
     """
-    runs_N = keep_N != 0.
-    run_K = runs_N.nonzero().view(-1)
-    num_kept, num_samples = run_K.shape[0], keep_N.shape[0]
+    run_K = is_kept_N.nonzero().view(-1)
+    num_kept_N = is_kept_N.cumsum(0, dtype=torch.int64)
+    num_kept, num_samples = run_K.shape[0], is_kept_N.shape[0]
     num_run = max(rows_to_run(num_kept, num_samples) if round_up else num_kept, MIN_RUN)
     if num_run > num_kept:
-        runs_N[(~runs_N).nonzero().view(-1)[:num_run - num_kept]] = True
-        run_K = runs_N.nonzero().view(-1)
-    row_N = runs_N.cumsum(0).sub_(1).clamp_(min=0)
+        run_K = torch.cat([run_K, (is_kept_N == 0.).nonzero().view(-1)[:num_run - num_kept]])
     if device.type == 'cpu':
-        return run_K, row_N, keep_N
-    packed = torch.cat([row_N, keep_N.double().view(torch.int64), run_K])
+        return run_K, num_kept_N
+    packed = torch.cat([num_kept_N, run_K])
     if device.type == 'cuda':  # from pageable memory a copy waits for the device
         packed = packed.pin_memory()
     packed = packed.to(device, non_blocking=True)
-    row_N, factor_N, run_K = packed.split([num_samples, num_samples, num_run])
-    return run_K.clone(), row_N, factor_N.view(torch.float64).to(keep_N.dtype, copy=True)  # no view of another result
+    return packed[num_samples:].clone(), packed[:num_samples]  # no result is a view of the other
 
 
 # how many samples run a branch is a size in the graph, known when they are drawn: on the CPU, as a device would have to
 # be asked for it. Operators of their own, since a compiler has other random numbers than eager mode.
 torch.library.define(
     'timm_stochdepth::draw_selection',
-    '(Tensor drop_prob, SymInt num_samples, bool scale_by_keep, bool round_up, ScalarType dtype, Device device)'
-    ' -> (Tensor, Tensor, Tensor)',
+    '(Tensor keep_prob, SymInt num_samples, bool round_up, ScalarType dtype, Device device) -> (Tensor, Tensor)',
     tags=(torch.Tag.nondeterministic_seeded,),
 )
 torch.library.define(
     'timm_stochdepth::select',
-    '(Tensor keep_N, bool round_up, Device device) -> (Tensor, Tensor, Tensor)',
+    '(Tensor keep_N, bool round_up, Device device) -> (Tensor, Tensor)',
 )
 
 
 @torch.library.impl('timm_stochdepth::draw_selection', 'cpu')
 def _(
-        drop_prob: Tensor,
+        keep_prob: Tensor,
         num_samples: int,
-        scale_by_keep: bool,
         round_up: bool,
         dtype: torch.dtype,
         device: torch.device,
-) -> Tuple[Tensor, Tensor, Tensor]:
-    keep_N = draw_keep_samples(torch.empty(num_samples, dtype=dtype), drop_prob.item(), scale_by_keep)
-    return _on(device, keep_N, round_up)
+) -> Tuple[Tensor, Tensor]:
+    # as `draw_keep_samples`
+    return _on(device, torch.empty(num_samples, dtype=dtype, device='cpu').bernoulli_(keep_prob.item()), round_up)
 
 
 @torch.library.impl('timm_stochdepth::select', 'cpu')
-def _(keep_N: Tensor, round_up: bool, device: torch.device) -> Tuple[Tensor, Tensor, Tensor]:
-    run_K, row_N, of_device = _on(device, keep_N, round_up)
-    return run_K, row_N, keep_N.clone() if of_device is keep_N else of_device
+def _(keep_N: Tensor, round_up: bool, device: torch.device) -> Tuple[Tensor, Tensor]:
+    return _on(device, (keep_N != 0.).to(keep_N.dtype), round_up)
 
 
-def _fake_selection(num_samples: int, dtype: torch.dtype, device: torch.device) -> Tuple[Tensor, Tensor, Tensor]:
+def _fake_selection(num_samples: int, device: torch.device) -> Tuple[Tensor, Tensor]:
     # `new_dynamic_size` in public is for users who have set capture_dynamic_output_shape_ops
     num_run = allocate_size(
         torch.library.get_ctx()._shape_env, MIN_RUN, num_samples if isinstance(num_samples, int) else None)
-    return (
-        torch.empty((num_run,), dtype=torch.int64, device=device),
-        torch.empty((num_samples,), dtype=torch.int64, device=device),
-        torch.empty((num_samples,), dtype=dtype, device=device),
-    )
+    run_K = torch.empty((num_run,), dtype=torch.int64, device=device)
+    return run_K, torch.empty((num_samples,), dtype=torch.int64, device=device)
 
 
 @torch.library.register_fake('timm_stochdepth::draw_selection')
 def _(
-        drop_prob: Tensor,
+        keep_prob: Tensor,
         num_samples: int,
-        scale_by_keep: bool,
         round_up: bool,
         dtype: torch.dtype,
         device: torch.device,
-) -> Tuple[Tensor, Tensor, Tensor]:
-    return _fake_selection(num_samples, dtype, device)
+) -> Tuple[Tensor, Tensor]:
+    return _fake_selection(num_samples, device)
 
 
 @torch.library.register_fake('timm_stochdepth::select')
-def _(keep_N: Tensor, round_up: bool, device: torch.device) -> Tuple[Tensor, Tensor, Tensor]:
-    return _fake_selection(keep_N.shape[0], keep_N.dtype, device)
+def _(keep_N: Tensor, round_up: bool, device: torch.device) -> Tuple[Tensor, Tensor]:
+    return _fake_selection(keep_N.shape[0], device)
 
 
 def draw_in_graph(
         draws: Draws,
-        drop_prob: Tensor,
+        keep_prob: Tensor,
         keep_steps: int,
-        scale_by_keep: bool,
+        scale: Union[Tensor, float],
         round_up: bool,
         shortcut: Tensor,
 ) -> Selection:
@@ -123,24 +114,23 @@ def draw_in_graph(
 
     Args:
         draws: What draws.
-        drop_prob: Probability that a sample is dropped, shape (1,), on the CPU.
-        keep_steps: The probability that it is kept, as a whole number, see `select_fixed`.
-        scale_by_keep: Divide what is kept by its probability.
+        keep_prob: Probability that a sample is kept, shape (1,), on the CPU.
+        keep_steps: The same as a whole number, see `select_fixed`.
+        scale: Factor of what is kept, on the device of the branch.
         round_up: Whether more samples run, see `rows_to_run`.
         shortcut: Shape (N, ...), N >= MIN_RUN.
     """
     num_samples, dtype, device = shortcut.shape[0], host_dtype(shortcut), shortcut.device
     if type(draws) is FixedDraws:
         selection, = select_fixed([max(keep_steps, 1)], shortcut)
-        scale = STEPS / max(keep_steps, 1) if scale_by_keep else 1.
         return selection._replace(keep_N=cast(Tensor, selection.keep_N) * scale)
     if type(draws) is Draws:
-        run_K, row_N, keep_N = torch.ops.timm_stochdepth.draw_selection(
-            drop_prob, num_samples, scale_by_keep, round_up, dtype, device)
+        run_K, num_kept_N = torch.ops.timm_stochdepth.draw_selection(keep_prob, num_samples, round_up, dtype, device)
     else:
-        keep_N = draws.samples(torch.empty((num_samples,), dtype=dtype, device='cpu'), drop_prob, scale_by_keep)
-        run_K, row_N, keep_N = torch.ops.timm_stochdepth.select(keep_N, round_up, device)
-    return Selection(run_K, 0, row_N, keep_N)
+        keep_N = draws.samples(torch.empty((num_samples,), dtype=dtype, device='cpu'), 1. - keep_prob)
+        run_K, num_kept_N = torch.ops.timm_stochdepth.select(keep_N, round_up, device)
+    is_kept_N = num_kept_N.diff(prepend=num_kept_N.new_zeros(1))
+    return Selection(run_K, 0, num_kept_N.sub(1).clamp(min=0), is_kept_N.to(dtype) * scale)
 
 
 def _where_kept(keep_N: Tensor, x: Tensor) -> Tensor:
