@@ -4,8 +4,8 @@ set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 out=benchmarks/gpu
-minutes=8
-models='vit_large_patch16_224 resnet50 convnext_base vit_base_patch16_224 resnet101'
+minutes=4
+models='vit_large_patch16_224 resnet50 convnext_base vit_base_patch16_224 swin_base_patch4_window7_224'
 modes='eager compiled'
 distributions='uniform linear'
 device=cuda
@@ -128,10 +128,11 @@ bench() { # model, mode, distribution
     fi
     [[ $1 == *vit* ]] || options+=(--channels-last)
     if [[ $2 == compiled ]]; then
-        options+=(--compile --rows dinov2 sample skip block)
+        options+=(--compile --rows dinov2 sample skip fixed block)
     else
-        options+=(--rows again timm dinov2 sample skip block)
+        options+=(--rows again timm dinov2 sample skip fixed block)
     fi
+    [[ $1 == *resnet* ]] || options+=(round) # where no norm looks at the batch
     [[ $1 != vit_large* ]] || size=128
     echo "== $1, $2, $3 ${missing[*]}, $left s left"
     timeout "$left" "$python" -m timm_stochdepth bench --model "$1" --rate "${missing[@]}" --distribution "$3" \

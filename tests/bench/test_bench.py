@@ -104,7 +104,8 @@ def test_bench_prints_a_row_for_each_and_writes_json(tmp_path, capsys):
 @pytest.mark.parametrize('device, memory', [('cpu', 'MB kept'), ('cuda', 'MB at peak')])
 def test_the_help_explains_every_column(device, memory, capsys):
     row = Row('plain', 1, 1, 1, 1, 0, 1, 1, 20, Counts(1, 1, 1, 1), dict.fromkeys(COUNTS, 1.0), {})
-    titles = ['ratio', '95% interval', 'limit', 'over it', 'ms', memory, *COUNTS]
+    loop = ['in a loop'] if device == 'cuda' else []
+    titles = ['ratio', '95% interval', 'limit', 'over it', *loop, 'ms', memory, *COUNTS]
     head = format_rows([row], torch.device(device)).splitlines()[0]
     assert head.replace('|', '').split() == ' '.join(['network', *titles]).split()
     assert main(['bench', '--help']) == 0
@@ -166,7 +167,7 @@ def test_ddp_compares_a_conditional_skip_with_block_mode(tmp_path):
         ),
         (
             ['--rows', 'skipped'],
-            "sample, skip, block, but got 'skipped': did you mean skip?",
+            "sample, skip, block, ahead, round, fixed, but got 'skipped': did you mean skip?",
         ),
         (['--ddp', '--rows', 'block'], '--ddp must be without --compile, --inference, --distribution and --rows'),
         (['--rate', '0.1', '0.10'], '--rate must be different ones, but got 0.1 0.1'),

@@ -6,9 +6,9 @@ from typing import Any, Callable, List
 import torch
 from torch import nn
 
-from .draws import Draws, ExpectedDraws, NoDraws
+from .draws import Draws, ExpectedDraws, FixedNumbers, NoDraws
 from .networks import create_networks
-from .settings import HOST_ROWS, ROWS, SKIPPING_ROWS, BenchSettings
+from .settings import ALL_ROWS, ROWS, SKIPPING_ROWS, BenchSettings
 
 __all__ = ['Contestant', 'create_contestants']
 
@@ -49,7 +49,7 @@ def create_contestants(settings: BenchSettings) -> List[Contestant]:
         network.to(memory_format=torch.channels_last if settings.channels_last else torch.contiguous_format)
         network.train(not settings.inference)
         draws = _draws(name, network, settings)
-        contestants.append(Contestant({**ROWS, **HOST_ROWS}[name], network, draws, _wrapper(name, settings)))
+        contestants.append(Contestant(ALL_ROWS[name], network, draws, _wrapper(name, settings)))
     return contestants
 
 
@@ -63,5 +63,6 @@ def _wrapper(name: str, settings: BenchSettings) -> Callable[[nn.Module], Callab
 def _draws(name: str, network: nn.Module, settings: BenchSettings) -> NoDraws:
     if settings.inference or name not in SKIPPING_ROWS:
         return NoDraws()
-    is_reordered = settings.compile and name in ('skip', 'ahead')
-    return (ExpectedDraws if is_reordered else Draws)(network, settings.batch_size, settings.input_size)
+    is_reordered = settings.compile and name in ('skip', 'ahead', 'round')
+    kind = FixedNumbers if name == 'fixed' else ExpectedDraws if is_reordered else Draws
+    return kind(network, settings.batch_size, settings.input_size)

@@ -3,7 +3,7 @@ import itertools
 import random
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from tqdm import tqdm
@@ -11,14 +11,14 @@ from tqdm import tqdm
 from .contestants import Contestant
 from .counters import Counts, OpCounts
 from .settings import BenchSettings
-from .step import Step, count, peak_memory
+from .step import Step, count, loop_ratios, peak_memory
 
 __all__ = ['PRECISION', 'Row', 'Times', 'measure', 'median_interval', 'take_times']
 
 PRECISION = 0.01  # half width of a ratio's confidence interval that is good enough
 MIN_ROUNDS = 20
 WARMUP_ROUNDS = 3
-GPU_WARMUP_SECONDS = 30  # or as long as is measured, where that is less
+GPU_WARMUP_SECONDS = 30  # at the most, or as long as is measured, where that is less
 
 
 @dataclass
@@ -38,6 +38,9 @@ class Row:
         counts: What a step does in eager mode, see `count`.
         count_ratios: The same as a ratio to plain; None where plain does nothing of the kind.
         by_op: The counts by the operation's name.
+        new_sizes: Number of sizes that a branch of these steps was the first to run with.
+        loop_ratio: Time of a step in a loop in which nobody waits for the device, divided by plain's; None on a CPU,
+            where nobody ever does.
     """
     name: str
     ratio: float
@@ -51,6 +54,8 @@ class Row:
     counts: Counts
     count_ratios: Dict[str, Optional[float]]
     by_op: Dict[str, OpCounts]
+    new_sizes: int = 0
+    loop_ratio: Optional[float] = None
 
 
 def median_interval(values: Sequence[float]) -> Tuple[float, float, float]:
@@ -65,8 +70,9 @@ def median_interval(values: Sequence[float]) -> Tuple[float, float, float]:
 @dataclass
 class Times:
     """Seconds of a network's steps, and the share of the operations that was left in them, round by round."""
-    seconds: List[float]
-    limits: List[float]
+    seconds: List[float] = field(default_factory=list)
+    limits: List[float] = field(default_factory=list)
+    new_sizes: int = 0
 
     def excess(self, plain: 'Times') -> List[float]:
         return [s / p - limit for s, p, limit in zip(self.seconds, plain.seconds, self.limits)]
@@ -107,9 +113,10 @@ def measure(
     for contestant in contestants:
         contestant.model.to(device)
     times = take_times(contestants, step, settings, agree, show_progress)
+    loops = loop_ratios(contestants, step) if device.type == 'cuda' else [None] * len(contestants)
     return [
-        _row(contestant.name, of_row, times[0], memory, counts, counted[0][0], by_op)
-        for contestant, of_row, memory, (counts, by_op) in zip(contestants, times, memories, counted)]
+        _row(contestant.name, of_row, times[0], loop, memory, counts, counted[0][0], by_op)
+        for contestant, of_row, loop, memory, (counts, by_op) in zip(contestants, times, loops, memories, counted)]
 
 
 def take_times(
@@ -120,27 +127,31 @@ def take_times(
         show_progress: bool,
 ) -> List[Times]:
     """Run steps in turn, until each ratio is known well enough, or time or rounds are up."""
-    times = [Times([], []) for _ in contestants]
+    times = [Times() for _ in contestants]
     order = list(zip(contestants, times))
     shuffler = random.Random(0)
 
-    def run_round(seed: int) -> List[Tuple[Times, float, float]]:
+    def run_round(seed: int) -> List[Tuple[Times, float, float, int]]:
         shuffler.shuffle(order)  # no network always runs after the same other one
         taken = []
         for contestant, of_row in order:
             limit = contestant.draws.seed(seed)
-            taken.append((of_row, step.seconds(contestant.run), limit))
+            taken.append((of_row, step.seconds(contestant.run), limit, contestant.draws.num_new_sizes))
             contestant.model.zero_grad()
         return taken
 
-    num_warmup = _warm_up(run_round, min(GPU_WARMUP_SECONDS, settings.max_seconds) if step.x_NCHW.is_cuda else 0)
+    def meets_new_size(seed: int) -> bool:
+        return any(num_new_sizes for *_, num_new_sizes in run_round(seed))
+
+    num_warmup = _warm_up(meets_new_size, min(GPU_WARMUP_SECONDS, settings.max_seconds) if step.x_NCHW.is_cuda else 0)
     started = time.monotonic()
     bar = tqdm(range(settings.max_rounds), desc='bench', unit='round', disable=None if show_progress else True)
     with bar as progress:
         for round_idx in progress:
-            for of_row, seconds, limit in run_round(num_warmup + round_idx):
+            for of_row, seconds, limit, num_new_sizes in run_round(num_warmup + round_idx):
                 of_row.seconds.append(seconds)
                 of_row.limits.append(limit)
+                of_row.new_sizes += num_new_sizes
             is_done = time.monotonic() - started > settings.max_seconds
             if round_idx + 1 >= MIN_ROUNDS and (round_idx + 1) % 5 == 0:
                 width = max(of_row.half_width(times[0]) for of_row in times)
@@ -151,16 +162,16 @@ def take_times(
     return times
 
 
-def _warm_up(run_round: Callable[[int], object], seconds: int) -> int:
-    """Run rounds that do not count, for as many seconds at least; how many there were.
+def _warm_up(meets_new_size: Callable[[int], bool], max_seconds: float) -> int:
+    """Run rounds that do not count, until one runs no branch with a size that is new; how many there were.
 
     On a GPU cuDNN prepares each convolution and attention anew for each number of samples that it has not seen, a
     hundred steps long where samples are skipped, which are nothing to a training and would be all of a short run.
     """
     started = time.monotonic()
     for num_done in itertools.count(1):
-        run_round(num_done - 1)
-        if num_done >= WARMUP_ROUNDS and time.monotonic() - started >= seconds:
+        is_new = meets_new_size(num_done - 1)
+        if num_done >= WARMUP_ROUNDS and (not is_new or time.monotonic() - started >= max_seconds):
             break
     return num_done
 
@@ -169,6 +180,7 @@ def _row(
         name: str,
         times: Times,
         plain: Times,
+        loop_ratio: Optional[float],
         memory: float,
         counts: Counts,
         plain_counts: Counts,
@@ -187,6 +199,8 @@ def _row(
         memory=memory,
         milliseconds=1000 * statistics.median(times.seconds),
         rounds=len(times.seconds),
+        new_sizes=times.new_sizes,
+        loop_ratio=loop_ratio,
         counts=counts,
         count_ratios={k: v / of_plain[k] if of_plain[k] else None for k, v in asdict(counts).items()},
         by_op=by_op,

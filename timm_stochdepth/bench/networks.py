@@ -11,6 +11,7 @@ from ..apply import apply_stochastic_depth
 from ..inspection import drop_paths
 from ..layers.guards import looks_at_batch
 from ..layers.install import remove_stochastic_depth
+from ..settings import Settings
 from .ahead import AheadDropPath
 from .conditional import ConditionalDropPath
 from .dinov2 import FixedNumberDraws, FixedNumberDropPath
@@ -32,8 +33,8 @@ def create_networks(settings: BenchSettings) -> Dict[str, nn.Module]:
 def _drop(model: nn.Module, settings: BenchSettings, stochastic_method: str, **kwargs: Any) -> None:
     # the convention of the models that are registered, and where no norm looks at the batch, that of all peers
     kwargs.setdefault('scale_by_keep', not looks_at_batch(model))
-    apply_stochastic_depth(
-        model, stochastic_method, 'DropPath', settings.rate, settings.distribution, **kwargs)
+    of_row = Settings(stochastic_method, settings.rate, settings.distribution, **kwargs)
+    apply_stochastic_depth(model, settings=of_row, target_layer_name='DropPath')
 
 
 def _drop_as_peer(model: nn.Module, settings: BenchSettings, make: Callable[[float], nn.Module]) -> None:
@@ -78,5 +79,7 @@ _CHANGES: Dict[str, Callable[[nn.Module, BenchSettings], None]] = {
     'sample': partial(_drop, stochastic_method='sample'),
     'skip': partial(_drop, stochastic_method='sample', skip_dropped=True),
     'ahead': _skip_as_on_device,
+    'round': partial(_drop, stochastic_method='sample', skip_dropped=True, round_up=True),
+    'fixed': partial(_drop, stochastic_method='sample', skip_dropped=True, draw='fixed'),
     'block': _drop_blocks,
 }

@@ -3,7 +3,7 @@ import json
 import platform
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import timm
 import torch
@@ -33,16 +33,20 @@ def device_name(device: torch.device) -> str:
 def format_rows(rows: Sequence[Row], device: torch.device) -> str:
     """One line a network, times and counts, and whether the intervals are within 1%."""
     width = max(len(row.name) for row in rows) + 1
-    memory_title = 'MB at peak' if device.type == 'cuda' else 'MB kept'
+    is_gpu = device.type == 'cuda'
+    loop_title = ' in a loop' if is_gpu else ''
+    memory_title = 'MB at peak' if is_gpu else 'MB kept'
     lines = [
-        f'{"network":<{width}}{"ratio":>7}{"95% interval":>14}{"limit":>7}{"over it":>8}{"ms":>8}{memory_title:>11}'
+        f'{"network":<{width}}{"ratio":>7}{"95% interval":>14}{"limit":>7}{"over it":>8}'
+        f'{loop_title}{"ms":>8}{memory_title:>11}'
         f' |{"operations":>11}{"bytes":>7}{"kernels":>8}{"kept":>7}']
     for row in rows:
         interval = f'{row.low:.3f}-{row.high:.3f}'
         ratios = row.count_ratios
+        loop = f'{_share(row.loop_ratio):>10}' if is_gpu else ''
         lines.append(
             f'{row.name:<{width}}{row.ratio:>7.3f}{interval:>14}{row.limit:>7.3f}{row.over_limit:>8.3f}'
-            f'{row.milliseconds:>8.1f}{row.memory / 1e6:>11.1f} |{_share(ratios["operations"]):>11}'
+            f'{loop}{row.milliseconds:>8.1f}{row.memory / 1e6:>11.1f} |{_share(ratios["operations"]):>11}'
             f'{_share(ratios["bytes"]):>7}{_share(ratios["kernels"]):>8}{_share(ratios["kept"]):>7}')
     plain = rows[0].counts
     return '\n'.join([
@@ -51,8 +55,14 @@ def format_rows(rows: Sequence[Row], device: torch.device) -> str:
         f' {plain.operations / 1e9:.1f}e9 operations, moves',
         f'{plain.bytes / 1e6:.1f} MB in {plain.kernels:.0f} kernels, and keeps {plain.kept / 1e6:.1f} MB for the'
         ' backward pass.',
+        *_new_sizes(rows),
         _verdict(rows),
     ])
+
+
+def _new_sizes(rows: Sequence[Row]) -> List[str]:
+    found = ', '.join(f'{row.name} {row.new_sizes}' for row in rows if row.new_sizes)
+    return [f'These steps were the first to run a branch with some number of samples: {found} times.'] if found else []
 
 
 def _verdict(rows: Sequence[Row]) -> str:

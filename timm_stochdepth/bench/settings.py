@@ -2,7 +2,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Tuple
 
-__all__ = ['HOST_ROWS', 'ROWS', 'SKIPPING_ROWS', 'BenchSettings']
+__all__ = ['ALL_ROWS', 'HOST_ROWS', 'ROWS', 'SKIPPING_ROWS', 'BenchSettings']
 
 # short name: the row's name in tables and files
 ROWS = {
@@ -21,7 +21,15 @@ HOST_ROWS = {
     **{name: ROWS[name] for name in ('timm', 'sample', 'block', 'dinov2', 'skip')},
     'ahead': 'sample, skip_dropped, drawn as on a GPU',
 }
-SKIPPING_ROWS = ('dinov2', 'conditional', 'skip', 'block', 'ahead')  # need branches that can be left out
+# and where it is asked for
+ALL_ROWS = {
+    **ROWS,
+    **HOST_ROWS,
+    'round': 'sample, skip_dropped, round_up',
+    'fixed': "sample, skip_dropped, draw='fixed'",
+}
+# need branches that can be left out
+SKIPPING_ROWS = ('dinov2', 'conditional', 'skip', 'block', 'ahead', 'round', 'fixed')
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class BenchSettings:
         model: A plain network of timm.
         rate: Drop rate of the networks.
         distribution: `'linear'` or `'uniform'`.
-        rows: Networks to compare, keys of `ROWS` or `HOST_ROWS`; the plain one is always there.
+        rows: Networks to compare, keys of `ALL_ROWS`; the plain one is always there.
         batch_size: Images in a batch, of each rank.
         img_size: Size of an image, in pixels.
         model_args: Arguments of the network that this size needs.

@@ -1,7 +1,8 @@
 """A step that is measured: its time, its memory on a GPU, and what it does, counted."""
+import statistics
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -9,9 +10,10 @@ from torch import Tensor
 from .contestants import Contestant
 from .counters import Counts, OpCounts, StepCounter, kept_storages
 
-__all__ = ['Step', 'count', 'peak_memory']
+__all__ = ['Step', 'count', 'loop_ratios', 'peak_memory']
 
 NUM_COUNTED = 4  # steps, with draws that are typical
+NUM_LOOPS, NUM_IN_LOOP = 5, 10
 
 
 @dataclass
@@ -88,3 +90,22 @@ def count(contestant: Contestant, step: Step) -> Tuple[Counts, Dict[str, OpCount
             by_op.setdefault(name, OpCounts()).add(counts, 1 / len(seeds))
     contestant.model.zero_grad()
     return total, by_op
+
+
+def loop_ratios(contestants: Sequence[Contestant], step: Step) -> List[float]:
+    """Time of a step in a loop in which nobody waits for the device, as a training has it, as a ratio to the first's.
+
+    Steps one by one have the host launch each of them while the device has nothing to do.
+    """
+    seconds: List[List[float]] = [[] for _ in contestants]
+    for loop_idx in range(NUM_LOOPS):
+        for contestant, of_row in zip(contestants, seconds):
+            contestant.draws.seed(loop_idx)
+            torch.cuda.synchronize(step.x_NCHW.device)
+            started = time.perf_counter()
+            for _ in range(NUM_IN_LOOP):
+                step(contestant.run)
+                contestant.model.zero_grad()
+            torch.cuda.synchronize(step.x_NCHW.device)
+            of_row.append(time.perf_counter() - started)
+    return [statistics.median(s / p for s, p in zip(of_row, seconds[0])) for of_row in seconds]

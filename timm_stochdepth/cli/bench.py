@@ -3,7 +3,7 @@ import argparse
 from functools import partial
 from typing import Any, List
 
-from ..bench.settings import HOST_ROWS, ROWS, BenchSettings
+from ..bench.settings import ALL_ROWS, HOST_ROWS, ROWS, BenchSettings
 from ..output.files import check_folder, check_new
 from . import arguments as kind
 from .arguments import UsageError, usage_errors
@@ -13,6 +13,7 @@ COLUMNS = """columns:
   95% interval    of that median; what the machine can tell apart is as wide
   limit           share of the forward pass's operations left by what the steps dropped: no skipping gets below it
   over it         ratio - limit: what skipping has cost
+  in a loop       on a GPU: the ratio where steps follow each other and nobody waits, as in a training
   ms              time of a step in milliseconds, the median
   MB kept         what autograd keeps for the backward pass; on a GPU "MB at peak", the most that a step has in use
  counts of an eager step, as a ratio to plain's, which no noise moves:
@@ -37,8 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--model', type=kind.model_name, default='resnet50', metavar='NAME',
         help='A plain network of timm. Where a norm looks at the batch, this package scales at inference, as the paper'
         ' does; elsewhere in training, as its peers do.')
-    add('--rows', type=partial(kind.choice, list(ROWS)), nargs='+', default=list(ROWS), metavar='NAME',
-        help=f'Networks to compare with the plain one: {", ".join(ROWS)}.')
+    add('--rows', type=partial(kind.choice, list(ALL_ROWS)), nargs='+', default=list(ROWS), metavar='NAME',
+        help=f'Networks to compare with the plain one: {", ".join(ROWS)}, which are the default, or'
+        f' {", ".join(name for name in ALL_ROWS if name not in ROWS)}.')
     add('--batch-size', type=kind.count, default=16, metavar='N', help='Images in a batch, of each rank.')
     add('--img-size', type=kind.count, metavar='N',
         help="Size of an image, in pixels; by default 96, or the network's own where that is fixed.")
