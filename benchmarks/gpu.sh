@@ -27,7 +27,8 @@ done by the end is cut off.
   --out DIR              folder of the figures ($out)
   --minutes N            end after so many minutes ($minutes)
   --models 'NAME ...'    networks, in this order
-                         ($models)
+                         (${models% * *}
+                         ${models#"${models% * *}" })
   --modes 'MODE ...'     eager, compiled: all networks in one, then in the next ($modes)
   --distributions '...'  uniform, linear: the same within a mode ($distributions)
   --batch-size N         images in a batch (256, and 128 for vit_large)

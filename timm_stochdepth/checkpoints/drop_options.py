@@ -76,6 +76,8 @@ class DropOptions:
     def _given(self) -> Dict[str, Any]:
         given = dict(
             skip_dropped=self.settings.skip_dropped,
+            round_up=self.settings.round_up,
+            draw=self.settings.draw if self.settings.draw != 'independent' else None,
             drop_distribution=self.drop_distribution,
             drop_warmup=self.settings.drop_warmup,
             drop_schedule=self.settings.drop_schedule,

@@ -5,9 +5,9 @@ import traceback
 from functools import partial
 
 from ..output.terminal import complain
-from ..settings import METHODS, Settings
+from ..settings import DRAWS, METHODS, Settings
 from . import arguments as kind
-from .arguments import UsageError, option_of
+from .arguments import UsageError, option_of, usage_errors
 
 _EXAMPLE = """\
 example:
@@ -23,9 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EXAMPLE
     add('--stochastic-depth', type=partial(kind.choice, METHODS), metavar='METHOD',
         help="'sample' or 'block': how the drop paths of any model of timm drop, at the rate of the script's"
-             " --drop-path; 'sample' if one of the next four is given alone.")
+             " --drop-path; 'sample' if one of the next ones is given alone.")
     add('--skip-dropped', action='store_true',
         help='Do not compute what they drop, for each sample by itself; its checkpoints are plain ones of timm.')
+    add('--round-up', action='store_true',
+        help='With --skip-dropped: round the number of samples that run a branch up, so that a GPU meets few numbers.')
+    add('--draw', type=partial(kind.choice, DRAWS), default='independent', metavar='NAME',
+        help="'independent', or 'fixed', by which as many samples run a branch in each batch.")
     add('--drop-distribution', type=kind.distribution, metavar='NAME',
         help="How the rate of the script's --drop-path is spread over the blocks, 'linear' or 'uniform', instead of"
              " timm's own way.")
@@ -44,22 +48,19 @@ def run(args: argparse.Namespace) -> None:
             '--skip-dropped must be left out with --stochastic-depth block, which never computes what it drops.')
     if args.drop_warmup is not None and args.drop_schedule is not None:
         raise UsageError('--drop-warmup must be left out with --drop-schedule, which takes its place.')
+    if args.round_up and not args.skip_dropped:
+        raise UsageError('--round-up must be left out without --skip-dropped: all samples run.')
     from ..checkpoints.drop_options import DropOptions, LauncherError
     from ..checkpoints.offline import is_out_of_reach
     from ..integrations.timm_scripts.launcher import run_script
 
     options = None
     asked = (args.stochastic_depth, args.drop_distribution, args.drop_warmup, args.drop_schedule)
-    if args.skip_dropped or any(value is not None for value in asked):
-        settings = Settings(
-            args.stochastic_depth or 'sample',
-            drop_rate=None,
-            drop_warmup=args.drop_warmup or 0.,
-            drop_schedule=args.drop_schedule,
-            scale_by_keep=True,
-            skip_dropped=args.skip_dropped,
-        )
+    if args.skip_dropped or args.draw == 'fixed' or any(value is not None for value in asked):
+        with usage_errors():
+            settings = _settings(args)
         options = DropOptions(settings, args.drop_distribution)
+
     try:
         run_script(str(args.script), args.args, options)
     except LauncherError:
@@ -74,6 +75,19 @@ def run(args: argparse.Namespace) -> None:
                 'the Hub is out of reach, and the cache does not hold what is asked for. Without a network,'
                 " train.py's --pretrained --pretrained-path FILE takes weights that are on this machine.")
         sys.exit(1)
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    return Settings(
+        args.stochastic_depth or 'sample',
+        drop_rate=None,
+        drop_warmup=args.drop_warmup or 0.,
+        drop_schedule=args.drop_schedule,
+        scale_by_keep=True,
+        skip_dropped=args.skip_dropped,
+        round_up=args.round_up,
+        draw=args.draw,
+    )
 
 
 def _tell_of_misplaced(args: argparse.Namespace, status: object) -> None:

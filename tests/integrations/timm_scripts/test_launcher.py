@@ -132,6 +132,22 @@ def test_a_uniform_rate_is_the_scripts(tmp_path):
     assert rates(tmp_path) == [0.4]
 
 
+def test_rounding_teaches_what_timm_would(tmp_path):
+    text = train(['--skip-dropped', '--round-up'], *VIT, '--epochs', 1, '--output', tmp_path)
+    assert '(--skip-dropped --round-up)' in said_of_network(text)[0]
+    assert args_of(tmp_path)['stochastic_depth'] == dict(NOTED, skip_dropped=True, round_up=True)
+    assert_same_weights(tmp_path, reference_weights(0.4, lambda progress: 1.0, 1))
+
+
+def test_a_run_of_fixed_numbers_is_repeated_from_its_args(tmp_path):
+    text = train(['--draw', 'fixed'], *VIT, '--epochs', 1, '--output', tmp_path / 'first')
+    assert '(--draw fixed)' in said_of_network(text)[0]
+    assert args_of(tmp_path / 'first')['stochastic_depth'] == dict(NOTED, draw='fixed')
+    repeated = train([], '--config', tmp_path / 'first' / 'args.yaml', '--output', tmp_path / 'again')
+    assert said_of_network(repeated) == said_of_network(text)
+    assert summary(tmp_path / 'again') == summary(tmp_path / 'first')
+
+
 def test_args_yaml_as_config_repeats_the_run(warm_up, tmp_path):
     folder, text = warm_up
     repeated = train([], '--config', folder / 'args.yaml', '--output', tmp_path)
@@ -299,6 +315,11 @@ REFUSED = {
         (*VIT, '--sched', 'none'),
         "--sched must not be 'none' with drop_warmup",
     ),
+    'rounding where a norm looks at the batch': (
+        ['--skip-dropped', '--round-up'],
+        ('--model', 'resnet10t', '--drop-path', 0.2),
+        'round_up must be False where a norm looks at the batch',
+    ),
     'a rate that is none': (
         ['--drop-distribution', 'uniform'],
         (*VIT[:-1], 1.5),
@@ -321,6 +342,9 @@ def test_what_a_network_cannot_have_is_refused_in_a_line(case, in_process):
     [
         (['--skip-dropped', '--stochastic-depth', 'block'], '--skip-dropped must be left out with'),
         (['--drop-warmup', '0.1', '--drop-schedule', '0:1'], '--drop-warmup must be left out with'),
+        (['--round-up'], '--round-up must be left out without --skip-dropped'),
+        (['--draw', 'fixed', '--drop-warmup', '0.1'], "draw must be 'independent' with a drop_warmup"),
+        (['--draw', 'fixed', '--stochastic-depth', 'block'], "draw must be 'independent' with stochastic_method="),
         (['--drop-warmup', '1.1'], "--drop-warmup must be in [0, 1], but got '1.1'"),
         (['--drop-distribution', 'linaer'], 'did you mean linear?'),
     ],
