@@ -21,6 +21,12 @@ def _keep_prob_of(drop_prob: float) -> Tensor:
     return torch.full((1,), 1. - drop_prob, dtype=torch.float64, device='cpu')
 
 
+def _draws_of(settings: Settings, shared_draws: Optional[SharedDraws], drop_path_idx: int) -> Draws:
+    if shared_draws is not None:
+        return RankDraws(shared_draws, drop_path_idx)
+    return FixedDraws() if settings.draw == 'fixed' else Draws()
+
+
 class DropRate(nn.Module):
     """A module with a drop rate, which follows the training of its network.
 
@@ -34,9 +40,8 @@ class DropRate(nn.Module):
         drop_prob: The probability in force, that the branch of a sample (or of the batch) is dropped.
         full_drop_prob: The same at the end of training.
         scale_by_keep: Whether what is kept is divided by its probability in training, instead of scaled at inference.
-        keep_steps: The same as a whole number, see `keep_steps`.
-        keep_prob: 1 - drop_prob, shape (1,), in double precision on the CPU, which follows it: what a graph reads that
-            is to outlive a change of the rate.
+        keep_prob: 1 - drop_prob, shape (1,), in double precision on the CPU: for graphs that outlive a change of it.
+        keep_steps: The same as a whole number.
         rate_moves: Whether the rate changes while the network trains.
         drop_path_idx: Number of the drop path in the network.
         progress: How far the network's training is.
@@ -44,8 +49,7 @@ class DropRate(nn.Module):
     """
     drop_prob: float
     progress: TrainingProgress
-    # here for networks that were pickled before there were such
-    own_rate: Optional[float] = None
+    own_rate: Optional[float] = None  # as round_up here for networks that were pickled before there was one
     round_up: bool = False
 
     def configure(
@@ -73,15 +77,12 @@ class DropRate(nn.Module):
         self.scale_by_keep = bool(settings.scale_by_keep)
         self.rate_moves = bool(settings.schedule)
         self.never_drops = settings.drop_rate == 0. or depth_scale == 0.
-        self.own_rate = None
-        self.is_paused = False
+        self.own_rate, self.is_paused = None, False
         self.depth_scale = depth_scale
         self.drop_path_idx = drop_path_idx
-        self.shared_draws: Optional[SharedDraws] = None
-        if self.drops_batch and settings.use_same_gpu_seed:
-            self.shared_draws = shared_draws or SharedDraws('')
-        own_draws = FixedDraws() if settings.draw == 'fixed' else Draws()
-        self.draws = own_draws if self.shared_draws is None else RankDraws(self.shared_draws, drop_path_idx)
+        is_shared = self.drops_batch and settings.use_same_gpu_seed
+        self.shared_draws = shared_draws or SharedDraws('') if is_shared else None
+        self.draws = _draws_of(settings, self.shared_draws, drop_path_idx)
         self.keep_prob = _keep_prob_of(0.)
         if hasattr(self, 'progress'):
             self.progress.remove(self)
@@ -174,6 +175,5 @@ class DropRate(nn.Module):
             self.keep_prob = _keep_prob_of(self.drop_prob)
         self.keep_steps = keep_steps(self.drop_prob)
         if 'draws' not in state:  # pickled before there were some
-            shared = state.get('shared_draws')
-            self.draws = Draws() if shared is None else RankDraws(shared, self.drop_path_idx)
+            self.draws = _draws_of(self.settings, state.get('shared_draws'), self.drop_path_idx)
         self.progress.add(self)
