@@ -55,6 +55,8 @@ def apply_stochastic_depth(
         drop_schedule: Optional[Sequence[Tuple[float, float]]] = None,
         scale_by_keep: Optional[bool] = None,
         skip_dropped: bool = False,
+        round_up: bool = False,
+        draw: str = 'independent',
         keep_function: bool = False,
         settings: Optional[Settings] = None,
 ) -> None:
@@ -69,15 +71,14 @@ def apply_stochastic_depth(
     Args:
         model: Any model that holds such blocks; the first dimension of their input is the batch.
         stochastic_method: `'sample'` or `'block'`; see `Settings`, as for all that is in it.
-        target_layer_name: `'DropPath'`, wherever timm has a drop path, torchvision a `StochasticDepth`, or
-            somebody else, under a name with `drop_path`, a class that is called so and does the same; a key of
+        target_layer_name: `'DropPath'`, wherever timm, torchvision or somebody else has one (docs/any_model.md); a key of
             `STOCHASTIC_LAYER_MAPPING`; or a class's own name, as in `'vision_transformer.Block'`.
         drop_rate: Drop rate of the network, in [0, 1]; None keeps the rate of each drop path that is there.
         drop_distribution: `'linear'` or `'uniform'`: how it is spread over the blocks.
         use_same_gpu_seed: Block method: whether the ranks of a distributed run drop the same blocks.
         drop_warmup, drop_schedule: How the rate moves in training; see `set_training_progress`, too.
         scale_by_keep: Divide by the keep probability in training, instead of scaling by it at inference.
-        skip_dropped: Sample method: run a branch for the samples that keep it alone.
+        skip_dropped, round_up, draw: Sample method: run a branch for the samples that keep it alone; how many that is.
         keep_function: Scale the weights in place, so that the model computes at inference what it computed before.
         settings: All but the model, target_layer_name and keep_function in one object, instead of one by one.
 
@@ -94,13 +95,12 @@ def apply_stochastic_depth(
         >>> apply_stochastic_depth(model, 'block', 'ResNetBasicBlock', drop_rate=0.35)
         >>> drop_rates(model)['layer4.1']
         0.35
-        >>> # as timm trains it, without computing what is dropped
         >>> model = timm.create_model('test_vit', drop_path_rate=0.4)
         >>> apply_stochastic_depth(model, 'sample', 'DropPath', drop_rate=None, scale_by_keep=True, skip_dropped=True)
     """
     settings = settings or Settings(
         cast(str, stochastic_method), drop_rate, drop_distribution, use_same_gpu_seed, drop_warmup, drop_schedule,
-        scale_by_keep, skip_dropped)
+        scale_by_keep, skip_dropped, round_up, draw)
     check_flag('keep_function', keep_function)
     apply_settings(model, target_layer_name, settings, keep_function)
 

@@ -19,6 +19,7 @@ GIVEN = dict(
     drop_warmup=0.25,
     scale_by_keep=True,
     skip_dropped=True,
+    round_up=True,
 )
 
 

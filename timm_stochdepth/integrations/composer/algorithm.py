@@ -42,7 +42,8 @@ class StochasticDepth:
         drop_warmup: How long the rate rises from 0: a fraction of training, in [0, 1], or a time of Composer's,
             `'0.1dur'`, `'2ep'`, `'10ba'` or a `Time`. A warm-up of 2 epochs or 10 batches is one of 1.0 in the model's
             settings, whose progress is the warm-up's.
-        drop_rate, drop_distribution, use_same_gpu_seed, drop_schedule, scale_by_keep, skip_dropped: See `Settings`.
+        drop_rate, drop_distribution, use_same_gpu_seed, drop_schedule, scale_by_keep: See `Settings`.
+        skip_dropped, round_up, draw: See `Settings`.
         keep_function: Scale the weights that the model has when the trainer is made, so that it computes at inference
             what it computed; see `apply_stochastic_depth`.
 
@@ -71,6 +72,8 @@ class StochasticDepth:
             drop_schedule: Optional[Sequence[Tuple[float, float]]] = None,
             scale_by_keep: Optional[bool] = None,
             skip_dropped: bool = False,
+            round_up: bool = False,
+            draw: str = 'independent',
             keep_function: bool = False,
     ) -> None:
         _refuse_swapped(stochastic_method, target_layer_name)
@@ -83,7 +86,8 @@ class StochasticDepth:
         self.warmup_duration = None if isinstance(warmup, float) else warmup
         self.settings = Settings(
             stochastic_method, drop_rate, drop_distribution, use_same_gpu_seed,
-            warmup if isinstance(warmup, float) else 1., drop_schedule, scale_by_keep, skip_dropped)
+            warmup if isinstance(warmup, float) else 1., drop_schedule, scale_by_keep, skip_dropped,
+            round_up, draw)
         self.target_layer_name = target_layer_name
         self.keep_function = check_flag('keep_function', keep_function)
         self._model: Optional[ModelInTraining] = None
