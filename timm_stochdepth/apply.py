@@ -71,7 +71,7 @@ def apply_stochastic_depth(
     Args:
         model: Any model that holds such blocks; the first dimension of their input is the batch.
         stochastic_method: `'sample'` or `'block'`; see `Settings`, as for all that is in it.
-        target_layer_name: `'DropPath'`, wherever timm, torchvision or somebody else has one (docs/any_model.md); a key of
+        target_layer_name: `'DropPath'`, wherever timm, torchvision or others have one (docs/any_model.md); a key of
             `STOCHASTIC_LAYER_MAPPING`; or a class's own name, as in `'vision_transformer.Block'`.
         drop_rate: Drop rate of the network, in [0, 1]; None keeps the rate of each drop path that is there.
         drop_distribution: `'linear'` or `'uniform'`: how it is spread over the blocks.
