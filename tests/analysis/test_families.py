@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import timm_stochdepth as ts
 from timm_stochdepth.analysis.survey import format_survey, survey_families
 from timm_stochdepth.draws.bernoulli import Draws
+from timm_stochdepth.layers.networks import RESIDUAL_MODULES, UNFIT_MODULES
 from timm_stochdepth.layers.targets import class_name, find_targets
 
 QUICK = [
@@ -284,3 +285,11 @@ def test_every_class_of_timm_with_a_drop_path_is_tested():
     assert {name for name, family in survey.families.items() if not family.can_skip} == MASKED
     assert len(survey.families) - len(MASKED) >= 108 and len(survey.whole) >= 1150
     assert format_survey(survey) in (Path(__file__).parents[2] / 'docs' / 'families.md').read_text()
+    without = survey.modules
+    assert {name for name, module in without.items() if module.blocks} == set(RESIDUAL_MODULES)
+    assert set(without) - set(RESIDUAL_MODULES) - {'efficientnet', 'mobilenetv3'} == set(UNFIT_MODULES)
+    assert sum(len(module.models) for module in without.values() if module.blocks) >= 83
+    of_timm = [c for c in ts.STOCHASTIC_LAYER_MAPPING['ResidualBlock'] if c.__module__.startswith('timm.')]
+    assert {name for module in without.values() for name in module.blocks} == {
+        f'{c.__module__.rpartition(".")[2]}.{c.__name__}' for c in of_timm
+    }
