@@ -311,3 +311,11 @@ def test_every_block_of_the_table_is_tested():
     tested = {type(make()) for make, *_ in BLOCKS.values()} | {Block8, Block17, Block35}
     of_timm = {c for c in ts.STOCHASTIC_LAYER_MAPPING['ResidualBlock'] if c.__module__.startswith('timm.')}
     assert tested == of_timm
+
+
+def test_a_block_within_another_one_is_counted_before_it():
+    """timm's downsampling block of RepViT runs another block first, and then its own branch."""
+    stage = repvit.RepVitDownsample(8, 2, 12, 3, act_layer=nn.GELU)
+    model = nn.Sequential(stage, repvit.RepViTBlock(12, 2, 3, use_se=False, act_layer=nn.GELU))
+    ts.apply_stochastic_depth(model, 'sample', 'ResidualBlock', 0.4)
+    assert ts.drop_rates(model) == {'0.pre_block': 0.0, '0': 0.2, '1': 0.4}
