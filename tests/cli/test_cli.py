@@ -30,14 +30,13 @@ def test_list_filters(capsys):
     out = capsys.readouterr().out
     assert 'resnet101_sd_block' in out and 'resnet50' not in out
     assert main(['list', 'no_such*']) == 2
-    assert capsys.readouterr().err.endswith("resnet101_sd_sample, but got 'no_such*'.\n")
+    assert capsys.readouterr().err.endswith("but got 'no_such*'.\n")
 
 
 def test_list_says_how_the_other_networks_of_timm_get_stochastic_depth(capsys):
-    assert main(['list', 'vit*']) == 2
+    assert main(['list', 'vgg*']) == 2
     (err,) = capsys.readouterr().err.splitlines()
-    assert 'filter must match one of resnet50_sd_block, ' in err
-    assert f"but got 'vit*', of which timm has {len(timm.list_models('vit*'))}. Any network of timm with" in err
+    assert f"but got 'vgg*', of which timm has {len(timm.list_models('vgg*'))}. Any network of timm with" in err
     assert 'by apply_stochastic_depth in Python' in err
     (line,) = re.findall('`timm-stochdepth (run .*?)`', err)
     args = create_parsers()[1]['run'].parse_args([word.replace('train.py', __file__) for word in line.split()[1:]])

@@ -12,11 +12,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    import timm
-
     from ..analysis.survey import format_survey, survey_families
+    from ..zoo.names import timm_modules
 
-    names = timm.list_models(args.filter)
+    names = list(timm_modules(args.filter))
     if not names:
         raise UsageError(f'filter must match a name of timm, but got {args.filter!r}.')
     print(format_survey(survey_families(names)))

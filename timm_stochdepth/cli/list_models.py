@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import timm
 
-    from ..checkpoints.file import create_on_meta, is_stochastic_architecture
-    from ..inspection import drop_paths
+    from ..zoo.names import is_stochastic_architecture, split_stochastic_name
+    from ..zoo.rates import default_rate
 
     found = timm.list_models(args.filter)
     names = [name for name in found if is_stochastic_architecture(name)]
@@ -26,11 +26,10 @@ def run(args: argparse.Namespace) -> None:
             ' apply_stochastic_depth in Python, and under train.py by `timm-stochdepth run --skip-dropped train.py'
             ' --model NAME --drop-path RATE`') if found else ''
         raise UsageError(
-            f'filter must match one of {", ".join(timm.list_models(module="resnet_sd"))}, but got'
-            f' {args.filter!r}{others}.')
+            f"filter must match a name with a method, as 'resnet50*' does, but got {args.filter!r}{others}.")
     for name in names:
-        settings = next(drop_path.settings for _, drop_path in drop_paths(create_on_meta(name)))
+        plain_name, method = split_stochastic_name(name)
         tags = [str(cfg.tag) for cfg in timm.models.get_arch_pretrained_cfgs(name).values()]
-        print(f'{name}: method {settings.stochastic_method}, rate {settings.drop_rate} {settings.drop_distribution}')
+        print(f'{name}: method {method}, rate {default_rate(plain_name, method).rate} linear')
         tags_line = f'{len(tags)} pretrained tags, first the default: {", ".join(tags)}'
         print(textwrap.fill(tags_line, width=100, initial_indent='    ', subsequent_indent='    '))
