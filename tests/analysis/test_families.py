@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import timm_stochdepth as ts
 from timm_stochdepth.analysis.survey import format_survey, survey_families
 from timm_stochdepth.draws.bernoulli import Draws
-from timm_stochdepth.layers.networks import RESIDUAL_MODULES, UNFIT_MODULES
 from timm_stochdepth.layers.targets import class_name, find_targets
+from timm_stochdepth.zoo.without_drop_paths import RESIDUAL_MODULES, UNFIT_MODULES
 
 QUICK = [
     '_efficientnet_blocks.InvertedResidual',

@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import timm_stochdepth as ts
 from timm_stochdepth.analysis.survey import format_survey, survey_families
-from timm_stochdepth.layers.networks import RESIDUAL_MODULES
+from timm_stochdepth.zoo.without_drop_paths import RESIDUAL_MODULES
 
 # a small network of each module, and the size of its images
 NETWORKS = {

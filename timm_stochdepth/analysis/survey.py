@@ -8,9 +8,9 @@ from timm.models import model_entrypoint
 from torch import nn
 
 from ..layers.guards import looks_at_batch
-from ..layers.networks import RESIDUAL_MODULES, UNFIT_MODULES
 from ..layers.targets import Target, class_name, find_targets
 from ..output.terminal import progress_bar
+from ..zoo.without_drop_paths import RESIDUAL_MODULES, UNFIT_MODULES
 
 __all__ = ['Family', 'Survey', 'format_survey', 'survey_families']
 

@@ -16,10 +16,11 @@ from ..layers.install import install_all
 from ..layers.progress import TrainingProgress
 from ..layers.targets import Target, find_targets
 from ..messages import shown
-from ..settings import Settings, check_flag, check_fraction
+from ..settings import Settings, check_flag, check_fraction, depth_shares
 from ..zoo.exceptions import methods_of, refuse_settings
 from ..zoo.names import stochastic_name
 from ..zoo.rates import default_rate, scales_by_keep
+from ..zoo.without_drop_paths import default_distribution, target_layer_of
 from .pretrained import given_weights, said_of_this_load, scale_pretrained
 
 __all__ = ['create_stochastic']
@@ -58,6 +59,7 @@ def create_stochastic(
     """
     name = stochastic_name(plain_name, method)
     settings, skips_by_default = _take_settings(plain_name, method, kwargs)
+    target_layer = target_layer_of(model_entrypoint(plain_name).__module__)
     if fold_pretrained is not None:
         check_flag('fold_pretrained', fold_pretrained)
         fold_pretrained = said_of_this_load(fold_pretrained, kwargs.get('pretrained_model_args'))
@@ -69,7 +71,7 @@ def create_stochastic(
     weights = given_weights(given) if pretrained else None
 
     def make_stochastic(model: nn.Module) -> None:
-        _make_stochastic(model, settings, skips_by_default)
+        _make_stochastic(model, target_layer, settings, skips_by_default)
         if pretrained:
             scale_pretrained(
                 model, fold_pretrained, kwargs.get('cache_dir'), weights, is_part='features_only' in kwargs)
@@ -79,7 +81,7 @@ def create_stochastic(
             pretrained=pretrained,
             pretrained_cfg=pretrained_cfg,
             pretrained_cfg_overlay=overlay if weights is None else {**overlay, 'state_dict': weights.state_dict},
-            drop_path_rate=_TIMM_RATE,
+            **({'drop_path_rate': _TIMM_RATE} if target_layer == 'DropPath' else {}),
             **_with_graph_of(make_stochastic, kwargs),
         )
     if not any(drop_paths(model)):
@@ -111,21 +113,22 @@ def _take_settings(plain_name: str, method: str, kwargs: Dict[str, Any]) -> Tupl
             f' The names are {names}.')
     rate = kwargs.pop('drop_path_rate', default_rate(plain_name, method).rate)
     given = {setting: kwargs.pop(setting) for setting in _SETTINGS & kwargs.keys()}
-    settings = Settings(
-        method, check_fraction('drop_path_rate', rate), **{'scale_by_keep': scales_by_keep(module), **given})
+    defaults = dict(scale_by_keep=scales_by_keep(module), drop_distribution=default_distribution(module))
+    settings = Settings(method, check_fraction('drop_path_rate', rate), **{**defaults, **given})
     refuse_settings(plain_name, module, settings)
     return settings, method == 'sample' and 'skip_dropped' not in given
 
 
-def _make_stochastic(model: nn.Module, settings: Settings, skips_by_default: bool) -> None:
+def _make_stochastic(model: nn.Module, target_layer: str, settings: Settings, skips_by_default: bool) -> None:
     """Give a network of timm, which was made at a rate of its own, stochastic depth by timm's rule for the family.
 
     Args:
         model: The network, or the features of one.
+        target_layer: What its blocks are asked for by.
         settings: Those asked for.
         skips_by_default: Whether to skip samples where that is the same function as to mask them.
     """
-    targets = find_targets(model, 'DropPath')
+    targets = find_targets(model, target_layer)
     if skips_by_default:
         settings = replace(settings, skip_dropped=_skips_exactly(targets))
     refuse_targets(targets, settings)
@@ -143,7 +146,11 @@ def _shares(targets: List[Target], drop_distribution: str) -> List[List[float]]:
     """The share of the rate that each drop path gets: by timm's rule, linear in most families, or all of it."""
     if drop_distribution == 'uniform':
         return [[1.] * len(target.drop_path_names) for target in targets]
-    return [[_without_rounding(rate / _TIMM_RATE) for rate in target.rates()] for target in targets]
+    rates = [target.rates() for target in targets]
+    if not any(map(any, rates)):  # timm gives them none
+        shares = depth_shares(len(targets), drop_distribution)
+        return [[share] * len(target.drop_path_names) for target, share in zip(targets, shares)]
+    return [[_without_rounding(rate / _TIMM_RATE) for rate in of_block] for of_block in rates]
 
 
 def _without_rounding(share: float) -> float:

@@ -8,10 +8,11 @@ from typing import Dict, Tuple
 from ..messages import shown
 from ..settings import METHODS, Settings
 from .names import split_stochastic_name, stochastic_name, timm_modules
+from .without_drop_paths import UNFIT_MODULES
 
 __all__ = [
     'ONLY_MASKED',
-    'WITHOUT_DROP_PATHS',
+    'WITHOUT_BRANCHES',
     'WITHOUT_SCALES',
     'can_scale_at_inference',
     'methods_of',
@@ -20,11 +21,8 @@ __all__ = [
 ]
 
 # patterns of names by module
-WITHOUT_DROP_PATHS: Dict[str, str] = {
-    **dict.fromkeys((
-        'convmixer', 'densenet', 'dla', 'dpn', 'efficientvit_mit', 'efficientvit_msra', 'ghostnet', 'hrnet',
-        'inception_resnet_v2', 'inception_v3', 'inception_v4', 'lcnetv2', 'nasnet', 'pnasnet', 'repghost', 'repvit',
-        'selecsls', 'senet', 'shvit', 'vgg', 'xception'), '*'),
+WITHOUT_BRANCHES: Dict[str, str] = {
+    **dict.fromkeys(UNFIT_MODULES, '*'),
     'efficientnet': 'mobilenetv1_* test_efficientnet*',
     'mobilenetv3': 'lcnet_*',
 }
@@ -46,7 +44,9 @@ ONLY_MASKED: Dict[str, Tuple[str, str]] = {
 
 # patterns by module of those of which a branch ends in nothing that can be scaled, beside all that are only masked
 WITHOUT_SCALES: Dict[str, str] = {
-    **dict.fromkeys(('convit', 'cpubone', 'csatv2', 'cspnext', 'tiny_vit', 'twins', 'xcit'), '*'),
+    **dict.fromkeys((
+        'convit', 'cpubone', 'csatv2', 'cspnext', 'efficientvit_mit', 'efficientvit_msra', 'ghostnet', 'lcnetv2',
+        'tiny_vit', 'twins', 'xception', 'xcit'), '*'),
     'cspnet': 'cs3*_l cs3*_x cs3darknet_* cspdarknet53 darknet* sedarknet*',
     'efficientnet': 'efficientnetv2_[!r]* *efficientnetv2_rw_t tf_efficientnetv2_[!b]* tf_efficientnetv2_b[!0]',
     'hgnet': 'hgnet_* hgnetv2_b[456]',
@@ -56,6 +56,7 @@ WITHOUT_SCALES: Dict[str, str] = {
     'metaformer': 'poolformerv2_*',
     'nfnet': 'eca_nfnet_* nf_* nfnet_* test_nfnet',
     'resnetv2': '*_bit',
+    'senet': 'legacy_seresnet18 legacy_seresnet34',
 }
 
 
@@ -69,8 +70,8 @@ def _why_only_masked(plain_name: str, module: str) -> str:
 
 
 def methods_of(plain_name: str, module: str) -> Tuple[str, ...]:
-    """The methods that a network of a module of timm can have: none without drop paths, or both, or sample alone."""
-    if _fits(plain_name, WITHOUT_DROP_PATHS.get(module.rpartition('.')[2], '')):
+    """The methods that a network of a module of timm can have: none without branches, or both, or sample alone."""
+    if _fits(plain_name, WITHOUT_BRANCHES.get(module.rpartition('.')[2], '')):
         return ()
     return ('sample',) if _why_only_masked(plain_name, module) else ('sample', 'block')
 
@@ -111,4 +112,5 @@ def why_not_registered(name: str) -> str:
     if reason:
         masks = stochastic_name(plain_name, 'sample')
         return f'branches of {plain_name} cannot all be left out, as {reason}; {masks} masks them'
-    return f'{plain_name} has no drop paths'
+    why = UNFIT_MODULES.get(module.rpartition('.')[2], 'its blocks have no shortcuts')
+    return f'{plain_name} has no branches that could be dropped: {why}'

@@ -1,9 +1,9 @@
-"""timm's networks without drop paths, by the module that registers them: what in them can be dropped."""
+"""Networks to which timm gives no drop paths, by the module of timm that they are from."""
 from typing import Dict
 
-__all__ = ['RESIDUAL_MODULES', 'UNFIT_MODULES']
+__all__ = ['RESIDUAL_MODULES', 'UNFIT_MODULES', 'default_distribution', 'target_layer_of']
 
-# whose branches are found at the target layer 'ResidualBlock', and how a rate is spread over them by default
+# whose residual blocks are in `cut.tables` all the same, and how a rate is spread over them by default
 RESIDUAL_MODULES: Dict[str, str] = {
     'convmixer': 'linear',
     'dla': 'linear',
@@ -12,7 +12,7 @@ RESIDUAL_MODULES: Dict[str, str] = {
     'ghostnet': 'linear',
     'hrnet': 'linear',
     'inception_resnet_v2': 'linear',
-    'lcnetv2': 'uniform',  # one block of it has a shortcut, and the first block's linear rate is 0
+    'lcnetv2': 'uniform',  # one block of it has a shortcut, and the linear rate of the first block is 0
     'repghost': 'linear',
     'repvit': 'linear',
     'senet': 'linear',
@@ -31,3 +31,13 @@ UNFIT_MODULES: Dict[str, str] = {
     'selecsls': 'its layers are concatenated, and added to nothing',
     'vgg': 'it has no shortcuts',
 }
+
+
+def target_layer_of(module: str) -> str:
+    """The target layer at which networks of a module of timm are given stochastic depth."""
+    return 'ResidualBlock' if module.rpartition('.')[2] in RESIDUAL_MODULES else 'DropPath'
+
+
+def default_distribution(module: str) -> str:
+    """How a rate is spread over the blocks of networks of a module of timm, if nothing is asked for."""
+    return RESIDUAL_MODULES.get(module.rpartition('.')[2], 'linear')
