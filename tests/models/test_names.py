@@ -1,6 +1,7 @@
 """The names of the models: which there are, and what timm's registry says of them."""
 
 import dataclasses
+from importlib.machinery import ModuleSpec
 
 import pytest
 import timm
@@ -9,6 +10,7 @@ from timm.models import get_arch_pretrained_cfgs, model_entrypoint
 
 import timm_stochdepth as ts
 from timm_stochdepth.zoo.names import timm_modules
+from timm_stochdepth.zoo.sources import modules_in_sources
 
 OURS = timm.list_models('*_sd_*')
 TIMMS = timm.list_models(exclude_filters='*_sd_*')
@@ -24,6 +26,24 @@ def test_names_are_timms_with_a_method():
     assert 'rexnet_100' in SAMPLE - BLOCK and 'vgg16' not in SAMPLE
     assert set(timm.list_models(module='stochastic_depth')) == set(OURS)
     assert len(timm.list_models()) == len(TIMMS) + len(OURS)
+
+
+def test_timms_names_can_be_read_from_its_sources():
+    assert modules_in_sources() == timm_modules()
+
+
+def test_sources_that_register_names_in_another_way_are_refused(tmp_path, monkeypatch):
+    (tmp_path / 'models').mkdir()
+    (tmp_path / 'models' / 'net.py').write_text(
+        '# register_model(net)\n@register_model\ndef net(**kwargs):\n    pass\n'
+    )
+    spec = ModuleSpec('timm', None, is_package=True)
+    spec.submodule_search_locations.append(str(tmp_path))
+    monkeypatch.setattr('timm_stochdepth.zoo.sources.find_spec', lambda name: spec)
+    assert modules_in_sources() == {'net': 'timm.models.net'}
+    (tmp_path / 'models' / 'other.py').write_text('for net in (a, b):\n    register_model(net)\n')
+    with pytest.raises(ValueError, match='other.py registers models in a way that is not known here'):
+        modules_in_sources()
 
 
 def located(cfg):

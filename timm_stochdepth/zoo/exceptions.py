@@ -18,6 +18,7 @@ __all__ = [
     'methods_of',
     'refuse_settings',
     'why_not_registered',
+    'why_without_method',
 ]
 
 # patterns of names by module
@@ -108,6 +109,11 @@ def why_not_registered(name: str) -> str:
     module = timm_modules().get(plain_name)
     if module is None or method not in METHODS or method in methods_of(plain_name, module):
         return ''
+    return why_without_method(plain_name, module, method)
+
+
+def why_without_method(plain_name: str, module: str, method: str) -> str:
+    """Why a network of a module of timm does not have a method."""
     reason = _why_only_masked(plain_name, module)
     if reason:
         masks = stochastic_name(plain_name, 'sample')

@@ -1,8 +1,5 @@
-"""Names of the registered models: those of timm, with the method."""
+"""Names of the registered models: those of timm, with the method. They are put together without importing timm."""
 from typing import Dict, Tuple
-
-import timm
-from timm.models import get_arch_name, is_model_in_modules, model_entrypoint, split_model_name_tag
 
 __all__ = [
     'REGISTRY_MODULE',
@@ -21,6 +18,9 @@ _INFIX = '_sd_'
 
 def timm_modules(filter: str = '') -> Dict[str, str]:
     """The module, as in `'timm.models.resnet'`, that each of timm's own names is from, or of those that match."""
+    import timm
+    from timm.models import model_entrypoint
+
     modules = {name: model_entrypoint(name).__module__ for name in timm.list_models(filter)}
     return {name: module for name, module in modules.items() if module.startswith('timm.models.')}
 
@@ -38,11 +38,15 @@ def split_stochastic_name(name: str) -> Tuple[str, str]:
 
 def is_stochastic_architecture(name: str) -> bool:
     """Whether a name of timm's registry, with or without a tag, is one of this package."""
+    from timm.models import get_arch_name, is_model_in_modules
+
     return is_model_in_modules(get_arch_name(name), REGISTRY_MODULE)
 
 
 def plain_architecture(name: str) -> str:
     """The network of timm that a registered one is without stochastic depth, with its tag; other names as they are."""
+    from timm.models import split_model_name_tag
+
     if not is_stochastic_architecture(name):
         return name
     architecture, tag = split_model_name_tag(name)
