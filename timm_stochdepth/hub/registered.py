@@ -44,6 +44,6 @@ def _at_requested_rate(name: str, model: nn.Module, model_args: Dict[str, Any]) 
     """Arguments with the drop rate that was asked for, which no block of some families reaches."""
     rate = model_args['drop_path_rate']
     found, built = (max(full_drop_rates(m).values()) for m in (model, create_model(name, model_args, on_meta=True)))
-    if not built or isclose(found, built, rel_tol=1e-6):
-        return model_args
-    return {**model_args, 'drop_path_rate': min(1., round(rate * found / built, 6))}
+    rate = min(1., rate * found / built) if built else rate
+    rounded = round(rate, 6)  # timm computes rates in single precision
+    return {**model_args, 'drop_path_rate': rounded if isclose(rate, rounded, rel_tol=1e-6) else rate}
