@@ -68,10 +68,10 @@ def _why(pattern: str, modules: Dict[str, str]) -> str:
     from ..zoo.exceptions import why_without_method
     from ..zoo.names import split_stochastic_name
 
-    for name, method in ((pattern, ''), split_stochastic_name(pattern)):
+    for name in (pattern, split_stochastic_name(pattern)[0]):
         plain_name = next((n for n in modules if fnmatchcase(n, name)), None)
         if plain_name is not None:
-            return f': {why_without_method(plain_name, modules[plain_name], method)}.'
+            return f': {why_without_method(plain_name, modules[plain_name])}.'
     return closest(pattern, modules)
 
 

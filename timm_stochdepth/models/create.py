@@ -5,6 +5,7 @@ from fractions import Fraction
 from math import isclose
 from typing import Any, Callable, ContextManager, Dict, List, Mapping, Optional, Tuple, Union
 
+from timm.layers import DropPath
 from timm.models import FeatureGraphNet, PretrainedCfg, get_pretrained_cfg, model_entrypoint
 from torch import nn
 
@@ -135,6 +136,9 @@ def _make_stochastic(model: nn.Module, target_layer: str, settings: Settings, sk
     shares = _shares(targets, settings.drop_distribution)
     warn_of_no_effect(settings, shares)
     install_all(targets, settings, shares, TrainingProgress())
+    for module in model.modules():
+        if isinstance(module, DropPath):  # that no forward calls: as timm would show it
+            module.drop_prob *= (settings.drop_rate or 0.) / _TIMM_RATE
 
 
 def _skips_exactly(targets: List[Target]) -> bool:

@@ -18,6 +18,7 @@ __all__ = [
     'methods_of',
     'refuse_settings',
     'why_not_registered',
+    'why_only_masked',
     'why_without_method',
 ]
 
@@ -65,7 +66,8 @@ def _fits(plain_name: str, patterns: str) -> bool:
     return any(fnmatchcase(plain_name, pattern) for pattern in patterns.split())
 
 
-def _why_only_masked(plain_name: str, module: str) -> str:
+def why_only_masked(plain_name: str, module: str) -> str:
+    """Why some branches of a network cannot be left out; empty if all can."""
     patterns, reason = ONLY_MASKED.get(module.rpartition('.')[2], ('', ''))
     return reason if _fits(plain_name, patterns) else ''
 
@@ -74,13 +76,13 @@ def methods_of(plain_name: str, module: str) -> Tuple[str, ...]:
     """The methods that a network of a module of timm can have: none without branches, or both, or sample alone."""
     if _fits(plain_name, WITHOUT_BRANCHES.get(module.rpartition('.')[2], '')):
         return ()
-    return ('sample',) if _why_only_masked(plain_name, module) else ('sample', 'block')
+    return ('sample',) if why_only_masked(plain_name, module) else ('sample', 'block')
 
 
 def can_scale_at_inference(plain_name: str, module: str) -> bool:
     """Whether all branches of a network end in weights that a rate can go into, so that it can be folded."""
     without_scales = _fits(plain_name, WITHOUT_SCALES.get(module.rpartition('.')[2], ''))
-    return not without_scales and not _why_only_masked(plain_name, module)
+    return not without_scales and not why_only_masked(plain_name, module)
 
 
 def refuse_settings(plain_name: str, module: str, settings: Settings) -> None:
@@ -94,7 +96,7 @@ def refuse_settings(plain_name: str, module: str, settings: Settings) -> None:
     Raises:
         ValueError: Branches are to be left out that can only be masked, or weights to be scaled that are not there.
     """
-    name, reason = stochastic_name(plain_name, settings.stochastic_method), _why_only_masked(plain_name, module)
+    name, reason = stochastic_name(plain_name, settings.stochastic_method), why_only_masked(plain_name, module)
     if reason and settings.skip_dropped:
         raise ValueError(f'skip_dropped must be False for {name}, whose branches cannot all be left out: {reason}.')
     if not settings.scale_by_keep and not can_scale_at_inference(plain_name, module):
@@ -109,12 +111,12 @@ def why_not_registered(name: str) -> str:
     module = timm_modules().get(plain_name)
     if module is None or method not in METHODS or method in methods_of(plain_name, module):
         return ''
-    return why_without_method(plain_name, module, method)
+    return why_without_method(plain_name, module)
 
 
-def why_without_method(plain_name: str, module: str, method: str) -> str:
-    """Why a network of a module of timm does not have a method."""
-    reason = _why_only_masked(plain_name, module)
+def why_without_method(plain_name: str, module: str) -> str:
+    """Why a network of a module of timm lacks one of the methods, or both."""
+    reason = why_only_masked(plain_name, module)
     if reason:
         masks = stochastic_name(plain_name, 'sample')
         return f'branches of {plain_name} cannot all be left out, as {reason}; {masks} masks them'
