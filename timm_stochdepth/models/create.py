@@ -10,6 +10,7 @@ from timm.models import FeatureGraphNet, PretrainedCfg, get_pretrained_cfg, mode
 from torch import nn
 
 from ..apply import refuse_targets, warn_of_no_effect
+from ..checkpoints.file import create_on_meta
 from ..checkpoints.offline import offline_hint
 from ..inspection import drop_paths
 from ..layers.guards import looks_at_batch
@@ -28,6 +29,9 @@ __all__ = ['create_stochastic']
 
 # of timm's network, which is asked for its share of each drop path: half, so that they lose nothing by rounding
 _TIMM_RATE = 0.5
+
+# what timm makes features of a network by
+_OF_FEATURES = ('features_only', 'out_indices', 'feature_cls', 'feature_cfg', 'feature_location')
 
 _SETTINGS = {field.name for field in fields(Settings)} - {'drop_rate', 'stochastic_method'}
 
@@ -61,6 +65,7 @@ def create_stochastic(
     name = stochastic_name(plain_name, method)
     settings, skips_by_default = _take_settings(plain_name, method, kwargs)
     target_layer = target_layer_of(model_entrypoint(plain_name).__module__)
+    num_blocks = _num_blocks(plain_name, kwargs) if target_layer != 'DropPath' and 'features_only' in kwargs else None
     if fold_pretrained is not None:
         check_flag('fold_pretrained', fold_pretrained)
         fold_pretrained = said_of_this_load(fold_pretrained, kwargs.get('pretrained_model_args'))
@@ -72,7 +77,7 @@ def create_stochastic(
     weights = given_weights(given) if pretrained else None
 
     def make_stochastic(model: nn.Module) -> None:
-        _make_stochastic(model, target_layer, settings, skips_by_default)
+        _make_stochastic(model, target_layer, num_blocks, settings, skips_by_default)
         if pretrained:
             scale_pretrained(
                 model, fold_pretrained, kwargs.get('cache_dir'), weights, is_part='features_only' in kwargs)
@@ -120,12 +125,25 @@ def _take_settings(plain_name: str, method: str, kwargs: Dict[str, Any]) -> Tupl
     return settings, method == 'sample' and 'skip_dropped' not in given
 
 
-def _make_stochastic(model: nn.Module, target_layer: str, settings: Settings, skips_by_default: bool) -> None:
+def _num_blocks(plain_name: str, kwargs: Mapping[str, Any]) -> int:
+    """Number of residual blocks of a network whose features are asked for, which may go without the last of them."""
+    of_whole = {name: value for name, value in kwargs.items() if name not in _OF_FEATURES}
+    return len(find_targets(create_on_meta(plain_name, **of_whole), 'ResidualBlock'))
+
+
+def _make_stochastic(
+        model: nn.Module,
+        target_layer: str,
+        num_blocks: Optional[int],
+        settings: Settings,
+        skips_by_default: bool,
+) -> None:
     """Give a network of timm, which was made at a rate of its own, stochastic depth by timm's rule for the family.
 
     Args:
         model: The network, or the features of one.
         target_layer: What its blocks are asked for by.
+        num_blocks: How many the whole network has, if that is not what model has, and timm has no rates for them.
         settings: Those asked for.
         skips_by_default: Whether to skip samples where that is the same function as to mask them.
     """
@@ -133,7 +151,7 @@ def _make_stochastic(model: nn.Module, target_layer: str, settings: Settings, sk
     if skips_by_default:
         settings = replace(settings, skip_dropped=_skips_exactly(targets))
     refuse_targets(targets, settings)
-    shares = _shares(targets, settings.drop_distribution)
+    shares = _shares(targets, num_blocks, settings.drop_distribution)
     warn_of_no_effect(settings, shares)
     install_all(targets, settings, shares, TrainingProgress())
     for module in model.modules():
@@ -146,13 +164,13 @@ def _skips_exactly(targets: List[Target]) -> bool:
     return all(target.stochastic_class is not None and not looks_at_batch(target.block) for target in targets)
 
 
-def _shares(targets: List[Target], drop_distribution: str) -> List[List[float]]:
+def _shares(targets: List[Target], num_blocks: Optional[int], drop_distribution: str) -> List[List[float]]:
     """The share of the rate that each drop path gets: by timm's rule, linear in most families, or all of it."""
     if drop_distribution == 'uniform':
         return [[1.] * len(target.drop_path_names) for target in targets]
     rates = [target.rates() for target in targets]
     if not any(map(any, rates)):  # timm gives them none
-        shares = depth_shares(len(targets), drop_distribution)
+        shares = depth_shares(num_blocks or len(targets), drop_distribution)
         return [[share] * len(target.drop_path_names) for target, share in zip(targets, shares)]
     return [[_without_rounding(rate / _TIMM_RATE) for rate in of_block] for of_block in rates]
 
