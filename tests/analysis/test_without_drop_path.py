@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from residual_networks import NETWORKS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -10,22 +11,6 @@ import timm_stochdepth as ts
 from timm_stochdepth.analysis.survey import format_survey, survey_families
 from timm_stochdepth.zoo.without_drop_paths import RESIDUAL_MODULES
 
-# a small network of each module, and the size of its images
-NETWORKS = {
-    'convmixer': ('convmixer_768_32', 32),
-    'dla': ('dla46x_c', 64),
-    'efficientvit_mit': ('efficientvit_b0', 64),
-    'efficientvit_msra': ('efficientvit_m0', 224),
-    'ghostnet': ('ghostnetv3_050', 64),
-    'hrnet': ('hrnet_w18_small', 64),
-    'inception_resnet_v2': ('inception_resnet_v2', 96),
-    'lcnetv2': ('lcnetv2_small', 64),
-    'repghost': ('repghostnet_050', 64),
-    'repvit': ('repvit_m0_9', 64),
-    'senet': ('legacy_seresnet18', 64),
-    'shvit': ('shvit_s1', 128),
-    'xception': ('legacy_xception', 64),
-}
 # the drop path that timm's ResNet blocks would have, HRNet's among them
 ENDS = {**ts.BRANCH_ENDS, timm.models.resnet.BasicBlock: 'bn2', timm.models.resnet.Bottleneck: 'bn3'}
 QUICK = ['hrnet', 'senet', 'shvit']
