@@ -1,4 +1,4 @@
-"""The registered models of networks to which timm gives no drop paths: timm's own, with linear rates over their blocks."""
+"""The registered models of networks to which timm gives no drop paths: its own, with linear rates over their blocks."""
 
 import pytest
 import timm
