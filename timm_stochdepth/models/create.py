@@ -20,7 +20,7 @@ from ..messages import shown
 from ..settings import Settings, check_flag, check_fraction
 from ..zoo.exceptions import methods_of, refuse_settings
 from ..zoo.names import stochastic_name
-from ..zoo.rates import default_rate, scales_by_keep
+from ..zoo.rates import default_rate, scales_by_keep_by_default
 from .pretrained import given_weights, said_of_this_load, scale_pretrained
 
 __all__ = ['create_stochastic']
@@ -112,8 +112,8 @@ def _take_settings(plain_name: str, method: str, kwargs: Dict[str, Any]) -> Tupl
             f' The names are {names}.')
     rate = kwargs.pop('drop_path_rate', default_rate(plain_name, method).rate)
     given = {setting: kwargs.pop(setting) for setting in _SETTINGS & kwargs.keys()}
-    settings = Settings(
-        method, check_fraction('drop_path_rate', rate), **{'scale_by_keep': scales_by_keep(module), **given})
+    convention = {'scale_by_keep': scales_by_keep_by_default(name)}
+    settings = Settings(method, check_fraction('drop_path_rate', rate), **{**convention, **given})
     refuse_settings(plain_name, module, settings)
     return settings, method == 'sample' and 'skip_dropped' not in given
 
