@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..inspection import inference_factors
 from ..output.terminal import one_line
 from ..zoo.names import is_stochastic_architecture
+from ..zoo.rates import scales_by_keep_by_default
 from .names import factors_in_metadata, merge_hint, strip_wrappers
 
 __all__ = ['WeightsFile', 'create_on_meta', 'read_weights_file', 'says_rate']
@@ -76,6 +77,9 @@ class WeightsFile:
         source, name = parse_model_name(self.architecture)
         if source is None and not is_stochastic_architecture(name):
             return {}
+        scale_by_keep = self.model_args.get('scale_by_keep')
+        if scale_by_keep or (scale_by_keep is None and source is None and scales_by_keep_by_default(name)):
+            return {}  # at whatever rate
         if not self.says_rate() or (self._is_amid_warmup() and not full):
             return None
         with suppress(Exception):  # a folder that is gone, a Hub out of reach: then nothing says it

@@ -43,7 +43,7 @@ def load_file(
     load_state_dict(model, weights, path)
     if 'drop_path_rate' in model_args and not any(drop_paths(model)):
         record.args.setdefault('drop_path', model_args['drop_path_rate'])  # for the card, as the run would have said it
-    says_all = file.architecture and (trained_factors is not None or file.says_rate() or says_rate(model_args))
+    says_all = file.architecture and (trained_factors or file.says_rate() or says_rate(model_args))
     if is_stochastic(model) and not says_all and not model_name:
         record.assumed = (
             f'{_says_no_network(file, path)}. It is assumed to be {name} at its default drop rate: say which it is with'

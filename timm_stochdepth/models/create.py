@@ -21,7 +21,7 @@ from ..messages import shown
 from ..settings import Settings, check_flag, check_fraction, depth_shares
 from ..zoo.exceptions import methods_of, refuse_settings
 from ..zoo.names import stochastic_name
-from ..zoo.rates import default_rate, scales_by_keep
+from ..zoo.rates import default_rate, scales_by_keep_by_default
 from ..zoo.without_drop_paths import default_distribution, target_layer_of
 from .pretrained import given_weights, said_of_this_load, scale_pretrained
 
@@ -119,7 +119,7 @@ def _take_settings(plain_name: str, method: str, kwargs: Dict[str, Any]) -> Tupl
             f' The names are {names}.')
     rate = kwargs.pop('drop_path_rate', default_rate(plain_name, method).rate)
     given = {setting: kwargs.pop(setting) for setting in _SETTINGS & kwargs.keys()}
-    defaults = dict(scale_by_keep=scales_by_keep(module), drop_distribution=default_distribution(module))
+    defaults = dict(scale_by_keep=scales_by_keep_by_default(name), drop_distribution=default_distribution(module))
     settings = Settings(method, check_fraction('drop_path_rate', rate), **{**defaults, **given})
     refuse_settings(plain_name, module, settings)
     return settings, method == 'sample' and 'skip_dropped' not in given

@@ -2,9 +2,9 @@
 from fnmatch import fnmatchcase
 from typing import NamedTuple, Sequence, Tuple
 
-from .names import stochastic_name
+from .names import split_stochastic_name, stochastic_name
 
-__all__ = ['DefaultRate', 'default_rate', 'scales_by_keep']
+__all__ = ['DEFAULT_RATES', 'DefaultRate', 'default_rate', 'scales_by_keep_by_default']
 
 
 class DefaultRate(NamedTuple):
@@ -35,7 +35,7 @@ _TIMM = "timm's own default"
 
 # the first row counts that has a name of timm, or a pattern of names, or the whole name of a model; rates are those of
 # training from the start on ImageNet-1k, where there is more than one
-_ROWS: Sequence[Tuple[float, str, str]] = (
+DEFAULT_RATES: Sequence[Tuple[float, str, str]] = (
     (0.1, 'resnet50_sd_sample resnet101_sd_sample', _COMPOSER),
     (0.2, 'resnet50_sd_block', _COMPOSER),
     (0.4, 'resnet101_sd_block', _COMPOSER),
@@ -112,16 +112,19 @@ _ROWS: Sequence[Tuple[float, str, str]] = (
 def default_rate(plain_name: str, method: str) -> DefaultRate:
     """The drop rate of a model that is given none: a published recipe's, timm's own, or the one of all others."""
     names = plain_name, stochastic_name(plain_name, method)
-    for rate, patterns, source in _ROWS:
+    for rate, patterns, source in DEFAULT_RATES:
         if any(fnmatchcase(name, pattern) for name in names for pattern in patterns.split()):
             return DefaultRate(rate, source)
     return _OTHERS
 
 
-def scales_by_keep(module: str) -> bool:
-    """Whether networks of a module of timm divide by the keep probability in training, as timm's DropPath does.
+def scales_by_keep_by_default(name: str) -> bool:
+    """Whether a model divides by the keep probability in training, as timm's DropPath does, where nothing else is said.
 
-    Its ResNets have the paper's convention, which scales at inference: they are what the paper is about. Published
+    timm's ResNets have the paper's convention, which scales at inference: they are what the paper is about. Published
     rates of the others are for timm's, and many of them have no weights to take a rate up.
     """
-    return module != 'timm.models.resnet'
+    from timm.models import get_arch_name, model_entrypoint  # not for the rates alone, which a command lists
+
+    plain_name, _ = split_stochastic_name(get_arch_name(name))
+    return model_entrypoint(plain_name).__module__ != 'timm.models.resnet'
