@@ -136,6 +136,38 @@ def test_a_model_comes_back_from_a_folder_of_the_hub(family, method, tmp_path):
             model.float()
 
 
+@pytest.mark.parametrize('feature_cls', ['dict', 'fx', 'getter', 'hook', 'list'])
+def test_features_of_a_stochastic_network_keep_its_function_at_another_rate(feature_cls, tmp_path):
+    args = dict(drop_path_rate=0.6, scale_by_keep=False)
+    whole = randomize(timm.create_model('test_convnext_sd_sample', **args)).eval()
+    timm.models.save_for_hf(whole, tmp_path, safe_serialization=True)
+    features = timm.create_model(
+        f'local-dir:{tmp_path}',
+        pretrained=True,
+        drop_path_rate=0.2,
+        features_only=True,
+        feature_cls=feature_cls,
+        out_indices=(1, 2),
+    ).eval()
+    assert 0 < max(ts.drop_rates(features).values()) < 0.2 or feature_cls != 'getter'
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        found = features(x)
+        expected = whole.forward_intermediates(x, indices=(1, 2), intermediates_only=True)
+        for y, y_whole in zip(found.values() if isinstance(found, dict) else found, expected):
+            assert_same_output(y, y_whole)
+
+
+@pytest.mark.parametrize('features', [{}, dict(features_only=True), dict(features_only=True, feature_cls='fx')])
+def test_no_part_of_a_network_holds_on_to_the_weights_of_a_file(features, tmp_path):
+    torch.save(timm.create_model('test_vit').state_dict(), tmp_path / 'plain.pth')
+    overlay = dict(file=str(tmp_path / 'plain.pth'))
+    model = timm.create_model('test_vit_sd_sample', pretrained=True, pretrained_cfg_overlay=overlay, **features)
+    configs = [m.pretrained_cfg for m in model.modules() if hasattr(m, 'pretrained_cfg')]
+    assert configs and not any('state_dict' in config for config in configs)
+    assert all(config['file'] == overlay['file'] for config in configs)
+
+
 @pytest.mark.parametrize('family', FOURTEEN)
 def test_a_training_step_is_that_of_timms_drop_path(family):
     """In single precision, in which most families of timm compute their rates."""

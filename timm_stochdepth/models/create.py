@@ -73,7 +73,8 @@ def create_stochastic(
         _make_stochastic(model, settings, skips_by_default)
         if pretrained:
             scale_pretrained(
-                model, fold_pretrained, kwargs.get('cache_dir'), weights, is_part='features_only' in kwargs)
+                model, fold_pretrained, kwargs.get('cache_dir'), weights, kwargs.get('pretrained_model_args'),
+                is_part=bool(kwargs.get('features_only')))
 
     with _offline_hint(name) if pretrained else nullcontext():
         model: Any = model_entrypoint(plain_name)(
@@ -86,7 +87,8 @@ def create_stochastic(
     if not any(drop_paths(model)):
         make_stochastic(model)
     if weights is not None and not given.get('state_dict'):
-        del model.pretrained_cfg['state_dict']
+        for module in model.modules():  # of features, the network within them, too
+            vars(module).get('pretrained_cfg', {}).pop('state_dict', None)
     return model
 
 
@@ -163,7 +165,8 @@ def _with_graph_of(make_stochastic: Callable[[nn.Module], None], kwargs: Dict[st
         return FeatureGraphNet(model, **feature_cfg)
 
     def replaced(args: Mapping[str, Any]) -> Dict[str, Any]:
-        is_traced = args.get('feature_cls') in ('fx', 'FX', FeatureGraphNet)
+        feature_cls = args.get('feature_cls')
+        is_traced = feature_cls is FeatureGraphNet or str(feature_cls).lower() == 'fx'
         return {**args, 'feature_cls': traced} if is_traced else dict(args)
 
     kwargs = replaced(kwargs)
