@@ -10,7 +10,6 @@ from timm_stochdepth.layers.targets import find_targets
 from timm_stochdepth.zoo.exceptions import can_scale_at_inference, methods_of
 from timm_stochdepth.zoo.names import timm_modules
 from timm_stochdepth.zoo.rates import default_rate
-from timm_stochdepth.zoo.without_drop_paths import target_layer_of
 
 NAMES = {name: module for name, module in timm_modules().items() if methods_of(name, module)}
 # one of each row of the tables, and its neighbours
@@ -57,15 +56,10 @@ def can_be_scaled(model):
         return False
 
 
-def timms_default_rate(name):
-    """What timm's own entrypoint is given or gives its drop paths, whatever the share of each."""
-    if target_layer_of(NAMES[name]) != 'DropPath':
-        return 0.0
-    default, half = (timm.create_model(name, **kwargs) for kwargs in ({}, dict(drop_path_rate=0.5)))
-    rates, halves = (
-        [rate for target in find_targets(model, 'DropPath') for rate in target.rates()] for model in (default, half)
-    )
-    return max(rates) / max(halves) / 2 if rates else 0.0
+def timms_default_rate(name, model):
+    """The rate that timm's own entrypoint is given or gives, whatever the largest share of it that a drop path has."""
+    rates = [rate for target in find_targets(timm.create_model(name), 'DropPath') for rate in target.rates()]
+    return max(rates, default=0.0) / max(drop_path.depth_scale for _, drop_path in drop_paths(model))
 
 
 def assert_tables_hold_for(name):
@@ -74,7 +68,7 @@ def assert_tables_hold_for(name):
         assert can_be_scaled(model) == can_scale_at_inference(name, NAMES[name]), name
         rate, source = default_rate(name, 'sample')
         if source == "timm's own default" or not source.startswith('http'):
-            timms = timms_default_rate(name)
+            timms = timms_default_rate(name, model)
             assert timms == pytest.approx(rate if source == "timm's own default" else 0.0, abs=1e-6), name
     settings = next(drop_path.settings for _, drop_path in drop_paths(model))
     assert settings.drop_rate == rate and (settings.scale_by_keep is False) == (NAMES[name] == 'timm.models.resnet')

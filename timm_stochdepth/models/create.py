@@ -65,7 +65,8 @@ def create_stochastic(
     name = stochastic_name(plain_name, method)
     settings, skips_by_default = _take_settings(plain_name, method, kwargs)
     target_layer = target_layer_of(model_entrypoint(plain_name).__module__)
-    num_blocks = _num_blocks(plain_name, kwargs) if target_layer != 'DropPath' and 'features_only' in kwargs else None
+    is_part = bool(kwargs.get('features_only'))
+    num_blocks = _num_blocks(plain_name, kwargs) if is_part and target_layer != 'DropPath' else None
     if fold_pretrained is not None:
         check_flag('fold_pretrained', fold_pretrained)
         fold_pretrained = said_of_this_load(fold_pretrained, kwargs.get('pretrained_model_args'))
@@ -80,7 +81,8 @@ def create_stochastic(
         _make_stochastic(model, target_layer, num_blocks, settings, skips_by_default)
         if pretrained:
             scale_pretrained(
-                model, fold_pretrained, kwargs.get('cache_dir'), weights, is_part='features_only' in kwargs)
+                model, fold_pretrained, kwargs.get('cache_dir'), weights, kwargs.get('pretrained_model_args'),
+                is_part=is_part)
 
     with _offline_hint(name) if pretrained else nullcontext():
         model: Any = model_entrypoint(plain_name)(
@@ -93,7 +95,8 @@ def create_stochastic(
     if not any(drop_paths(model)):
         make_stochastic(model)
     if weights is not None and not given.get('state_dict'):
-        del model.pretrained_cfg['state_dict']
+        for module in model.modules():  # of features, the network within them, too
+            vars(module).get('pretrained_cfg', {}).pop('state_dict', None)
     return model
 
 
@@ -188,7 +191,8 @@ def _with_graph_of(make_stochastic: Callable[[nn.Module], None], kwargs: Dict[st
         return FeatureGraphNet(model, **feature_cfg)
 
     def replaced(args: Mapping[str, Any]) -> Dict[str, Any]:
-        is_traced = args.get('feature_cls') in ('fx', 'FX', FeatureGraphNet)
+        feature_cls = args.get('feature_cls')
+        is_traced = feature_cls is FeatureGraphNet or str(feature_cls).lower() == 'fx'
         return {**args, 'feature_cls': traced} if is_traced else dict(args)
 
     kwargs = replaced(kwargs)

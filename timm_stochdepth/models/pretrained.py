@@ -57,6 +57,7 @@ def scale_pretrained(
         fold_pretrained: Optional[bool] = None,
         cache_dir: Optional[Union[str, Path]] = None,
         given: Optional[WeightsFile] = None,
+        model_args: Optional[Mapping[str, Any]] = None,
         is_part: bool = False,
 ) -> None:
     """Scale the pretrained weights of a model in place, from the rates that they were trained for.
@@ -66,12 +67,13 @@ def scale_pretrained(
         fold_pretrained: The first rule; None: see the others.
         cache_dir: The Hub's cache, where it is not the usual one.
         given: What `given_weights` has found.
+        model_args: Those of the config.json that lies beside the weights.
         is_part: Whether the model is the features of one, with some of its blocks, under other names.
     """
     cfg: Any = model.pretrained_cfg
     if fold_pretrained is None and _is_of_timm(cfg):
         fold_pretrained = True
-    trained = _trained_factors(model, lambda: given or _what_is_said(model, cache_dir), fold_pretrained)
+    trained = _trained_factors(model, lambda: given or _what_is_said(cfg, model_args, cache_dir), fold_pretrained)
     if trained and is_part:
         trained = _by_names_of(model, trained)
     elif trained:
@@ -150,17 +152,16 @@ def _by_names_of(model: nn.Module, factors: Mapping[str, float]) -> Dict[str, fl
 
 
 def _what_is_said(
-        model: nn.Module,
+        cfg: Mapping[str, Any],
+        model_args: Optional[Mapping[str, Any]],
         cache_dir: Optional[Union[str, Path]],
 ) -> WeightsFile:
     """What is said of weights in the repository or folder that timm takes them from."""
-    cfg: Any = model.pretrained_cfg
     architecture: Optional[str] = None
-    model_args: Any = {}
     if cfg.get('source') in ('hf-hub', 'local-dir'):
-        architecture, model_args = cfg['architecture'], model.pretrained_model_args
+        architecture = cfg['architecture']
     elif cfg.get('hf_hub_id') and not cfg.get('file'):
         with suppress(Exception):  # weights without a config.json that timm reads: then nothing says it
             _, architecture, model_args = load_model_config_from_hf(cfg['hf_hub_id'], cache_dir)
-    of_these = {k: v for k, v in model_args.items() if k != 'fold_pretrained'}  # which was about others
+    of_these = {k: v for k, v in (model_args or {}).items() if k != 'fold_pretrained'}  # which was about others
     return WeightsFile({}, architecture, model_args=of_these)
