@@ -66,7 +66,6 @@ def create_stochastic(
     settings, skips_by_default = _take_settings(plain_name, method, kwargs)
     target_layer = target_layer_of(model_entrypoint(plain_name).__module__)
     is_part = bool(kwargs.get('features_only'))
-    num_blocks = _num_blocks(plain_name, kwargs) if is_part and target_layer != 'DropPath' else None
     if fold_pretrained is not None:
         check_flag('fold_pretrained', fold_pretrained)
         fold_pretrained = said_of_this_load(fold_pretrained, kwargs.get('pretrained_model_args'))
@@ -78,11 +77,10 @@ def create_stochastic(
     weights = given_weights(given) if pretrained else None
 
     def make_stochastic(model: nn.Module) -> None:
-        _make_stochastic(model, target_layer, num_blocks, settings, skips_by_default)
+        _make_stochastic(model, target_layer, _num_blocks(plain_name, target_layer, kwargs), settings, skips_by_default)
         if pretrained:
-            scale_pretrained(
-                model, fold_pretrained, kwargs.get('cache_dir'), weights, kwargs.get('pretrained_model_args'),
-                is_part=is_part)
+            model_args = kwargs.get('pretrained_model_args')
+            scale_pretrained(model, fold_pretrained, kwargs.get('cache_dir'), weights, model_args, is_part=is_part)
 
     with _offline_hint(name) if pretrained else nullcontext():
         model: Any = model_entrypoint(plain_name)(
@@ -128,10 +126,15 @@ def _take_settings(plain_name: str, method: str, kwargs: Dict[str, Any]) -> Tupl
     return settings, method == 'sample' and 'skip_dropped' not in given
 
 
-def _num_blocks(plain_name: str, kwargs: Mapping[str, Any]) -> int:
-    """Number of residual blocks of a network whose features are asked for, which may go without the last of them."""
+def _num_blocks(plain_name: str, target_layer: str, kwargs: Mapping[str, Any]) -> Optional[int]:
+    """Number of residual blocks of a network whose features are asked for, which may go without the last of them.
+
+    None where that does not matter: the whole network is asked for, or timm gives its drop paths their rates.
+    """
+    if target_layer == 'DropPath' or not kwargs.get('features_only'):
+        return None
     of_whole = {name: value for name, value in kwargs.items() if name not in _OF_FEATURES}
-    return len(find_targets(create_on_meta(plain_name, **of_whole), 'ResidualBlock'))
+    return len(find_targets(create_on_meta(plain_name, **of_whole), target_layer))
 
 
 def _make_stochastic(
