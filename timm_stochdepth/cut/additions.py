@@ -75,8 +75,9 @@ def find_addition(
 
 def adds_result(function: ast.FunctionDef, drop_paths: Sequence[str]) -> bool:
     """Whether anything is added in a forward where its first drop path is called, or later."""
-    calls = [any(drop_path_of(node, drop_paths) for node in ast.walk(s)) for s in function.body]
-    return any(True for s in function.body[calls.index(True):] for _ in _additions_in(s)) if any(calls) else False
+    suite = function.body
+    calls = (i for i, s in enumerate(suite) if any(drop_path_of(node, drop_paths) for node in ast.walk(s)))
+    return any(True for s in suite[next(calls, len(suite)):] for _ in _additions_in(s))
 
 
 def _additions_in(statement: ast.stmt) -> Iterator[Tuple[Any, ast.expr, ast.expr]]:

@@ -128,8 +128,8 @@ class PlainForward:
 
     def _has_no_shortcut(self, followed: ast.FunctionDef) -> bool:
         """Whether a block without a drop path of its own adds no shortcut on a path: nothing would be left of it."""
-        forwards = (self.tree, followed) if self.plain_class in BRANCH_ENDS else ()
-        return [adds_result(forward, self.drop_paths) for forward in forwards] == [True, False]
+        adds_elsewhere = self.plain_class in BRANCH_ENDS and adds_result(self.tree, self.drop_paths)
+        return adds_elsewhere and not adds_result(followed, self.drop_paths)
 
     def _names_used(self, branch: ast.AST, elsewhere: Sequence[ast.AST], block: nn.Module) -> Tuple[str, ...]:
         """Names of the children and tensors of a block that a branch uses, and nothing elsewhere."""
