@@ -36,7 +36,7 @@ def wheel(tmp_path_factory):
 def test_it_holds_the_package_its_types_and_the_hub_configs(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert {'timm_stochdepth/py.typed', 'timm_stochdepth/hub/card.md', 'timm_stochdepth/models/resnet_sd.py'} <= names
+    assert {'timm_stochdepth/py.typed', 'timm_stochdepth/hub/card.md', 'timm_stochdepth/models/create.py'} <= names
     assert {f'timm_stochdepth/hub_configs/{name}/config.json' for name in ZOO} <= names
     assert not any(n.startswith('tests/') for n in names)
 

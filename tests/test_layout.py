@@ -14,7 +14,7 @@ PACKAGE = Path(timm_stochdepth.__file__).parent
 ROOMS = """
     version messages
     settings capture output
-    cut
+    zoo cut
     draws
     residual
     layers

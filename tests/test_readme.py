@@ -11,6 +11,8 @@ from command_reference import with_reference
 from figures import DEMO_PAGE, SKIPPED, read, time_of, with_figures
 from figures import PAGE as BENCHMARKS
 from forks import run_python
+from model_families import PAGE as MODELS
+from model_families import with_tables
 from pages import PAGES, README, ROOT, TRAINERS, anchors, code_blocks, command_lines, inline_commands, links
 
 from timm_stochdepth.cli.main import create_parsers, main
@@ -76,6 +78,11 @@ def test_the_readme_leads_to_every_page():
 def test_every_command_and_option_is_in_the_reference():
     page = COMMANDS.read_text()
     assert page == with_reference(page), 'python tools/command_reference.py writes it anew'
+
+
+def test_every_family_and_default_rate_is_in_the_page_of_the_models():
+    page = MODELS.read_text()
+    assert page == with_tables(page), 'python tools/model_families.py writes it anew'
 
 
 def test_tests_that_a_page_names_exist():

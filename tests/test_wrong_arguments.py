@@ -107,6 +107,7 @@ def test_the_method_of_a_registered_name_is_in_its_name(method, other):
 
 VIT = create_model('test_vit')
 TV = torchvision.models.resnet18()
+OF_RESNET = ['DropPath', LAYER, 'ResidualBlock', 'resnet.BasicBlock']
 
 
 @pytest.mark.parametrize(
@@ -115,10 +116,10 @@ TV = torchvision.models.resnet18()
         (VIT, 'droppath', ['DropPath'], ['DropPath', 'vision_transformer.Block']),
         (VIT, 'DROP_PATH', ['DropPath'], ['DropPath', 'vision_transformer.Block']),
         (VIT, 'Block', ['vision_transformer.Block'], ['DropPath', 'vision_transformer.Block']),
-        (MODEL, 'ResNetBasicBlok', ['ResNetBasicBlock', 'resnet.BasicBlock'], ['DropPath', LAYER, 'resnet.BasicBlock']),
-        (MODEL, 'basicblock', ['resnet.BasicBlock'], ['DropPath', LAYER, 'resnet.BasicBlock']),
-        (TV, 'ResNetBottlneck', ['ResNetBottleneck', 'ResNetBasicBlock'], [LAYER]),
-        (MODEL, 'xyz', [], ['DropPath', LAYER, 'resnet.BasicBlock']),
+        (MODEL, 'ResNetBasicBlok', ['ResNetBasicBlock', 'resnet.BasicBlock'], OF_RESNET),
+        (MODEL, 'basicblock', ['resnet.BasicBlock'], OF_RESNET),
+        (TV, 'ResNetBottlneck', ['ResNetBottleneck', 'ResNetBasicBlock'], [LAYER, 'ResidualBlock']),
+        (MODEL, 'xyz', [], OF_RESNET),
     ],
 )
 def test_a_wrong_name_is_answered_with_the_closest_and_those_that_fit(model, name, closest, fitting):

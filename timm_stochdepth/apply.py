@@ -18,7 +18,8 @@ from .layers.targets import STOCHASTIC_LAYER_MAPPING, Target, class_name, drop_p
 from .messages import shown, warn_user
 from .settings import Settings, check_flag, depth_shares
 
-__all__ = ['apply_recorded', 'apply_settings', 'apply_stochastic_depth']
+__all__ = [
+    'apply_recorded', 'apply_settings', 'apply_stochastic_depth', 'refuse_targets', 'warn_of_no_effect']
 
 F = TypeVar('F', bound=Callable[..., None])
 
@@ -117,14 +118,14 @@ def apply_settings(
     check_target_layer_name(target_layer_name, model)
     assert target_layer_name is not None
     targets = find_targets(model, target_layer_name)
-    _refuse_targets(targets, settings)
+    refuse_targets(targets, settings)
     for target in targets:
         factors.update((target.full_name(name), peer.inference_scale) for name, peer in target.peers.items())
     if settings.drop_rate is not None and target_layer_name != 'DropPath':
         _warn_of_replaced(targets)
     settings, shares = _of_targets(targets, settings)
     _warn_of_what_stays(model, target_layer_name, targets)
-    _warn_of_no_effect(settings, shares if targets else None)
+    warn_of_no_effect(settings, shares if targets else None)
     progress = progress or TrainingProgress()
     scaling = _rescaling(targets, factors, settings, shares, progress.fraction) if keep_function else []
 
@@ -183,7 +184,8 @@ def _of_targets(targets: Sequence[Target], settings: Settings) -> Tuple[Settings
     return replace(settings, drop_rate=drop_rate, scale_by_keep=scale_by_keep), shares
 
 
-def _refuse_targets(targets: Sequence[Target], settings: Settings) -> None:
+def refuse_targets(targets: Sequence[Target], settings: Settings) -> None:
+    """Refuse settings by which branches are to be left out that can only be masked."""
     reasons: Dict[str, Target] = {}
     for target in targets:
         if settings.skip_dropped:
@@ -261,7 +263,7 @@ def _warn_of_what_stays(model: nn.Module, target_layer_name: str, targets: Seque
         warn_user(f'{found}: nothing is dropped, {fits}')
 
 
-def _warn_of_no_effect(settings: Settings, shares: Optional[Sequence[Sequence[float]]]) -> None:
+def warn_of_no_effect(settings: Settings, shares: Optional[Sequence[Sequence[float]]]) -> None:
     """Warn of settings without an effect on drop paths with these shares of the rate."""
     if shares and settings.drop_rate == 0.:
         warn_user('drop_rate is 0: stochastic depth has no effect until set_drop_rate sets another.')

@@ -8,13 +8,24 @@ import timm
 import torch
 from family_networks import FAMILIES, FIRST
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
+from training_steps import (
+    assert_equal,
+    assert_same_training_step,
+    gradients,
+    images,
+    output,
+    randomize,
+    train_without_batch_statistics,
+)
 
 import timm_stochdepth as ts
 from timm_stochdepth.analysis.survey import format_survey, survey_families
 from timm_stochdepth.draws.bernoulli import Draws
 from timm_stochdepth.layers.targets import class_name, find_targets
+from timm_stochdepth.zoo.exceptions import methods_of, why_only_masked
+from timm_stochdepth.zoo.names import timm_modules
+from timm_stochdepth.zoo.without_drop_paths import RESIDUAL_MODULES, UNFIT_MODULES
 
 QUICK = [
     '_efficientnet_blocks.InvertedResidual',
@@ -70,59 +81,11 @@ UNFOLDED = MASKED | {
     'xcit.XCABlock',
 }
 
-# convolutions in double precision take long on a CPU: the others are compared to single precision's rounding
-ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-3}
-
 
 def create(family, drop_path_rate=0.5):
     name, kwargs, _ = FAMILIES[family]
     model = timm.create_model(name, drop_path_rate=drop_path_rate, num_classes=5, **kwargs)
     return model.double() if family in FIRST else model
-
-
-def assert_equal(value, reference, largest, name=''):
-    assert (value - reference).abs().max() <= ROUNDING[value.dtype] * largest, name
-
-
-def randomize(model):
-    """Give what starts as zero or as one a random value: a branch of zeros would prove nothing."""
-    for p in model.parameters():
-        if p.ndim <= 1 or not p.any():
-            nn.init.uniform_(p, 0.1, 0.5)
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and module.track_running_stats:
-            nn.init.uniform_(module.running_mean, -0.1, 0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return model
-
-
-def images(family, model, batch_size=3):
-    size = FAMILIES[family][2]
-    return torch.randn(batch_size, 3, size, size, dtype=next(model.parameters()).dtype)
-
-
-def train_without_batch_statistics(model):
-    """In training mode, but for what makes a sample depend on others, or a run on a seed that is not a drop path's."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            module.eval()
-        elif isinstance(module, nn.Dropout):
-            module.p = 0.0
-    return model
-
-
-def output(model, x):
-    y = model(x)
-    return y[0] if isinstance(y, tuple) else y
-
-
-def gradients(model, x, seed):
-    model.zero_grad()
-    torch.manual_seed(seed)
-    y = output(model, x)
-    y.square().sum().backward()
-    return y.detach(), {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
 
 
 def is_masked(family, model):
@@ -137,16 +100,6 @@ def twins(family, stochastic_method='sample', drop_path_rate=0.5, **settings):
     model.load_state_dict(plain.state_dict())
     ts.apply_stochastic_depth(model, stochastic_method, 'DropPath', None, scale_by_keep=True, **settings)
     return train_without_batch_statistics(plain), train_without_batch_statistics(model)
-
-
-def assert_same_training_step(family, plain, model, seed):
-    x = images(family, plain)
-    y_plain, grads_plain = gradients(plain, x, seed)
-    y, grads = gradients(model, x, seed)
-    assert_equal(y, y_plain, y_plain.abs().max())
-    largest = max(g.abs().max() for g in grads_plain.values())
-    for name, grad in grads.items():
-        assert_equal(grad, grads_plain[name], largest, name)
 
 
 class KeepFirst(Draws):
@@ -279,8 +232,26 @@ def test_a_trained_network_stays_the_function_that_it_is(family):
 
 @pytest.mark.families
 def test_every_class_of_timm_with_a_drop_path_is_tested():
-    survey = survey_families(timm.list_models())
+    modules = timm_modules()
+    survey = survey_families(list(modules))
     assert set(survey.families) == set(FAMILIES)
     assert {name for name, family in survey.families.items() if not family.can_skip} == MASKED
     assert len(survey.families) - len(MASKED) >= 108 and len(survey.whole) >= 1150
     assert format_survey(survey) in (Path(__file__).parents[2] / 'docs' / 'families.md').read_text()
+    without = survey.modules
+    assert {name for name, module in without.items() if module.blocks} == set(RESIDUAL_MODULES)
+    assert set(without) - set(RESIDUAL_MODULES) - {'efficientnet', 'mobilenetv3'} == set(UNFIT_MODULES)
+    joined = {name for module in without.values() if module.blocks for name in module.models}
+    assert len(joined) >= 83
+    of_timm = [c for c in ts.STOCHASTIC_LAYER_MAPPING['ResidualBlock'] if c.__module__.startswith('timm.')]
+    assert {name for module in without.values() for name in module.blocks} == {
+        f'{c.__module__.rpartition(".")[2]}.{c.__name__}' for c in of_timm
+    }
+
+    # the tables by which names are registered, without a look at the networks
+    methods = {name: methods_of(name, module) for name, module in modules.items()}
+    assert {name for name, m in methods.items() if m == ('sample', 'block')} == {*survey.whole, *joined}
+    assert {name for name, m in methods.items() if m == ('sample',)} == set(survey.masked)
+    for name in survey.masked:
+        reasons = [r for family in survey.families.values() for r, names in family.reasons.items() if name in names]
+        assert any(why_only_masked(name, modules[name]) in reason for reason in reasons), name

@@ -138,6 +138,15 @@ def test_branches_that_can_only_be_masked_are_measured_in_the_rows_that_mask(cap
 SMALL = ['--model', 'resnet18', '--batch-size', '2', '--img-size', '32', '--max-rounds', '2']
 
 
+def test_a_name_of_this_package_means_the_plain_network(tmp_path, capsys):
+    args = ['--batch-size', '2', '--img-size', '32', '--max-rounds', '1', '--rows', 'timm', 'block', '--rate', '0.5']
+    assert main(['bench', '--model', 'resnet10t_sd_sample', *args, '--out', str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith('resnet10t, rate 0.5')
+    figures = json.loads((tmp_path / 'resnet10t_rate0.5_cpu.json').read_text())
+    assert figures['settings']['model'] == 'resnet10t'
+    assert [row['name'] for row in figures['rows']] == ['plain', 'timm DropPath', 'block']
+
+
 @pytest.mark.long
 def test_inference_has_nothing_to_skip(tmp_path):
     assert main(['bench', *SMALL, '--inference', '--out', str(tmp_path)]) == 0
@@ -177,7 +186,8 @@ def test_ddp_compares_a_conditional_skip_with_block_mode(tmp_path):
             '--img-size must be a size that xcit_nano_12_p16_224',
         ),
         (['--max-seconds', '0'], '--max-seconds must be a whole number from 1'),
-        (['--model', 'resnet50_sd_block'], '--model must be a plain network of timm with drop paths'),
+        (['--model', 'shvit_s1_sd_block'], "a plain network of timm with drop paths, but got 'shvit_s1'"),
+        (['--model', 'vgg11_sd_block'], 'vgg11 has no branches that could be dropped: it has no shortcuts.'),
         (['--model', 'resnet81'], 'did you mean resnet18'),
         (['--device', 'foo'], "--device must be cpu, cuda or cuda:N, but got 'foo'"),
         (['--device', 'cuda:99'], '--device must be a device that this machine has (cpu'),

@@ -6,9 +6,11 @@ import struct
 import subprocess
 import sys
 import termios
+import warnings
 
 import pytest
 import timm
+import torch
 
 import timm_stochdepth as ts
 from timm_stochdepth.cli.main import create_parsers, main
@@ -16,32 +18,56 @@ from timm_stochdepth.output.plots import draw_rates, save_figure
 from timm_stochdepth.output.terminal import complain, progress_bar, say, start_command
 
 
-def test_list_names_rates_methods_and_tags(capsys):
+def test_list_names_rates_and_where_they_are_from(capsys):
     assert main(['list']) == 0
-    out = capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(':')[0] for line in lines] == timm.list_models('*_sd_*')
+    said = dict(line.split(': ', 1) for line in lines)
     for name, rate in (('resnet50_sd_sample', 0.1), ('resnet50_sd_block', 0.2), ('resnet101_sd_block', 0.4)):
-        assert f'{name}: method {name.split("_")[-1]}, rate {rate} linear' in out
-    for tag in timm.models.get_arch_pretrained_cfgs('resnet50'):
-        assert tag.partition('.')[2] in out
+        assert said[name].startswith(f'method {name.split("_")[-1]}, rate {rate} linear (https://github.com/mosaicml/')
+    assert said['convnext_base_sd_sample'].startswith('method sample, rate 0.5 linear (https://')
+    assert said['lcnetv2_base_sd_block'].startswith('method block, rate 0.1 uniform (')
 
 
-def test_list_filters(capsys):
-    assert main(['list', 'resnet101*']) == 0
+def test_list_says_the_rate_that_a_network_is_built_with(capsys):
+    assert main(['list', 'test_*']) == 0
+    for line in capsys.readouterr().out.splitlines():
+        name, method, rate, distribution = re.match(r'(\S+): method (\w+), rate (\S+) (\w+) \(', line).groups()
+        with warnings.catch_warnings(), torch.device('meta'):
+            warnings.simplefilter('ignore')  # one of them has a single block with a drop path
+            args = ts.stochastic_depth_args(timm.create_model(name))
+        assert name.endswith(f'_sd_{method}')
+        assert (args['drop_path_rate'], args['drop_distribution']) == (float(rate), distribution)
+
+
+@pytest.mark.parametrize('pattern', ['resnet101', 'resnet101_sd_*'])
+def test_list_filters_by_the_name_or_that_of_the_plain_network(pattern, capsys):
+    assert main(['list', pattern, '--tags']) == 0
     out = capsys.readouterr().out
-    assert 'resnet101_sd_block' in out and 'resnet50' not in out
-    assert main(['list', 'no_such*']) == 2
-    assert capsys.readouterr().err.endswith("resnet101_sd_sample, but got 'no_such*'.\n")
+    assert re.findall(r'^\S+(?=:)', out, re.MULTILINE) == ['resnet101_sd_block', 'resnet101_sd_sample']
+    tags = ', '.join(name.partition('.')[2] for name in timm.models.get_arch_pretrained_cfgs('resnet101'))
+    assert ' '.join(out.split()).count(f'7 pretrained tags, first the default: {tags}') == 2
 
 
-def test_list_says_how_the_other_networks_of_timm_get_stochastic_depth(capsys):
-    assert main(['list', 'vit*']) == 2
+@pytest.mark.parametrize(
+    'pattern, why',
+    [
+        ('no_such*', '.'),
+        ('resnet5O', ': did you mean resnet50 or '),
+        ('vgg*', ': vgg11 has no branches that could be dropped: it has no shortcuts.'),
+        ('rexnet_100_sd_block', ': branches of rexnet_100 cannot all be left out, as the result of self.drop_path is '),
+    ],
+)
+def test_list_says_why_nothing_matches(pattern, why, capsys):
+    assert main(['list', pattern]) == 2
     (err,) = capsys.readouterr().err.splitlines()
-    assert 'filter must match one of resnet50_sd_block, ' in err
-    assert f"but got 'vit*', of which timm has {len(timm.list_models('vit*'))}. Any network of timm with" in err
-    assert 'by apply_stochastic_depth in Python' in err
-    (line,) = re.findall('`timm-stochdepth (run .*?)`', err)
-    args = create_parsers()[1]['run'].parse_args([word.replace('train.py', __file__) for word in line.split()[1:]])
-    assert args.skip_dropped and args.args == ['--model', 'NAME', '--drop-path', 'RATE']
+    assert f'filter must match a name of this package, but got {pattern!r}{why}' in err
+
+
+def test_list_takes_no_import_of_torch():
+    line = 'import sys; from timm_stochdepth.cli.main import main; main(["list"]); assert "timm" not in sys.modules'
+    result = subprocess.run([sys.executable, '-c', line], capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout.count('\n') > 2400, result.stderr
 
 
 def test_show_prints_each_block(capsys, tmp_path):

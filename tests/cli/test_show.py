@@ -6,6 +6,7 @@ import torch
 from timm.models._hub import save_for_hf
 from torch.utils.flop_counter import FlopCounterMode
 
+import timm_stochdepth as ts
 from timm_stochdepth.cli.main import main
 
 VIT = 'vit_tiny_patch16_224'
@@ -130,7 +131,10 @@ def test_the_code_comes_without_a_warning(name, capsys):
             [VIT, '--drop-path', '0.1', '--model-kwargs', 'drop_path_rate=0.2'],
             '--drop-path must be left out with --model-kwargs drop_path_rate=..., which says the same.',
         ),
-        (['vgg11', '--drop-path', '0.1'], "model must have blocks with drop paths, but got 'vgg11', which has none."),
+        (
+            ['vgg11', '--drop-path', '0.1'],
+            "model must have branches that can be dropped, but got 'vgg11', which has none.",
+        ),
         (['test_efficientnet', '--code'], "but got 'test_efficientnet', which has none."),
         ([VIT, '--img-size', '32'], f"model must have stochastic depth, but got '{VIT}'"),
     ],
@@ -147,3 +151,10 @@ def test_weights_of_another_network_than_is_said_are_refused(tmp_path, capsys):
     assert main([*line, 'test_resnet']) == 0
     assert main([*line, 'test_vit']) == 1
     assert "alone.pth holds the weights of, but got 'test_vit': not both have blocks.0." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('line', [['shvit_s1_sd_sample'], ['shvit_s1', '--drop-path', '0.1']])
+def test_blocks_to_which_timm_gives_no_drop_path_are_shown(line, capsys):
+    _, rates, said = shown(capsys, *line)
+    expected = {name: 0.1 * i / 38 for i, name in enumerate(ts.drop_rates(timm.create_model('shvit_s1_sd_sample')))}
+    assert rates == pytest.approx(expected, abs=5e-5) and len(rates) == 39 and said == '224 pixels.'

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from timm.layers import DropPath
+from timm.models import shvit
 from timm.utils import reparameterize_model
 from torch import nn
 
@@ -88,3 +89,19 @@ def test_a_reparameterized_network_is_the_function_that_it_was(network, name):
         reparameterized = reparameterize_model(copy.deepcopy(model)).eval()
         torch.testing.assert_close(reparameterized(x), y, rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(reparameterized.train().eval()(x), y, rtol=1e-3, atol=1e-3)
+
+
+def test_a_block_that_is_fused_into_one_layer_is_the_function_that_it_was():
+    """timm's shvit adds the identity to the weights of a convolution, and knows no drop path there."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(shvit.Residual(shvit.Conv2dNorm(8, 8, 3, 1, 1, groups=8))).eval()
+    x = torch.randn(2, 8, 6, 6)
+    model = copy.deepcopy(plain)
+    ts.apply_stochastic_depth(model, 'sample', 'ResidualBlock', 0.4, 'uniform', scale_by_keep=True)
+    torch.testing.assert_close(reparameterize_model(model)(x), plain(x))
+    ts.apply_stochastic_depth(model, 'sample', 'ResidualBlock', 0.4, 'uniform')
+    with pytest.raises(ValueError, match='must not scale its branch at inference .* fold_stochastic_depth'):
+        reparameterize_model(model)
+    fused = reparameterize_model(ts.fold_stochastic_depth(model))
+    assert isinstance(fused[0], nn.Conv2d)
+    torch.testing.assert_close(fused(x), model.eval()(x))

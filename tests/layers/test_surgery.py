@@ -115,7 +115,7 @@ def test_a_single_block_may_be_the_model():
         (
             dict(target_layer_name='ViTBlock'),
             ValueError,
-            "'ResNetBasicBlock', 'ResNetBottleneck', or .*, but got 'ViTBlock'",
+            "'ResNetBasicBlock', 'ResNetBottleneck', 'ResidualBlock', or .*, but got 'ViTBlock'",
         ),
         (dict(target_layer_name=['ResNetBottleneck']), ValueError, 'target_layer_name must be one of'),
         (dict(drop_rate=1.5), ValueError, r'drop_rate must be in \[0, 1\], but got 1.5'),
@@ -156,7 +156,9 @@ def test_a_model_without_target_layers_is_told():
         UserWarning, match=r'nothing is dropped, the names that fit it are DropPath, vision_transf\w+.Block'
     ):
         ts.apply_stochastic_depth(timm.create_model('test_vit'), **APPLY)
-    with pytest.warns(UserWarning, match=r'the names that fit it are DropPath, ResNetBasicBlock, resnet\.BasicBlock\.'):
+    with pytest.warns(
+        UserWarning, match=r'the names that fit it are DropPath, ResNetBasicBlock, ResidualBlock, resnet\.BasicBlock\.'
+    ):
         ts.apply_stochastic_depth(timm.create_model('resnet18'), **APPLY)
 
 

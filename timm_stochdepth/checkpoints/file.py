@@ -13,19 +13,16 @@ import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from timm.models import is_model_in_modules, parse_model_name, split_model_name_tag
+from timm.models import parse_model_name, split_model_name_tag
 from torch import Tensor, nn
 
 from ..inspection import inference_factors
 from ..output.terminal import one_line
+from ..zoo.names import is_stochastic_architecture
+from ..zoo.rates import scales_by_keep_by_default
 from .names import factors_in_metadata, merge_hint, strip_wrappers
 
-__all__ = ['WeightsFile', 'create_on_meta', 'is_stochastic_architecture', 'read_weights_file', 'says_rate']
-
-
-def is_stochastic_architecture(name: str) -> bool:
-    """Whether a name of timm's registry, with or without a tag, is one of this package."""
-    return is_model_in_modules(split_model_name_tag(name)[0], ['resnet_sd'])
+__all__ = ['WeightsFile', 'create_on_meta', 'read_weights_file', 'says_rate']
 
 
 def create_on_meta(name: str, **kwargs: Any) -> nn.Module:
@@ -80,6 +77,9 @@ class WeightsFile:
         source, name = parse_model_name(self.architecture)
         if source is None and not is_stochastic_architecture(name):
             return {}
+        scale_by_keep = self.model_args.get('scale_by_keep')
+        if scale_by_keep or (scale_by_keep is None and source is None and scales_by_keep_by_default(name)):
+            return {}  # at whatever rate
         if not self.says_rate() or (self._is_amid_warmup() and not full):
             return None
         with suppress(Exception):  # a folder that is gone, a Hub out of reach: then nothing says it

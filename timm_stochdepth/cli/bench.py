@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     parser.epilog = COLUMNS
     add('--model', type=kind.model_name, default='resnet50', metavar='NAME',
-        help='A plain network of timm. Where a norm looks at the batch, this package scales at inference, as the paper'
-        ' does; elsewhere in training, as its peers do.')
+        help='A network of timm; a name of this package means the plain one. Where a norm looks at the batch, this'
+        ' package scales at inference, as the paper does; elsewhere in training, as its peers do.')
     add('--rows', type=partial(kind.choice, list(ALL_ROWS)), nargs='+', default=list(ROWS), metavar='NAME',
         help=f'Networks to compare with the plain one: {", ".join(ROWS)}, which are the default, or'
         f' {", ".join(name for name in ALL_ROWS if name not in ROWS)}.')
@@ -147,17 +147,20 @@ def _check_options(args: argparse.Namespace) -> None:
 def _settings(args: argparse.Namespace) -> List[BenchSettings]:
     """Settings of the benchmark, one for each rate."""
     from ..checkpoints.file import create_on_meta
-    from .checks import check_network_size, check_rows, own_size
+    from ..zoo.names import plain_architecture
+    from .checks import check_model_name, check_network_size, check_rows, own_size
 
     rows = ('conditional', 'block') if args.ddp else tuple(args.rows)
-    check_rows('--model', args.model, rows)
-    create = partial(create_on_meta, args.model)
+    check_model_name('--model', args.model)
+    name = plain_architecture(args.model)
+    check_rows('--model', name, rows)
+    create = partial(create_on_meta, name)
     model: Any = create()
     is_fixed = model.pretrained_cfg.get('fixed_input_size', False)
     img_size = args.img_size or (own_size(model)[-1] if is_fixed else 96)
     model_args = check_network_size('--img-size', (img_size, img_size), create)
     return [
         BenchSettings(
-            args.model, rate, args.distribution, rows, args.batch_size, img_size, model_args, args.amp,
+            name, rate, args.distribution, rows, args.batch_size, img_size, model_args, args.amp,
             args.channels_last, args.compile, args.inference, args.ddp, args.device, args.max_rounds, args.max_seconds)
         for rate in args.rate]

@@ -12,14 +12,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    import timm
-
     from ..analysis.survey import format_survey, survey_families
+    from ..zoo.names import timm_modules
 
-    names = timm.list_models(args.filter)
+    names = list(timm_modules(args.filter))
     if not names:
         raise UsageError(f'filter must match a name of timm, but got {args.filter!r}.')
-    survey = survey_families(names)
-    if not survey.families:
-        raise UsageError(f'filter must match a network with drop paths, but got {args.filter!r}.')
-    print(format_survey(survey))
+    print(format_survey(survey_families(names)))

@@ -111,13 +111,18 @@ def _run(argv: List[str]) -> int:
 def _run_own(args: argparse.Namespace) -> None:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning  # type: ignore[assignment]
-        if args.command != 'pull' and 'torch' not in sys.modules:  # which needs neither
-            say('loading torch and timm')
-            _import_libraries()
-        if not sys.stderr.isatty():
-            from huggingface_hub.utils import disable_progress_bars
-            disable_progress_bars()  # which the Hub's client shows anywhere
+        if args.command != 'list' or args.tags:
+            _prepare_libraries(args.command)
         _COMMANDS[args.command].run(args)
+
+
+def _prepare_libraries(command: str) -> None:
+    if command != 'pull' and 'torch' not in sys.modules:  # which needs neither
+        say('loading torch and timm')
+        _import_libraries()
+    if not sys.stderr.isatty():
+        from huggingface_hub.utils import disable_progress_bars
+        disable_progress_bars()  # which the Hub's client shows anywhere
 
 
 def _import_libraries() -> None:

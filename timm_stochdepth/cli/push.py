@@ -17,6 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('repo_id', type=kind.repo_id, help='user/name of the repository.')
     add('--ema', action='store_true', help="Push a checkpoint's EMA weights.")
     add('--plain', action='store_true', help="Push the folded network, as timm's own architecture.")
+    add('--keep-stochastic-depth', action='store_true',
+        help="Push a network that was trained under the launcher by this package's name for it, and not folded.")
     add('--private', action='store_true', help='Make a new repository private.')
     add('--revision', type=kind.revision, metavar='NAME', help='Branch to push to.')
     add('--create-pr', action='store_true', help='Open a pull request.')
@@ -61,7 +63,8 @@ def run(args: argparse.Namespace) -> None:
             f'The run scored its {"EMA" if record.scores_ema else "own"} weights, and these are others: the card has no'
             f' results. push {"with" if record.scores_ema else "without"} --ema takes those.')
     say(f'writing the files of {args.repo_id}' if args.dry_run else f'sending {args.repo_id}')
-    options = ('plain', 'private', 'revision', 'create_pr', 'license', 'dry_run', 'out', 'force')
+    options = (
+        'plain', 'keep_stochastic_depth', 'private', 'revision', 'create_pr', 'license', 'dry_run', 'out', 'force')
     url, sizes = push_to_hub(
         model, args.repo_id, label_names=label_names, record=record, **{name: getattr(args, name) for name in options})
     if not args.dry_run:

@@ -69,23 +69,25 @@ def _create(args: argparse.Namespace) -> 'Tuple[nn.Module, Tuple[int, int]]':
     given = {name: value for name, value in settings.items() if value is not None}
     model = create()
     is_named = is_stochastic(model)
-    if not is_named and not find_targets(model, 'DropPath'):
-        raise UsageError(f'model must have blocks with drop paths, but got {str(args.network)!r}, which has none.')
+    target_layer = next((name for name in ('DropPath', 'ResidualBlock') if find_targets(model, name)), '')
+    if not (is_named or target_layer):
+        raise UsageError(
+            f'model must have branches that can be dropped, but got {str(args.network)!r}, which has none.')
     size = (args.img_size, args.img_size) if args.img_size else own_size(model)
     create_given = partial(create, **given) if is_named else create
     size_args = {} if args.code else check_network_size('--img-size', size, create_given)
     model = create_given(**size_args)
     if not is_named and (given or not drop_rates(model)):
-        _apply(args, model)
+        _apply(args, model, target_layer)
     return model, size
 
 
-def _apply(args: argparse.Namespace, model: 'nn.Module') -> None:
+def _apply(args: argparse.Namespace, model: 'nn.Module', target_layer: str) -> None:
     """Stochastic depth for a network that has none by its name, at the rates of its drop paths if none is given."""
     from ..apply import apply_stochastic_depth
     from ..layers.targets import find_targets
 
-    own_rate = max(rate for target in find_targets(model, 'DropPath') for rate in target.rates())
+    own_rate = max(rate for target in find_targets(model, target_layer) for rate in target.rates())
     drop_rate, distribution = args.drop_path, args.drop_distribution
     if args.code:
         drop_rate = 0.1  # any does: it is not in the code
@@ -95,7 +97,7 @@ def _apply(args: argparse.Namespace, model: 'nn.Module') -> None:
             ' --drop-path.')
     elif drop_rate is None and distribution:
         drop_rate = own_rate
-    apply_stochastic_depth(model, 'sample', 'DropPath', drop_rate, distribution or 'linear', scale_by_keep=True)
+    apply_stochastic_depth(model, 'sample', target_layer, drop_rate, distribution or 'linear', scale_by_keep=True)
 
 
 def _print_table(args: argparse.Namespace) -> None:

@@ -6,11 +6,11 @@ from typing import Any, Iterator, List, Optional, Sequence, Tuple
 from torch import nn
 
 from .kinds import Kinds
-from .operands import describe, operand_of
+from .operands import describe, drop_path_of, operand_of
 from .source import NotCuttable
 from .syntax import writes
 
-__all__ = ['Addition', 'find_addition']
+__all__ = ['Addition', 'adds_result', 'find_addition']
 
 
 @dataclass
@@ -71,6 +71,13 @@ def find_addition(
         if found[1]:
             return Addition(node, right, left, False, *found[1])
     return None
+
+
+def adds_result(function: ast.FunctionDef, drop_paths: Sequence[str]) -> bool:
+    """Whether anything is added in a forward where its first drop path is called, or later."""
+    suite = function.body
+    calls = (i for i, s in enumerate(suite) if any(drop_path_of(node, drop_paths) for node in ast.walk(s)))
+    return any(True for s in suite[next(calls, len(suite)):] for _ in _additions_in(s))
 
 
 def _additions_in(statement: ast.stmt) -> Iterator[Tuple[Any, ast.expr, ast.expr]]:

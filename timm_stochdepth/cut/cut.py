@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..capture import leave_to_python
+from .additions import adds_result
 from .attributes import attributes_used
 from .branch import Branch
 from .branch_cut import Slice
@@ -16,8 +17,9 @@ from .decorators import unwrapped
 from .functions import functions_of, without_types
 from .operands import drop_path_of
 from .paths import conditions_of, follow_path
-from .slices import slices_of
+from .slices import NoDropPath, slices_of
 from .source import inline_methods, parse_forward
+from .tables import BRANCH_ENDS
 
 __all__ = ['Cut', 'PlainForward', 'cut_by_hand']
 
@@ -94,6 +96,8 @@ class PlainForward:
             NotCuttable: A drop path is not added to anything, or what is dropped is not the branch's alone.
         """
         followed = follow_path(self.tree, dict(zip(self.conditions, path)))
+        if self._has_no_shortcut(followed):
+            raise NoDropPath('it has no shortcut: its branch is added to nothing')
         function = copy.deepcopy(followed)
         slices = slices_of(function, block, self.plain_class, self.drop_paths)
         branches = [_definition(s.name, ['self', *s.inputs], s.body) for s in slices]
@@ -121,6 +125,11 @@ class PlainForward:
             tuple((s.drop_path, by_name[s.name]) for s in slices),
             '\n\n'.join(ast.unparse(ast.fix_missing_locations(d)) + '\n' for d in (*branches, forward)),
         )
+
+    def _has_no_shortcut(self, followed: ast.FunctionDef) -> bool:
+        """Whether a block without a drop path of its own adds no shortcut on a path: nothing would be left of it."""
+        adds_elsewhere = self.plain_class in BRANCH_ENDS and adds_result(self.tree, self.drop_paths)
+        return adds_elsewhere and not adds_result(followed, self.drop_paths)
 
     def _names_used(self, branch: ast.AST, elsewhere: Sequence[ast.AST], block: nn.Module) -> Tuple[str, ...]:
         """Names of the children and tensors of a block that a branch uses, and nothing elsewhere."""

@@ -4,7 +4,21 @@ from typing import Dict, List, Optional, Type
 import timm.layers
 import torchvision.models.resnet as tv_resnet
 import torchvision.ops
+from timm.models import (
+    convmixer,
+    dla,
+    efficientvit_mit,
+    efficientvit_msra,
+    ghostnet,
+    lcnetv2,
+    repghost,
+    repvit,
+    senet,
+    shvit,
+)
+from timm.models.inception_resnet_v2 import Block8, Block17, Block35
 from timm.models.metaformer import Scale
+from timm.models.xception import Block as XceptionBlock
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -35,8 +49,29 @@ SCALING_LAYERS: List[Type[nn.Module]] = [timm.layers.LayerScale, timm.layers.Lay
 
 # residual blocks without a drop path, and the child whose result one would be called on
 BRANCH_ENDS: Dict[Type[nn.Module], str] = {
+    convmixer.Residual: 'fn',
+    dla.DlaBasic: 'bn2',
+    dla.DlaBottle2neck: 'bn3',
+    dla.DlaBottleneck: 'bn3',
+    efficientvit_mit.ResidualBlock: 'main',
+    efficientvit_msra.ResidualDrop: 'm',
+    ghostnet.GhostBottleneck: 'ghost2',
+    ghostnet.GhostBottleneckV3: 'ghost2',
+    Block8: 'conv2d',
+    Block17: 'conv2d',
+    Block35: 'conv2d',
+    lcnetv2.RepDepthwiseSeparable: 'pw_conv',
+    repghost.RepGhostBottleneck: 'ghost2',
+    repvit.RepViTBlock: 'channel_mixer',
+    repvit.RepVitDownsample: 'ffn',
+    senet.SEBottleneck: 'se_module',
+    senet.SEResNetBlock: 'se_module',
+    senet.SEResNetBottleneck: 'se_module',
+    senet.SEResNeXtBottleneck: 'se_module',
+    shvit.Residual: 'm',
     tv_resnet.BasicBlock: 'bn2',
     tv_resnet.Bottleneck: 'bn3',
+    XceptionBlock: 'rep',
 }
 
 # norms that multiply their result with a weight, and add a bias: what folding scales at the end of a branch
@@ -51,6 +86,7 @@ GATE_INPUT_LAYERS: Dict[Type[nn.Module], str] = {
     timm.layers.EffectiveSEModule: 'fc',
     timm.layers.EcaModule: 'conv',
     timm.layers.CecaModule: 'conv',
+    senet.SEModule: 'fc1',
 }
 
 # residual blocks of your own whose branches are left out without a comparison with the plain forward at the first time,

@@ -179,6 +179,7 @@ def _leaf_of(node: Any) -> Optional[fx.Node]:
 
 
 def _no_end(path: str, module: nn.Module) -> ValueError:
+    attention = ', '.join(dict.fromkeys(c.__name__ for c in GATE_INPUT_LAYERS))
     return ValueError(
-        f'{path} must be one of {", ".join(c.__name__ for c in GATE_INPUT_LAYERS)}, or end in a scale, a norm, a linear'
+        f'{path} must be one of {attention}, or end in a scale, a norm, a linear'
         f' layer or a convolution to be folded, but is a {type(module).__name__}.')

@@ -2,26 +2,16 @@
 from dataclasses import fields
 from typing import Any, MutableMapping, Set
 
-from timm.models import split_model_name_tag
 from torch import nn
 
-from ..checkpoints.file import is_stochastic_architecture
 from ..settings import Settings
+from ..zoo.names import plain_architecture
 
-__all__ = ['make_config_plain', 'plain_architecture']
+__all__ = ['make_config_plain']
 
 # what timm.create_model is given, under the names that timm and transformers have for it
 _ARGUMENTS = ('_model_args', 'model_args', 'backbone_kwargs')
 _OURS = {'drop_path_rate', 'fold_pretrained', *(f.name for f in fields(Settings) if f.name != 'drop_rate')}
-
-
-def plain_architecture(name: str) -> str:
-    """The network of timm that a registered one is without stochastic depth, with its tag; other names as they are."""
-    if not is_stochastic_architecture(name):
-        return name
-    architecture, tag = split_model_name_tag(name)
-    plain = architecture.rpartition('_sd_')[0]
-    return f'{plain}.{tag}' if tag else plain
 
 
 def make_config_plain(module: nn.Module) -> None:

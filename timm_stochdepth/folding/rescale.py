@@ -15,7 +15,8 @@ from ..checkpoints.names import strip_name
 from ..inspection import drop_paths, inference_factors
 from .branch_end import branch_exponents
 
-__all__ = ['as_weights_of', 'fold_weights', 'multiply', 'own_rescaling', 'rescaling', 'weights_at_full_rate']
+__all__ = [
+    'as_weights_of', 'check_names', 'fold_weights', 'multiply', 'own_rescaling', 'rescaling', 'weights_at_full_rate']
 
 # a block's name, a tensor of it, and what that is to be multiplied with
 Rescaling = List[Tuple[str, Tensor, float]]
@@ -114,6 +115,17 @@ def _scaled_weights(
     return scaled
 
 
+def check_names(model: nn.Module, trained: Mapping[str, float]) -> None:
+    """Refuse factors of other branches than those of a model; a ValueError."""
+    names = [name for name, _ in drop_paths(model)]
+    known = {*names, *(name.rpartition('.')[0] for name in names)}
+    missing = [name for name, factor in trained.items() if factor != 1. and name not in known]
+    if missing:
+        raise ValueError(
+            f'model must have stochastic depth in the blocks whose weights were trained with it, {", ".join(missing)},'
+            f' but has it in {", ".join(names) or "none"}.')
+
+
 def fold_weights(
         state_dict: Mapping[str, Tensor],
         model: nn.Module,
@@ -129,13 +141,7 @@ def fold_weights(
     Raises:
         ValueError: A block of model is always dropped, at a rate of 1, or the factors are those of another network.
     """
-    names = [name for name, _ in drop_paths(model)]
-    known = {*names, *(name.rpartition('.')[0] for name in names)}
-    missing = [name for name, factor in trained.items() if factor != 1. and name not in known]
-    if missing:
-        raise ValueError(
-            f'model must have stochastic depth in the blocks whose weights were trained with it, {", ".join(missing)},'
-            f' but has it in {", ".join(names) or "none"}.')
+    check_names(model, trained)
     return _scaled_weights(state_dict, model, trained, inference_factors(model))
 
 

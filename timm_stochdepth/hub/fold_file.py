@@ -12,10 +12,11 @@ from ..folding.fold import fold_stochastic_depth
 from ..folding.rescale import fold_weights
 from ..inspection import drop_paths
 from ..output.files import write_beside
+from ..zoo.names import is_stochastic_architecture, plain_architecture
 from .folder import save_weights
 from .load import load_model
 from .location import NetworkLocation
-from .named_models import build_model, create_model, is_stochastic
+from .named_models import build_model, check_model_name
 
 __all__ = ['fold_file', 'is_folded', 'unfold_file']
 
@@ -51,11 +52,11 @@ def unfold_file(
         **load_args: Any,
 ) -> float:
     """As `fold_file`, the other way: the weights of the model of that name and rate, from a plain network's."""
-    probe: Any = create_model(name, on_meta=True)
-    if not is_stochastic(probe):
+    check_model_name('--unfold', name)
+    if not is_stochastic_architecture(name):
         raise ValueError(f'--unfold must be one of `timm-stochdepth list`, but got {name!r}.')
     plain, _ = load_model(
-        network, model_name=probe.plain_architecture if network.kind == 'file' else None, **load_args)
+        network, model_name=plain_architecture(name) if network.kind == 'file' else None, **load_args)
     if any(drop_paths(plain)):
         raise ValueError(f'{network} must hold a plain network to unfold, but holds a stochastic one.')
     plain_args: Any = plain._model_args

@@ -21,7 +21,7 @@ from .card import PICTURE, create_card, for_repository, full_drop_rates
 from .named_models import create_model, is_stochastic
 from .record import TrainingRecord
 
-__all__ = ['FILES', 'create_config', 'save_weights', 'write_folder']
+__all__ = ['FILES', 'check_is_built', 'create_config', 'save_weights', 'write_folder']
 
 FILES = ('README.md', 'config.json', PICTURE, 'model.safetensors')
 
@@ -115,12 +115,25 @@ def create_config(model: nn.Module, record: TrainingRecord) -> Dict[str, Any]:
 def _check_rebuilds(config: Dict[str, Any], model: nn.Module) -> None:
     """Refuse a network that others could not build from its config.json: one with layers of one's own, for instance."""
     model_args = {**config.get('model_args', {}), 'num_classes': config['num_classes']}
-    rebuilt = create_model(config['architecture'], model_args, on_meta=True)
+    check_is_built(create_model(config['architecture'], model_args, on_meta=True), model)
+
+
+def check_is_built(rebuilt: nn.Module, model: nn.Module) -> None:
+    """Refuse a network that is another one than what timm builds of its name and arguments.
+
+    Args:
+        rebuilt: What timm builds.
+        model: The network.
+
+    Raises:
+        ValueError: They differ in a tensor, an activation or a drop rate; the message names it.
+    """
+    cfg: Any = rebuilt.pretrained_cfg
     one, other = _structure(rebuilt), _structure(model)
     differing = sorted(key for key in {**one, **other} if one.get(key) != other.get(key))
     if differing:
         raise ValueError(
-            f'model must be what timm builds as {config["architecture"]}, so that others can load it, but'
+            f'model must be what timm builds as {cfg["architecture"]}, so that others can load it, but'
             f' {", ".join(differing[:3])} {"differs" if len(differing) == 1 else "differ"}.{merge_hint(differing)}')
     if _rates(rebuilt) != _rates(model):
         raise ValueError(

@@ -3,7 +3,6 @@ from math import isclose
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
-import timm
 from torch import Tensor, nn
 
 from ..apply import apply_recorded, apply_settings
@@ -14,10 +13,15 @@ from ..folding.rescale import as_weights_of, fold_weights
 from ..inspection import drop_paths, inference_factors
 from ..messages import warn_user
 from ..output.terminal import one_line
+from ..settings import METHODS
+from ..zoo.names import stochastic_name
 from .named_models import build_model, is_stochastic
 from .record import TrainingRecord, record_of_run
 
 __all__ = ['build_from_file', 'check_is_of', 'first_that_fits', 'load_file', 'load_state_dict']
+
+# networks that a file may be of that does not say of which
+_UNNAMED = ('resnet50', 'resnet101')
 
 
 def load_file(
@@ -39,7 +43,7 @@ def load_file(
     load_state_dict(model, weights, path)
     if 'drop_path_rate' in model_args and not any(drop_paths(model)):
         record.args.setdefault('drop_path', model_args['drop_path_rate'])  # for the card, as the run would have said it
-    says_all = file.architecture and (trained_factors is not None or file.says_rate() or says_rate(model_args))
+    says_all = file.architecture and (trained_factors or file.says_rate() or says_rate(model_args))
     if is_stochastic(model) and not says_all and not model_name:
         record.assumed = (
             f'{_says_no_network(file, path)}. It is assumed to be {name} at its default drop rate: say which it is with'
@@ -101,7 +105,7 @@ def _check_agrees(model: nn.Module, file: WeightsFile, path: Path, model_args: D
 def first_that_fits(file: WeightsFile, path: Path) -> str:
     """Find the first name of this package whose tensors have the names and shapes of a file's."""
     shapes = {key: value.shape for key, value in file.state_dict.items()}
-    names = timm.list_models(module='resnet_sd')
+    names = [stochastic_name(plain_name, method) for plain_name in _UNNAMED for method in METHODS]
     for name in sorted(names, key=lambda n: not n.endswith('_sample')):
         model = build_model(name, file.model_args, file.state_dict, on_meta=True)
         if {key: value.shape for key, value in model.state_dict().items()} == shapes:

@@ -7,8 +7,10 @@ from timm.models import parse_model_name
 from timm.models._hub import load_model_config_from_hf
 from torch import Tensor, nn
 
-from ..checkpoints.file import create_on_meta, is_stochastic_architecture
+from ..checkpoints.file import create_on_meta
 from ..output.terminal import closest, one_line
+from ..zoo.exceptions import why_not_registered
+from ..zoo.names import is_stochastic_architecture
 from .config import RESERVED_ARGS, read_config
 
 __all__ = ['build_model', 'check_model_name', 'create_model', 'is_stochastic']
@@ -80,8 +82,9 @@ def check_model_name(argument: str, name: str) -> None:
     """
     architecture, _, tag = name.partition('.')
     if not timm.is_model(architecture):
-        raise ValueError(
-            f'{argument} must be a name that timm knows, but got {name!r}{closest(architecture, timm.list_models())}')
+        reason = why_not_registered(architecture)
+        hint = f': {reason}.' if reason else closest(architecture, timm.list_models())
+        raise ValueError(f'{argument} must be a name that timm knows, but got {name!r}{hint}')
     names = timm.models.get_arch_pretrained_cfgs(architecture)
     if tag and name not in names:
         raise ValueError(f'{argument} must have a tag that timm knows, but got {name!r}{closest(name, names)}')

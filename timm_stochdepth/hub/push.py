@@ -20,6 +20,7 @@ from .arguments import check_label_names, check_license, check_repo_id
 from .folder import write_folder
 from .named_models import is_stochastic
 from .record import TrainingRecord
+from .registered import registered_network
 
 __all__ = ['format_sizes', 'push_to_hub']
 
@@ -31,6 +32,7 @@ def push_to_hub(
         repo_id: str,
         *,
         plain: bool = False,
+        keep_stochastic_depth: bool = False,
         private: bool = False,
         revision: Optional[str] = None,
         create_pr: bool = False,
@@ -54,6 +56,8 @@ def push_to_hub(
         repo_id: user/name of the repository; it is made if there is none.
         plain: Fold networks of this package's names, too, to timm's own architecture: who has timm alone gets the same
             logits.
+        keep_stochastic_depth: Push other networks of timm under this package's name for them, by which the stochastic
+            depth is rebuilt that `apply_stochastic_depth` gave them, instead of folded.
         private: Make a new repository private.
         revision: Branch to push to, `main` if None.
         create_pr: Open a pull request instead of a commit to the branch.
@@ -84,13 +88,15 @@ def push_to_hub(
         >>> 'model.safetensors' in sizes
         True
     """
-    flags = dict(plain=plain, private=private, create_pr=create_pr, dry_run=dry_run, force=force)
+    flags = dict(
+        plain=plain, keep_stochastic_depth=keep_stochastic_depth, private=private, create_pr=create_pr,
+        dry_run=dry_run, force=force)
     texts = dict(revision=revision, commit_message=commit_message)
     _check_arguments(model, repo_id, flags, texts, record)
     if out is not None:
         check_folder(out, 'out', force)
     unwrapped = unwrap_model(model)
-    network: Any = _network_to_push(unwrapped, plain)
+    network: Any = _network_to_push(unwrapped, plain, keep_stochastic_depth)
     record = replace(record or TrainingRecord())
     if record.assumed and not dry_run:
         raise ValueError(f'Nothing is published on an assumption: {record.assumed}')
@@ -126,18 +132,23 @@ def _check_arguments(model: Any, repo_id: Any, flags: Dict[str, Any], texts: Dic
         raise TypeError(f'record must be a TrainingRecord, but got {record!r:.200}.')
 
 
-def _network_to_push(model: nn.Module, plain: bool) -> nn.Module:
+def _network_to_push(model: nn.Module, plain: bool, keep_stochastic_depth: bool) -> nn.Module:
     if not getattr(model, 'pretrained_cfg', None):
         raise ValueError(f'model must be a network of timm, with a pretrained_cfg, but is a {type(model).__name__}.')
     if not hasattr(model, 'num_classes'):
         raise ValueError(f'model must be an image classifier, but is a {type(model).__name__}, which gives features.')
+    if keep_stochastic_depth and (plain or not any(drop_paths(model))):
+        but = 'plain=True folds it' if plain else f'{type(model).__name__} has none'
+        raise ValueError(f'keep_stochastic_depth must be False where nothing is kept, but got True: {but}.')
     if not any(drop_paths(model)) or (is_stochastic(model) and not plain):
         return copy_plain(model) if is_reparametrized(model) else model
+    if keep_stochastic_depth:
+        return registered_network(copy_plain(model) if is_reparametrized(model) else model)
     folded: Any = fold_stochastic_depth(model)
     if not plain and not folded.folded_settings.scale_by_keep:
         warn_user(
             f'It is pushed folded, as timm\'s {folded.pretrained_cfg["architecture"]} with the drop rates in its'
-            ' weights: its name is none of `timm-stochdepth list`.')
+            ' weights: keep_stochastic_depth=True, or --keep-stochastic-depth, pushes it as it is.')
     return folded
 
 

@@ -18,6 +18,7 @@ from ..cut.source import NotCuttable
 from ..cut.tables import BATCH_DIMENSIONS, BRANCH_ENDS, SCALING_LAYERS, TRUSTED_BLOCKS
 from .block import Refusal, StochasticBlock, plain_class_of, raise_refusal
 from .class_table import ClassTable
+from .fuse import checked_fuse
 from .sharding import sharded_like
 
 __all__ = ['cuts_of', 'stochastic_class']
@@ -107,6 +108,7 @@ def _class_for(block: nn.Module, plain_class: Type[nn.Module], drop_path_names: 
             '_is_proven': is_proven,
             'forward': scriptable_forward(plain_class),
             '_forward_masked': masked_forward(plain_class),
+            **checked_fuse(plain_class),
         })
 
     is_proven = plain_class in TRUSTED_BLOCKS or plain_class.__module__.startswith(('timm.', 'torchvision.'))

@@ -2,7 +2,7 @@
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Sequence, Set, Tuple, Type
+from typing import Dict, Iterator, List, Optional, Sequence, Set, Tuple, Type
 
 import timm.models.resnet as timm_resnet
 import torchvision.models.resnet as tv_resnet
@@ -33,6 +33,8 @@ _LISTS = (nn.ModuleList, nn.ModuleDict)
 STOCHASTIC_LAYER_MAPPING: Dict[str, Dict[Type[nn.Module], Type[StochasticBlock]]] = {
     'ResNetBasicBlock': dict.fromkeys((timm_resnet.BasicBlock, tv_resnet.BasicBlock), StochasticBlock),
     'ResNetBottleneck': dict.fromkeys((timm_resnet.Bottleneck, tv_resnet.Bottleneck), StochasticBlock),
+    # of networks without drop paths: HRNet's are timm's ResNet blocks
+    'ResidualBlock': dict.fromkeys((*BRANCH_ENDS, timm_resnet.BasicBlock, timm_resnet.Bottleneck), StochasticBlock),
 }
 
 
@@ -142,11 +144,20 @@ def _is_named(block: nn.Module, target_layer_name: str) -> bool:
     return target_layer_name == class_name(block)
 
 
+def _inner_first(module: nn.Module, name: str, seen: Set[nn.Module]) -> Iterator[Tuple[str, nn.Module]]:
+    """The modules of a model as `named_modules` has them, but one after those within it: they run before it ends."""
+    seen.add(module)
+    for child_name, child in module._modules.items():
+        if child is not None and child not in seen:
+            yield from _inner_first(child, f'{name}.{child_name}'.lstrip('.'), seen)
+    yield name, module
+
+
 def find_targets(model: nn.Module, target_layer_name: str) -> List[Target]:
-    """The blocks of a model that a target layer's name stands for, in the order that they were registered in."""
+    """The blocks of a model that a target layer's name stands for, in the order of their drop paths."""
     all_names = _DropPathNames(model)
     targets = []
-    for name, block in model.named_modules():
+    for name, block in _inner_first(model, '', set()):
         if isinstance(block, StochasticDropPath) or not _is_named(block, target_layer_name):
             continue
         by_hand = STOCHASTIC_LAYER_MAPPING.get(target_layer_name, {}).get(plain_class_of(block), StochasticBlock)

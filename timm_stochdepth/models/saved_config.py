@@ -18,8 +18,8 @@ _timms_get_model_args = getattr(_hub, 'get_model_args', None)  # of a later timm
 
 
 def _get_model_args(model: nn.Module, overrides: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
-    from ..checkpoints.file import is_stochastic_architecture
     from ..inspection import drop_paths, inference_factors, stochastic_depth_args  # not for names alone
+    from ..zoo.names import is_stochastic_architecture
 
     assert _timms_get_model_args is not None
     is_stochastic = any(drop_paths(model))

@@ -139,7 +139,7 @@ def add_masked_branch(
     if not (torch.compiler.is_compiling() or is_transformed()):  # a compiler fuses by itself
         if keep.is_cpu and bool((keep == 1.).all()):  # there is no device to wait for
             return add_plain_branch(shortcut, branch, inplace_add, branch_is_left)
-        if inplace_add:
+        if inplace_add and not branch._is_view():  # autograd has no gradient of one that this writes to
             return _AddMaskedBranch.apply(shortcut, branch, keep, True)
         if branch.dtype != shortcut.dtype and not torch.jit.is_tracing():
             return _AddMaskedBranch.apply(_like_sum(shortcut, branch, branch_is_left), branch, keep, False)

@@ -285,7 +285,7 @@ REFUSED = {
     'no drop paths': (
         ['--stochastic-depth', 'block'],
         ('--model', 'dla46_c'),
-        "got 'dla46_c', which has no drop paths:",
+        "got 'dla46_c', which has no drop paths: --model dla46_c_sd_block, without these options, drops its branches",
     ),
     'blocks that can only mask': (
         ['--skip-dropped'],

@@ -2,6 +2,7 @@
 import logging
 from typing import Any, Callable, NoReturn, Optional
 
+from timm.models import get_arch_name, is_model
 from torch import nn
 
 from ...apply import apply_settings
@@ -10,6 +11,7 @@ from ...inspection import drop_paths
 from ...layers.guards import looks_at_batch
 from ...layers.targets import find_targets
 from ...settings import check_fraction
+from ...zoo.names import stochastic_name
 from .script_run import ScriptRun, log_line
 
 __all__ = ['create_model']
@@ -35,7 +37,7 @@ def create_model(run: ScriptRun, original: Callable[..., nn.Module], model_name:
     except TypeError as e:
         if options is None or not is_trained or "argument 'drop_path_rate'" not in str(e):
             raise
-        _refuse(model_name, options, _without_drop_paths())
+        _refuse(model_name, options, _without_drop_paths(model_name, options))
     run.created(model, model_name if is_trained else None)
     if options is None:
         return model
@@ -57,7 +59,11 @@ def _refuse(name: str, options: DropOptions, unfit: _Unfit) -> NoReturn:
         f' {unfit.advice}.') from None
 
 
-def _without_drop_paths() -> _Unfit:
+def _without_drop_paths(name: str, options: DropOptions) -> _Unfit:
+    registered = stochastic_name(get_arch_name(name), options.settings.stochastic_method)
+    if is_model(registered):
+        advice = f'--model {registered}, without these options, drops its branches all the same'
+        return _Unfit('has no drop paths', advice)
     return _Unfit(
         'has no drop paths',
         'vit_*, convnext_*, swin_*, resnet* and others have them, and timm-stochdepth families says which networks can'
@@ -79,7 +85,7 @@ def _give(model: nn.Module, name: str, drop_path_rate: Optional[float], options:
             f'leave these options out, and write {kwargs} after the script' if kwargs else 'leave this option out')
     targets = find_targets(model, 'DropPath')
     if not targets:
-        raise _without_drop_paths()
+        raise _without_drop_paths(name, options)
     is_spread = options.drop_distribution is not None and drop_path_rate is not None
     try:
         rate = check_fraction(
