@@ -146,6 +146,17 @@ def test_a_compiled_step_is_one_graph_and_that_of_eager_mode(rate, fresh_compile
         assert all(isinstance(size, int) for size in sizes)  # as a CUDA graph needs it
 
 
+def test_a_registered_model_has_it_and_says_so(tmp_path):
+    model = timm.create_model('test_vit_sd_sample', draw='fixed', drop_path_rate=0.4, num_classes=3)
+    timm.models.save_for_hf(model, tmp_path)
+    again = timm.create_model(f'local-dir:{tmp_path}')
+    for network in (model, again):
+        assert "skip_dropped=True, draw='fixed'" in repr(network.blocks[1].drop_path1)
+        noted = note_selections(network)
+        network.train()(torch.randn(5, 3, 160, 160))
+        assert [len(s.run_K) for s in noted] == [5, 5, 5, 5, 4, 4, 4, 4, 3, 3]  # 4.6, 4.2, 3.8, 3.4, 3
+
+
 def test_a_norm_sees_as_many_samples_in_each_batch():
     _, model = create('resnet18', ts.Settings('sample', 0.4, 'uniform', skip_dropped=True, draw='fixed'))
     seen = []

@@ -141,5 +141,6 @@ class StochasticDropPath(RateMetadata):
         text = f'stochastic_method={self.settings.stochastic_method!r}, drop_prob={round(self.drop_prob, 3):0.3f}'
         if self.settings.schedule:
             text += f' of {round(self.full_drop_prob, 3):0.3f}'
-        flags = [name for name in ('scale_by_keep', 'skip_dropped') if getattr(self.settings, name)]
-        return ', '.join([text, *(f'{name}=True' for name in flags)])
+        flags = [name for name in ('scale_by_keep', 'skip_dropped', 'round_up') if getattr(self.settings, name)]
+        draw = [] if self.settings.draw == 'independent' else [f'draw={self.settings.draw!r}']
+        return ', '.join([text, *(f'{name}=True' for name in flags), *draw])
