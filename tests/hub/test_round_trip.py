@@ -291,3 +291,30 @@ def test_a_pushed_model_trains_on_with_other_classes_and_channels(checkpoint, tm
             pretrained_cfg_overlay=dict(file=str(tmp_path / 'again.safetensors'), num_classes=10),
             **LAYERS,
         )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('name, options', [('shvit_s1_sd_sample', []), ('test_vit', ['--keep-stochastic-depth'])])
+def test_networks_of_any_family_are_pushed_verified_and_pulled(name, options, command, hub_server, tmp_path):
+    torch.manual_seed(0)
+    if '_sd_' in name:
+        model = timm.create_model(name, num_classes=10, drop_path_rate=0.3)
+    else:
+        model = timm.create_model(name, num_classes=10)
+        ts.apply_stochastic_depth(model, 'sample', 'DropPath', 0.3, skip_dropped=True)
+    args = dict(model=name, num_classes=10, drop_path=0.3 if '_sd_' in name else None, model_kwargs={})
+    torch.save(dict(arch=name, state_dict=randomize(model).state_dict(), args=args), tmp_path / 'last.pth.tar')
+    status, _, err = command('push', tmp_path / 'last.pth.tar', REPO_ID, *options)
+    assert status == 0, err
+    status, out, err = command('verify', REPO_ID)
+    assert status == 0 and 'card: 3 programs run' in out, out + err
+    status, _, err = command('pull', REPO_ID, tmp_path / 'pulled')
+    assert status == 0, err
+    pulled = timm.create_model(f'local-dir:{tmp_path / "pulled"}', pretrained=True).eval()
+    assert pulled.pretrained_cfg['architecture'] == f'{name.partition("_sd_")[0]}_sd_sample'
+    assert ts.drop_rates(pulled) == ts.drop_rates(model)
+    x = torch.randn(2, 3, 160, 160)
+    with torch.no_grad():
+        assert torch.equal(pulled(x), model.eval()(x))
+    status, out, err = command('show', f'hf-hub:{REPO_ID}')
+    assert status == 0 and '0.3000' in out, err

@@ -19,7 +19,7 @@ ONE_OF_EACH_MODULE = {
     'edgenext': 'edgenext_xx_small',
     'efficientformer': 'efficientformer_l1',
     'efficientformer_v2': 'efficientformerv2_s0',
-    'efficientnet': 'mobilenetv4_conv_small_035',
+    'efficientnet': 'mnasnet_small',
     'efficientvim': 'efficientvim_m1',
     'eva': 'vit_tiny_patch16_dinov3_qkvb',
     'fasternet': 'fasternet_t0',

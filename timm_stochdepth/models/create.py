@@ -118,8 +118,11 @@ def _take_settings(plain_name: str, method: str, kwargs: Dict[str, Any]) -> Tupl
         raise ValueError(
             f'stochastic_method must be what the name of the model says, {method!r} for {name}, but got {shown(other)}.'
             f' The names are {names}.')
-    rate = kwargs.pop('drop_path_rate', default_rate(plain_name, method).rate)
+    rate = kwargs.pop('drop_path_rate', None)
+    if rate is None:
+        rate = default_rate(plain_name, method).rate
     given = {setting: kwargs.pop(setting) for setting in _SETTINGS & kwargs.keys()}
+    given = {setting: value for setting, value in given.items() if value is not None}
     defaults = dict(scale_by_keep=scales_by_keep_by_default(name), drop_distribution=default_distribution(module))
     settings = Settings(method, check_fraction('drop_path_rate', rate), **{**defaults, **given})
     refuse_settings(plain_name, module, settings)

@@ -30,18 +30,21 @@ WITHOUT_BRANCHES: Dict[str, str] = {
 }
 
 _NOT_ADDED = 'the result of self.drop_path is not added to anything'
-# patterns by module, and why some of their branches cannot be left out
-ONLY_MASKED: Dict[str, Tuple[str, str]] = {
-    'byoanet': ('haloregnetz_*', _NOT_ADDED),
-    'byobnet': ('mobileone_* regnetz_*', 'the result of self.drop_path is not added to'),
-    'coat': ('coat_tiny coat_mini coat_small', 'nothing is computed for self.drop_path alone'),
-    'edgenext': ('*', 'the branch of self.drop_path holds another residual branch'),
-    'efficientvim': ('*', 'nothing is computed for self.drop_path alone'),
-    'mobilevit': ('*', _NOT_ADDED),
-    'mvitv2': ('*', 'nothing is computed for self.drop_path1 alone'),
-    **dict.fromkeys(('rdnet', 'resnest', 'rexnet', 'vovnet'), ('*', _NOT_ADDED)),
-    'vision_transformer': ('*_18x2_*', 'its forward calls its drop path as one of its children'),
-    'vision_transformer_sam': ('*', 'the result of self.drop_path1 is not added to anything'),
+# why some branches of networks cannot be left out, by patterns of names, by module
+ONLY_MASKED: Dict[str, Dict[str, str]] = {
+    'byoanet': {'haloregnetz_*': _NOT_ADDED},
+    'byobnet': {
+        'mobileone_*': 'the result of self.drop_path is added to no tensor of the batch',
+        'regnetz_*': _NOT_ADDED,
+    },
+    'coat': {'coat_tiny coat_mini coat_small': 'nothing is computed for self.drop_path alone'},
+    'edgenext': {'*': 'the branch of self.drop_path holds another residual branch'},
+    'efficientvim': {'*': 'nothing is computed for self.drop_path alone'},
+    'mobilevit': {'*': _NOT_ADDED},
+    'mvitv2': {'*': 'nothing is computed for self.drop_path1 alone'},
+    **dict.fromkeys(('rdnet', 'resnest', 'rexnet', 'vovnet'), {'*': _NOT_ADDED}),
+    'vision_transformer': {'*_18x2_*': 'its forward calls its drop path as one of its children'},
+    'vision_transformer_sam': {'*': 'the result of self.drop_path1 is not added to anything'},
 }
 
 # patterns by module of those of which a branch ends in nothing that can be scaled, beside all that are only masked
@@ -68,8 +71,8 @@ def _fits(plain_name: str, patterns: str) -> bool:
 
 def why_only_masked(plain_name: str, module: str) -> str:
     """Why some branches of a network cannot be left out; empty if all can."""
-    patterns, reason = ONLY_MASKED.get(module.rpartition('.')[2], ('', ''))
-    return reason if _fits(plain_name, patterns) else ''
+    reasons = ONLY_MASKED.get(module.rpartition('.')[2], {})
+    return next((reason for patterns, reason in reasons.items() if _fits(plain_name, patterns)), '')
 
 
 def methods_of(plain_name: str, module: str) -> Tuple[str, ...]:
