@@ -1,24 +1,12 @@
 """Tables of what the source of a block's forward cannot tell, to be extended with classes of your own."""
+import sys
 from typing import Dict, List, Optional, Type
 
 import timm.layers
 import torchvision.models.resnet as tv_resnet
 import torchvision.ops
-from timm.models import (
-    convmixer,
-    dla,
-    efficientvit_mit,
-    efficientvit_msra,
-    ghostnet,
-    lcnetv2,
-    repghost,
-    repvit,
-    senet,
-    shvit,
-)
-from timm.models.inception_resnet_v2 import Block8, Block17, Block35
+from timm.models import senet
 from timm.models.metaformer import Scale
-from timm.models.xception import Block as XceptionBlock
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -47,31 +35,48 @@ BATCH_DIMENSIONS: Dict[str, Optional[int]] = {
 # layers that multiply their input with parameters: they may stand between a drop path and the addition
 SCALING_LAYERS: List[Type[nn.Module]] = [timm.layers.LayerScale, timm.layers.LayerScale2d, Scale, nn.Identity]
 
+# timm's residual blocks without a drop path, by module and class, and the child whose result one would be called on
+_OF_TIMM = {
+    'convmixer.Residual': 'fn',
+    'dla.DlaBasic': 'bn2',
+    'dla.DlaBottle2neck': 'bn3',
+    'dla.DlaBottleneck': 'bn3',
+    'efficientvit_mit.ResidualBlock': 'main',
+    'efficientvit_msra.ResidualDrop': 'm',
+    'ghostnet.GhostBottleneck': 'ghost2',
+    'ghostnet.GhostBottleneckV3': 'ghost2',
+    'inception_resnet_v2.Block17': 'conv2d',
+    'inception_resnet_v2.Block35': 'conv2d',
+    'inception_resnet_v2.Block8': 'conv2d',
+    'lcnetv2.RepDepthwiseSeparable': 'pw_conv',
+    'repghost.RepGhostBottleneck': 'ghost2',
+    'repvit.RepViTBlock': 'channel_mixer',
+    'repvit.RepVitDownsample': 'ffn',
+    'senet.SEBottleneck': 'se_module',
+    'senet.SEResNetBlock': 'se_module',
+    'senet.SEResNetBottleneck': 'se_module',
+    'senet.SEResNeXtBottleneck': 'se_module',
+    'shvit.Residual': 'm',
+    'xception.Block': 'rep',
+}
+
+
+def _in_timm(ends: Dict[str, str]) -> Dict[Type[nn.Module], str]:
+    """The classes of these names that the timm which is installed has."""
+    found = {}
+    for name, end in ends.items():
+        module, _, class_name = name.partition('.')
+        cls = getattr(sys.modules.get(f'timm.models.{module}'), class_name, None)
+        if cls is not None:
+            found[cls] = end
+    return found
+
+
 # residual blocks without a drop path, and the child whose result one would be called on
 BRANCH_ENDS: Dict[Type[nn.Module], str] = {
-    convmixer.Residual: 'fn',
-    dla.DlaBasic: 'bn2',
-    dla.DlaBottle2neck: 'bn3',
-    dla.DlaBottleneck: 'bn3',
-    efficientvit_mit.ResidualBlock: 'main',
-    efficientvit_msra.ResidualDrop: 'm',
-    ghostnet.GhostBottleneck: 'ghost2',
-    ghostnet.GhostBottleneckV3: 'ghost2',
-    Block8: 'conv2d',
-    Block17: 'conv2d',
-    Block35: 'conv2d',
-    lcnetv2.RepDepthwiseSeparable: 'pw_conv',
-    repghost.RepGhostBottleneck: 'ghost2',
-    repvit.RepViTBlock: 'channel_mixer',
-    repvit.RepVitDownsample: 'ffn',
-    senet.SEBottleneck: 'se_module',
-    senet.SEResNetBlock: 'se_module',
-    senet.SEResNetBottleneck: 'se_module',
-    senet.SEResNeXtBottleneck: 'se_module',
-    shvit.Residual: 'm',
+    **_in_timm(_OF_TIMM),
     tv_resnet.BasicBlock: 'bn2',
     tv_resnet.Bottleneck: 'bn3',
-    XceptionBlock: 'rep',
 }
 
 # norms that multiply their result with a weight, and add a bias: what folding scales at the end of a branch
