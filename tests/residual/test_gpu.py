@@ -71,6 +71,21 @@ def test_skipping_takes_the_draws_of_timms_drop_path_on_the_cpu(name, compiled):
             assert_same(gradients(model, x.cuda(), run, seed), expected, tolerance=1e-6)
 
 
+@pytest.mark.parametrize('mode', ['default', 'reduce-overhead'])
+def test_a_fixed_number_of_samples_on_the_gpu_is_drawn_anew_in_each_step(mode):
+    _, model = twins('vit_tiny_patch16_224', True)
+    settings = ts.Settings('sample', 0.5, 'uniform', scale_by_keep=True, skip_dropped=True, draw='fixed')
+    ts.apply_stochastic_depth(model, settings=settings, target_layer_name='DropPath')
+    run = torch.compile(model, mode=mode, fullgraph=True)
+    x = images(6, 32).double().cuda()
+    outputs = []
+    for seed in range(6):
+        y, *grads = gradients(model, x, run, seed)
+        assert y.isfinite().all() and all(g.isfinite().all() for g in grads)
+        outputs.append(y.cpu().clone())
+    assert len({tuple(y.flatten().tolist()) for y in outputs}) == 6
+
+
 @pytest.mark.parametrize('skip_dropped, mode', [(False, 'default'), (False, 'reduce-overhead'), (True, 'default')])
 def test_compiled_sample_mode_makes_no_graph_after_the_first_steps(skip_dropped, mode):
     _, model = twins('vit_tiny_patch16_224', skip_dropped)
