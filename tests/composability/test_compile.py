@@ -42,9 +42,14 @@ def train_losses(model, run, num_steps, progress=False):
 
 
 @pytest.mark.parametrize(
-    'backend, scale_by_keep', [pytest.param('inductor', False, marks=pytest.mark.long), ('aot_eager', True)]
+    'method, backend, scale_by_keep',
+    [
+        ('sample', 'aot_eager', True),
+        ('block', 'aot_eager', True),
+        pytest.param('block', 'inductor', False, marks=pytest.mark.long),
+        pytest.param('sample', 'inductor', False, marks=pytest.mark.families),
+    ],
 )
-@pytest.mark.parametrize('method', ['sample', 'block'])
 def test_compiled_losses_equal_eager_losses(method, backend, scale_by_keep):
     # in double precision, since training magnifies the rounding of single precision
     model = small_network(method, scale_by_keep=scale_by_keep).double()

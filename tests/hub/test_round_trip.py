@@ -293,8 +293,13 @@ def test_a_pushed_model_trains_on_with_other_classes_and_channels(checkpoint, tm
         )
 
 
-@pytest.mark.long
-@pytest.mark.parametrize('name, options', [('shvit_s1_sd_sample', []), ('test_vit', ['--keep-stochastic-depth'])])
+@pytest.mark.parametrize(
+    'name, options',
+    [
+        pytest.param('test_vit', ['--keep-stochastic-depth'], marks=pytest.mark.long),
+        pytest.param('shvit_s1_sd_sample', [], marks=pytest.mark.families),
+    ],
+)
 def test_networks_of_any_family_are_pushed_verified_and_pulled(name, options, command, hub_server, tmp_path):
     torch.manual_seed(0)
     if '_sd_' in name:

@@ -171,11 +171,11 @@ def test_a_convolution_of_known_layout_under_autocast(dtype):
 @pytest.mark.parametrize(
     'family',
     [
-        pytest.param(VIT, marks=pytest.mark.long),
-        pytest.param(CONVNEXT, marks=pytest.mark.long),
+        pytest.param(CONVNEXT, marks=pytest.mark.long),  # with convolutions
         *(
             pytest.param(name, marks=pytest.mark.families)
             for name in (
+                VIT,
                 'swin_transformer.SwinTransformerBlock',
                 'davit.SpatialBlock',
                 'eva.EvaBlock',
