@@ -46,6 +46,8 @@ def test_the_number_of_blocks_and_the_settings_are_logged():
         drop_schedule=None,
         scale_by_keep=False,
         skip_dropped=True,
+        round_up=False,
+        draw='independent',
         keep_function=False,
     )
 
