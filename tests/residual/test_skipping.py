@@ -8,8 +8,8 @@ import timm
 import torch
 from draws_of import give_draws, note_draws
 from networks import LAYERS, assert_same_gradients, assert_same_output, branch_formula, images, randomize
+from operations import Operations
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import timm_stochdepth as ts
@@ -56,18 +56,6 @@ def test_inputs_of_a_skipped_branch_have_zero_gradients_unless_the_shortcut_come
     grads = torch.autograd.grad(y.sum(), [x, query])
     assert torch.equal(grads[0], 3.0 * (x > 0))
     assert torch.equal(grads[1], torch.zeros_like(query))
-
-
-class Operations(TorchDispatchMode):
-    """Lists what is called."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.append(function.overloadpacket.__name__)
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize('name, kwargs', [('test_vit', dict(img_size=32)), ('resnet26', LAYERS)])

@@ -4,7 +4,7 @@ from typing import List, NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ['Selection', 'rows_to_run', 'select_kept']
+__all__ = ['Selection', 'rows_to_run', 'select_kept', 'tell_device']
 
 
 class Selection(NamedTuple):
@@ -56,12 +56,15 @@ def select_kept(
     runs = _first_rows(kept_PN, nums_run) if round_up else [kept_PN.nonzero()[:, 1]]
     row_PN = kept_PN.cumsum(1).sub_(1).clamp_(min=0)
     packed = torch.cat([row_PN.view(-1), kept_PN.view(-1), *runs])
-    if device.type == 'cuda':  # from pageable memory a copy waits for the device
-        packed = packed.pin_memory()
     size = row_PN.numel()
-    row, kept, run = packed.to(device, non_blocking=True).split([size, size, sum(nums_run)])
+    row, kept, run = tell_device(packed, device).split([size, size, sum(nums_run)])
     rows, masks = row.view(row_PN.shape).unbind(0), kept.to(dtype).view(row_PN.shape).unbind(0)
     return list(map(Selection, run.split(nums_run), nums_kept, rows, masks))
+
+
+def tell_device(packed: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device, without waiting for it: a copy from pageable memory would."""
+    return (packed.pin_memory() if device.type == 'cuda' else packed).to(device, non_blocking=True)
 
 
 def _first_rows(kept_PN: Tensor, nums_run: Sequence[int]) -> List[Tensor]:

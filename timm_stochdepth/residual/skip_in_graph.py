@@ -11,7 +11,7 @@ from torch._library.fake_impl import allocate_size
 
 from ..draws.bernoulli import Draws, host_dtype
 from ..draws.fixed import FixedDraws, select_fixed
-from ..draws.selection import Selection, rows_to_run
+from ..draws.selection import Selection, rows_to_run, tell_device
 from .gather import gather
 from .mask import per_sample
 
@@ -41,10 +41,7 @@ def _on(device: torch.device, is_kept_N: Tensor, round_up: bool) -> Tuple[Tensor
         run_K = torch.cat([run_K, (is_kept_N == 0.).nonzero().view(-1)[:num_run - num_kept]])
     if device.type == 'cpu':
         return run_K, num_kept_N
-    packed = torch.cat([num_kept_N, run_K])
-    if device.type == 'cuda':  # from pageable memory a copy waits for the device
-        packed = packed.pin_memory()
-    packed = packed.to(device, non_blocking=True)
+    packed = tell_device(torch.cat([num_kept_N, run_K]), device)
     return packed[num_samples:].clone(), packed[:num_samples]  # no result is a view of the other
 
 
