@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from networks import images, randomize
+from steps import assert_same, step
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -92,18 +93,6 @@ def with_factors(plain, model, factors):
         parent, _, attribute = name.rpartition('.')
         setattr(plain.get_submodule(parent), attribute, Factor(factors))
     return plain
-
-
-def step(model, x):
-    model.zero_grad()
-    y = model(x)
-    y.square().mean().backward()
-    return [y.detach(), *(p.grad for p in model.parameters())]
-
-
-def assert_same(tensors, expected):
-    for tensor, reference in zip(tensors, expected, strict=True):
-        torch.testing.assert_close(tensor, reference, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize('scale_by_keep', [True, False])

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from networks import images, randomize
+from steps import assert_same, step
 from torch.utils.checkpoint import checkpoint_sequential
 
 import timm_stochdepth as ts
@@ -38,19 +39,6 @@ def twins(name='vit_tiny_patch16_224', rate=0.5, **kwargs):
     return model.train(), as_on_device(copy.deepcopy(model)).train()
 
 
-def step(model, x, seed):
-    model.zero_grad()
-    torch.manual_seed(seed)
-    y = model(x)
-    y.square().mean().backward()
-    return [y.detach(), *(p.grad for p in model.parameters())]
-
-
-def assert_same(tensors, expected):
-    for tensor, reference in zip(tensors, expected, strict=True):
-        torch.testing.assert_close(tensor, reference, rtol=1e-8, atol=1e-11)
-
-
 @pytest.fixture
 def sizes(monkeypatch):
     """For how many drop paths something was told to a device, each time."""
@@ -71,7 +59,7 @@ def test_draws_are_those_of_drop_paths_that_draw_one_by_one(name, sizes):
     x = images(6, 32).double()
     for seed in range(5):
         del sizes[:]
-        assert_same(step(ahead, x, seed), step(model, x, seed))
+        assert_same(step(ahead, x, seed=seed), step(model, x, seed=seed))
         if seed > 1 and drawn_ahead._top_hooks:  # a pass is known when the next one begins
             assert sizes == [num_drop_paths]
 
@@ -82,7 +70,7 @@ def test_another_batch_size_and_another_rate_are_drawn_for(sizes):
         for m in (model, ahead):
             ts.set_drop_rate(m, rate)
         x = images(batch_size, 32).double()
-        assert_same(step(ahead, x, 1), step(model, x, 1))
+        assert_same(step(ahead, x, seed=1), step(model, x, seed=1))
     assert not drawn_ahead._top_hooks or sizes[-1] == 8
 
 
@@ -90,12 +78,12 @@ def test_a_rate_that_changes_within_a_pass_is_drawn_for():
     _, ahead = twins(rate=0.3)
     x = images(64, 32).double()
     for seed in range(2):
-        step(ahead, x, seed)
+        step(ahead, x, seed=seed)
     noted = []
     last = ahead.blocks[3].drop_path2
     last.select = lambda shortcut: noted.append(drawn_ahead.select_ahead(last, shortcut)) or noted[-1]
     hook = ahead.blocks[2].register_forward_pre_hook(lambda module, args: setattr(last, 'drop_prob', 1.0))
-    step(ahead, x, 3)
+    step(ahead, x, seed=3)
     hook.remove()
     assert len(noted[0].run_K) == 0
 
@@ -108,24 +96,24 @@ def test_a_pass_that_was_left_leaves_nothing():
         raise KeyError
 
     for seed in range(3):
-        step(ahead, x, seed)
+        step(ahead, x, seed=seed)
     hook = ahead.blocks[2].register_forward_pre_hook(leave)
     with pytest.raises(KeyError):
         ahead(x)
     hook.remove()
-    assert_same(step(ahead, x, 9), step(model, x, 9))
-    assert_same(step(ahead, x, 10), step(model, x, 10))
+    assert_same(step(ahead, x, seed=9), step(model, x, seed=9))
+    assert_same(step(ahead, x, seed=10), step(model, x, seed=10))
 
 
 def test_a_part_of_a_network_draws_for_itself():
     model, ahead = twins()
     x = images(6, 32).double()
     for seed in range(3):
-        step(ahead, x, seed)
+        step(ahead, x, seed=seed)
     tokens = torch.randn(6, 5, 48, dtype=torch.float64, requires_grad=True)
     for idx in (1, 3, 0, 2, 2):
-        assert_same(step(ahead.blocks[idx], tokens, 4), step(model.blocks[idx], tokens, 4))
-    assert_same(step(ahead, x, 5), step(model, x, 5))
+        assert_same(step(ahead.blocks[idx], tokens, seed=4), step(model.blocks[idx], tokens, seed=4))
+    assert_same(step(ahead, x, seed=5), step(model, x, seed=5))
 
 
 @pytest.mark.parametrize('reentrant', [False, True])
@@ -186,23 +174,23 @@ def test_networks_that_take_turns_draw_each_for_itself():
     x = images(6, 32).double()
     for seed in range(4):
         for plain, of_device in ((model, ahead), (other, other_ahead)):
-            assert_same(step(of_device, x, seed), step(plain, x, seed))
+            assert_same(step(of_device, x, seed=seed), step(plain, x, seed=seed))
     copied = as_on_device(copy.deepcopy(ahead))  # shares the progress of training
     for seed in range(4):
-        assert_same(step(ahead, x, seed), step(copied, x, seed))
+        assert_same(step(ahead, x, seed=seed), step(copied, x, seed=seed))
 
 
 def test_threads_draw_each_for_itself():
     model, ahead = twins()
     x = images(6, 32).double()
     for seed in range(3):
-        step(ahead, x, seed)
+        step(ahead, x, seed=seed)
     torch.manual_seed(4)
     ahead.blocks[0](torch.randn(6, 5, 48, dtype=torch.float64))
     thread = threading.Thread(target=lambda: ahead(x).sum().backward())
     thread.start()
     thread.join()
-    assert_same(step(ahead, x, 5), step(model, x, 5))
+    assert_same(step(ahead, x, seed=5), step(model, x, seed=5))
 
 
 def test_without_gradients_drop_paths_draw_one_by_one(sizes):
@@ -220,8 +208,8 @@ def test_without_gradients_drop_paths_draw_one_by_one(sizes):
 def test_nothing_is_kept_of_a_network_that_is_gone():
     _, ahead = twins()
     for seed in range(3):
-        step(ahead, images(6, 32).double(), seed)
+        step(ahead, images(6, 32).double(), seed=seed)
     num_known = len(drawn_ahead._passes)
     del ahead
-    step(twins('test_convnext')[1], images(6, 32).double(), 0)
+    step(twins('test_convnext')[1], images(6, 32).double(), seed=0)
     assert len(drawn_ahead._passes) <= num_known
