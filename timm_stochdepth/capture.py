@@ -1,4 +1,4 @@
-"""Whether a forward pass is being captured: by FX, export, TorchScript, or a transform of torch.func."""
+"""Whether a forward pass is being captured: by FX, export, TorchScript, a CUDA graph, or a transform of torch.func."""
 import warnings
 from itertools import repeat
 from typing import Any, Callable, Dict, Tuple, TypeVar, cast
@@ -13,10 +13,12 @@ __all__ = [
     'as_whole_block',
     'is_batched',
     'is_exporting',
+    'is_recorded',
     'is_traced',
     'is_transformed',
     'leave_to_python',
     'refuse_frozen_decisions',
+    'refuse_recording',
 ]
 
 F = TypeVar('F', bound=Callable[..., Any])
@@ -57,6 +59,24 @@ def is_exporting() -> bool:
     """Whether `torch.export` runs."""
     # of the function of this name the compiler says True, too, before torch 2.12
     return bool(torch.compiler._is_exporting_flag)
+
+
+def is_recorded() -> bool:
+    """Whether a CUDA graph is being recorded: of what the host decides it would keep one decision, for ever."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
+def refuse_recording(name: str, value: Any) -> None:
+    """Refuse to be recorded.
+
+    Raises:
+        RuntimeError: A CUDA graph is being recorded.
+    """
+    if is_recorded():
+        raise RuntimeError(
+            f'stochastic depth with {name}={value!r} decides on the CPU in each training step what to compute, and a'
+            ' CUDA graph would repeat one decision: record the sample method without skip_dropped, or with'
+            " skip_dropped=True and draw='fixed'.")
 
 
 # run for real while a graph is made: a compiler of torch 2.7 would lose the words of what it sees raised

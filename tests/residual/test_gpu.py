@@ -171,6 +171,42 @@ def test_a_cuda_graph_draws_anew_at_each_replay(recorded):
     assert len({tuple(row.tolist()) for row in dropped}) == 50
 
 
+def recorded_step(method, **settings):
+    """A CUDA graph of a training step, and the output that it writes."""
+    _, model = twins('vit_tiny_patch16_224', False)
+    ts.apply_stochastic_depth(model, method, 'DropPath', 0.5, 'uniform', scale_by_keep=True, **settings)
+    x = images(6, 32).double().cuda()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for seed in range(3):
+            gradients(model, x, seed=seed)
+    torch.cuda.current_stream().wait_stream(stream)
+    model.zero_grad()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = model(x)
+        y.square().mean().backward()
+    return graph, y, model
+
+
+@pytest.mark.parametrize('skip_dropped', [False, True])
+def test_a_recorded_step_with_a_fixed_number_of_samples_draws_anew_at_each_replay(skip_dropped):
+    graph, y, model = recorded_step('sample', skip_dropped=skip_dropped, draw='fixed')
+    outputs = []
+    for _ in range(6):
+        graph.replay()
+        assert y.isfinite().all() and all(p.grad.isfinite().all() for p in model.parameters())
+        outputs.append(tuple(y.detach().cpu().flatten().tolist()))
+    assert len(set(outputs)) == 6
+
+
+@pytest.mark.parametrize('method, settings', [('block', {}), ('sample', dict(skip_dropped=True))])
+def test_a_graph_of_one_decision_is_not_recorded(method, settings):
+    with pytest.raises(RuntimeError, match='a CUDA graph would repeat one decision'):
+        recorded_step(method, **settings)
+
+
 @pytest.mark.parametrize('mode', ['default', 'reduce-overhead'])
 def test_compiled_block_mode_takes_the_decisions_of_eager_mode(mode):
     model = randomize(timm.create_model('resnet50_sd_block', num_classes=5, drop_path_rate=0.5)).cuda().double().train()

@@ -4,6 +4,8 @@ from typing import List, NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor
 
+from ..capture import refuse_recording
+
 __all__ = ['Selection', 'rows_to_run', 'select_kept', 'tell_device']
 
 
@@ -64,6 +66,7 @@ def select_kept(
 
 def tell_device(packed: Tensor, device: torch.device) -> Tensor:
     """A tensor of the CPU on a device, without waiting for it: a copy from pageable memory would."""
+    refuse_recording('skip_dropped', True)
     return (packed.pin_memory() if device.type == 'cuda' else packed).to(device, non_blocking=True)
 
 

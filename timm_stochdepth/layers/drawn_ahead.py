@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor
 
+from ..capture import is_recorded
 from ..draws.bernoulli import Draws
 from ..draws.fixed import FixedDraws
 from ..draws.selection import Selection
@@ -137,7 +138,7 @@ def _shares_draws(drop_path: DropRate) -> bool:
 
 def _draws_for_whole_pass() -> bool:
     # a checkpoint restores the generator of its own beginning, and runs in a backward pass, without gradients first, or
-    # under hooks
-    if _top_hooks is None or not torch.is_grad_enabled():
+    # under hooks; while a CUDA graph is recorded, generators do not say their state
+    if _top_hooks is None or not torch.is_grad_enabled() or is_recorded():
         return False
     return _top_hooks(True) is None and torch._C._current_graph_task_id() == -1
