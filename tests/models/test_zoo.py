@@ -104,6 +104,12 @@ def test_conventions_are_those_of_the_family_and_are_written_down(name, scale_by
     assert args['drop_path_rate'] == 0.1 and args['drop_distribution'] == 'linear'
 
 
+@pytest.mark.parametrize('norm_layer, skip_dropped', [('evonormb0', False), ('evonormb2', False), ('evonorms0', True)])
+def test_nothing_is_skipped_where_a_norm_that_is_asked_for_looks_at_the_batch(norm_layer, skip_dropped, on_meta):
+    model = timm.create_model('resnetv2_18_sd_sample', norm_layer=norm_layer)
+    assert settings_of(model).skip_dropped == skip_dropped
+
+
 @pytest.mark.parametrize(
     'name, rate',
     [

@@ -2,7 +2,7 @@
 from typing import Sequence, Tuple
 
 import torch
-from timm.layers import SplitBatchNorm2d
+from timm.layers import EvoNorm2dB0, EvoNorm2dB1, EvoNorm2dB2, SplitBatchNorm2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -22,10 +22,12 @@ __all__ = [
     'what_waits',
 ]
 
+_NORMS_OF_BATCH = (_BatchNorm, EvoNorm2dB0, EvoNorm2dB1, EvoNorm2dB2)
+
 
 def looks_at_batch(module: nn.Module) -> bool:
     """Whether a norm takes the statistics of the batch: skipping samples is then not masking them."""
-    return any(isinstance(m, _BatchNorm) for m in module.modules())
+    return any(isinstance(m, _NORMS_OF_BATCH) for m in module.modules())
 
 
 def splits_batch(module: nn.Module) -> bool:
