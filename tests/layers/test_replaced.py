@@ -69,6 +69,18 @@ def test_one_of_two_that_is_put_there_leaves_the_other_one(name):
         torch.testing.assert_close(block(x), x + block.ls1(block.attn(block.norm1(x))))
 
 
+@pytest.mark.parametrize('is_scripted', [False, True])
+def test_a_batch_that_is_masked_gives_gradients_of_zero(is_scripted):
+    """Where a block has a forward of its own, and in TorchScript: DistributedDataParallel waits for a gradient."""
+    model = vit()
+    ts.apply_stochastic_depth(model, 'block', 'DropPath', 1.0, 'uniform', scale_by_keep=True)
+    for block in model.blocks if not is_scripted else ():
+        block.forward = lambda x, block=block, **kwargs: x + block.drop_path2(block.mlp(block.norm2(x)))
+    (torch.jit.script(model) if is_scripted else model)(torch.randn(2, 3, 32, 32)).sum().backward()
+    parameters = model.blocks[1].parameters() if is_scripted else model.blocks[1].mlp.parameters()
+    assert not any(p.grad.any() for p in parameters)
+
+
 @pytest.mark.parametrize(
     'network, name',
     [
