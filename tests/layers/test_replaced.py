@@ -5,8 +5,10 @@ import copy
 import pytest
 import timm
 import torch
+import torchvision
 from timm.layers import DropPath
 from timm.models import shvit
+from timm.models.vision_transformer import Block
 from timm.utils import reparameterize_model
 from torch import nn
 
@@ -69,6 +71,18 @@ def test_one_of_two_that_is_put_there_leaves_the_other_one(name):
         torch.testing.assert_close(block(x), x + block.ls1(block.attn(block.norm1(x))))
 
 
+@pytest.mark.parametrize('is_scripted', [False, True])
+def test_a_batch_that_is_masked_gives_gradients_of_zero(is_scripted):
+    """Where a block has a forward of its own, and in TorchScript: DistributedDataParallel waits for a gradient."""
+    model = vit()
+    ts.apply_stochastic_depth(model, 'block', 'DropPath', 1.0, 'uniform', scale_by_keep=True)
+    for block in model.blocks if not is_scripted else ():
+        block.forward = lambda x, block=block, **kwargs: x + block.drop_path2(block.mlp(block.norm2(x)))
+    (torch.jit.script(model) if is_scripted else model)(torch.randn(2, 3, 32, 32)).sum().backward()
+    parameters = model.blocks[1].parameters() if is_scripted else model.blocks[1].mlp.parameters()
+    assert not any(p.grad.any() for p in parameters)
+
+
 @pytest.mark.parametrize(
     'network, name',
     [
@@ -105,3 +119,65 @@ def test_a_block_that_is_fused_into_one_layer_is_the_function_that_it_was():
     fused = reparameterize_model(ts.fold_stochastic_depth(model))
     assert isinstance(fused[0], nn.Conv2d)
     torch.testing.assert_close(fused(x), model.eval()(x))
+
+
+class Others(nn.Module):
+    """Has a forward that somebody gives timm's class, as tools for token merging and relevance maps do."""
+
+    def forward(self, x, attn_mask=None, is_causal=False):
+        x = x + self.drop_path1(2 * self.ls1(self.attn(self.norm1(x))))
+        return x + self.drop_path2(3 * self.ls2(self.mlp(self.norm2(x))))
+
+
+@pytest.mark.parametrize('is_before', [True, False])
+@pytest.mark.parametrize('name', METHODS)
+def test_a_forward_that_timms_class_is_given_counts(name, is_before, monkeypatch):
+    """Before stochastic depth is applied, another network having had it with timm's own forward, and afterwards."""
+    plain, model, before = vit(), vit(), vit()
+    settings = dict(target_layer_name='DropPath', drop_rate=None, scale_by_keep=True, **METHODS[name])
+    ts.apply_stochastic_depth(model if not is_before else before, **settings)
+    x = torch.randn(6, 3, 32, 32)
+    model(x)
+    monkeypatch.setattr(Block, 'forward', Others.forward)
+    if is_before:
+        ts.apply_stochastic_depth(model, **settings)
+    torch.testing.assert_close(model.eval()(x), plain.eval()(x))
+    if name != 'block':  # drops other samples than timm
+        torch.manual_seed(1)
+        y = plain.train()(x)
+        torch.manual_seed(1)
+        torch.testing.assert_close(model.train()(x), y)
+    model.train()(x).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    monkeypatch.undo()
+    torch.testing.assert_close(before.eval()(x), model.eval()(x) if not is_before else vit().eval()(x))
+
+
+def test_a_forward_that_mixes_the_samples_is_refused_in_timms_class_too(monkeypatch):
+    def forward(self, x, attn_mask=None, is_causal=False):
+        return x + self.drop_path1(self.attn(self.norm1(x)) - x.mean(0))
+
+    monkeypatch.setattr(Block, 'forward', forward)
+    model = vit()
+    ts.apply_stochastic_depth(model, 'sample', 'DropPath', 0.5, skip_dropped=True)
+    with pytest.raises(ValueError, match='a branch of some samples is not that of the batch'):
+        model(torch.randn(6, 3, 32, 32))
+
+
+@pytest.mark.filterwarnings('ignore:The network has been trained')
+def test_a_forward_without_a_drop_path_of_its_own_is_asked_to_be_converted_again(monkeypatch):
+    """Nothing in it says where its branch ends."""
+    model = torchvision.models.resnet18(num_classes=3)
+    ts.apply_stochastic_depth(model, 'sample', 'ResNetBasicBlock', 0.5)
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return 2 * y + (x if self.downsample is None else self.downsample(x))
+
+    monkeypatch.setattr(torchvision.models.resnet.BasicBlock, 'forward', forward)
+    with pytest.raises(RuntimeError, match='another forward since .* call apply_stochastic_depth again'):
+        model(torch.randn(2, 3, 32, 32))
+    ts.apply_stochastic_depth(model, 'sample', 'ResNetBasicBlock', 1.0, 'uniform', scale_by_keep=True)
+    x = torch.randn(2, 3, 32, 32)
+    y = model.maxpool(model.relu(model.bn1(model.conv1(x))))
+    torch.testing.assert_close(model.layer1(y), y)  # all is dropped

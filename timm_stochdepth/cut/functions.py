@@ -93,6 +93,8 @@ def scriptable_forward(plain_class: Type[nn.Module]) -> Callable[..., Any]:
     arguments = ', '.join(names)
     dispatch = f"""
 if not torch.jit.is_scripting():
+    if type(self)._plain_class.forward is not type(self)._plain_forward:
+        return self._forward_since({arguments})
     if self.drops_batch():
         return self.forward_block({arguments})
     return self.stochastic_forward({arguments})
@@ -114,6 +116,8 @@ def masked_forward(plain_class: Type[nn.Module]) -> Callable[..., Any]:
 
 
 def _forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    if type(self)._plain_class.forward is not type(self)._plain_forward:
+        return self._forward_since(*args, **kwargs)
     if self.drops_batch():
         return self.forward_block(*args, **kwargs)
     return self.stochastic_forward(*args, **kwargs)

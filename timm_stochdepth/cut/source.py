@@ -114,7 +114,8 @@ def parse_forward(plain_class: Type[nn.Module]) -> ast.FunctionDef:
     """
     function = unwrapped(plain_class.forward)
     if not isinstance(function, FunctionType) or function.__name__ != 'forward':
-        raise NotCuttable('its forward is wrapped by a decorator')
+        name = getattr(function, '__name__', type(function).__name__)
+        raise NotCuttable(f'its forward is wrapped by a decorator, or another function ({name}) is in its place')
     tree = _tree_of(function, plain_class)
     if tree is None:
         raise NotCuttable(

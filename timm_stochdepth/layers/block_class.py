@@ -30,12 +30,23 @@ _NO_PATH: Tuple[bool, ...] = ()
 class _CutBlock(StochasticBlock):
     """A block whose branches are found in the plain class's forward."""
     _plain_class: ClassVar[Type[nn.Module]]
+    # as it was when this class was made
+    _plain_forward: ClassVar[Callable[..., Any]]
     _source: ClassVar[Union[PlainForward, Refusal]]
     # the plain forward, within its decorators
     _inner_forward: ClassVar[Callable[..., Any]]
     _path: ClassVar[Callable[..., Tuple[bool, ...]]]
     # the cut, or why there is none, by the path that the block takes
     _cuts: ClassVar[Dict[Tuple[bool, ...], Union[Cut, Refusal]]]
+
+    @torch.jit.unused
+    def _forward_since(self, *args: Any, **kwargs: Any) -> Any:
+        """The forward that somebody has given the plain class since: its drop paths mask."""
+        if self._plain_class in BRANCH_ENDS:
+            raise RuntimeError(
+                f'{self._plain_class.__name__} has been given another forward since stochastic depth was applied to the'
+                ' model: call apply_stochastic_depth again.')
+        return self._plain_class.forward(self, *args, **kwargs)
 
     @torch.jit.unused
     def _find_cut(self, *args: Any, **kwargs: Any) -> Union[Cut, Refusal]:
@@ -100,6 +111,7 @@ def _class_for(block: nn.Module, plain_class: Type[nn.Module], drop_path_names: 
         return type(plain_class.__name__, (_CutBlock, plain_class), {
             '__module__': __name__,
             '_plain_class': plain_class,
+            '_plain_forward': plain_class.forward,
             '_source': forward,
             '_inner_forward': unwrapped(plain_class.forward),
             '_drop_path_names': drop_path_names,
@@ -111,10 +123,12 @@ def _class_for(block: nn.Module, plain_class: Type[nn.Module], drop_path_names: 
             **checked_fuse(plain_class),
         })
 
-    is_proven = plain_class in TRUSTED_BLOCKS or plain_class.__module__.startswith(('timm.', 'torchvision.'))
+    # others may have given timm's class a forward of theirs
+    modules = plain_class.__module__, unwrapped(plain_class.forward).__module__
+    is_proven = plain_class in TRUSTED_BLOCKS or all(m.startswith(('timm.', 'torchvision.')) for m in modules)
     # who reads why a block was refused may add what was missing
     tables = tuple(BATCH_DIMENSIONS.items()), BRANCH_ENDS.get(plain_class), is_proven
-    key: Hashable = (plain_class, drop_path_names, shapes, children, tables)
+    key: Hashable = (plain_class, plain_class.forward, drop_path_names, shapes, children, tables)
     return _CLASSES.find(key, plain_class, make)
 
 

@@ -72,7 +72,7 @@ class StochasticDropPath(RateMetadata):
             return x * (1. - self.drop_prob)
         if self.drops_batch:
             if not draw_keep_block(self.drop_prob):
-                return torch.zeros_like(x)
+                return x * 0.  # with a gradient of zero for what it was computed of
             return x / (1. - self.drop_prob) if self.scale_by_keep else x
         return x * per_sample(draw_keep_samples(x, self.drop_prob, self.scale_by_keep), x)
 
@@ -90,7 +90,7 @@ class StochasticDropPath(RateMetadata):
             return x * (1. - self.drop_prob)
         if mode is Mode.BATCH:
             if not self.keeps_batch():
-                return torch.zeros_like(x)
+                return x * 0.  # with a gradient of zero for what it was computed of
             return x / (1. - self.drop_prob) if self.scale_by_keep else x
         return x * per_sample(self.draw_samples(x), x)
 
