@@ -70,7 +70,9 @@ def select_fixed(steps: Sequence[int], x: Tensor) -> List[Selection]:
     last_prob: Any = last_probs[0]
     row: Any = highest[0]
     if len(steps) > 1:
-        sure, last_prob, row = _columns(tuple(nums_sure), tuple(last_probs), tuple(highest), device)
+        # what is made under a mode, one of fake tensors for instance, is of no use outside
+        columns = _columns.__wrapped__ if torch._C._len_torch_dispatch_stack() else _columns
+        sure, last_prob, row = columns(tuple(nums_sure), tuple(last_probs), tuple(highest), device)
     # one by one: what drop paths draw together is what they draw alone
     uniform = torch.stack([torch.rand(num_samples + 1, device=device) for _ in steps])
     order_PN = uniform[:, 1:].argsort(dim=1)
