@@ -1,6 +1,6 @@
 """Draws by which a number of samples runs each branch that never changes."""
 from functools import lru_cache
-from typing import Any, List, Sequence, Union
+from typing import Any, List, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
@@ -41,11 +41,12 @@ class FixedDraws(Draws):
     def select(self, drop_probs: Sequence[float], x: Tensor, round_up: bool = False) -> List[Selection]:
         return select_fixed([keep_steps(p) for p in drop_probs], x)
 
-    def generator(self, device: torch.device) -> torch.Generator:
-        if device.type != 'cuda':
+    def generator(self, device: torch.device) -> Optional[torch.Generator]:
+        if device.type == 'cpu':
             return super().generator(device)
-        generator: torch.Generator = torch.cuda.default_generators[device.index]
-        return generator
+        # not every device has them where its module says
+        generators: Sequence[torch.Generator] = getattr(getattr(torch, device.type, None), 'default_generators', ())
+        return generators[device.index] if generators else None
 
 
 def keep_steps(drop_prob: float) -> int:
