@@ -10,6 +10,7 @@ from networks import images, randomize
 from steps import assert_same, step
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import timm_stochdepth as ts
 from timm_stochdepth.draws.fixed import FixedDraws
@@ -171,6 +172,18 @@ def test_a_checkpointed_step_is_the_same():
     model.set_grad_checkpointing()
     torch.manual_seed(1)
     assert_same(step(model, x), expected)
+
+
+@pytest.mark.parametrize('rate, real_first', [(0.3, False), (0.35, True)])
+def test_fake_tensors_and_real_ones_take_turns(rate, real_first):
+    def select():
+        return [s.keep_N for s in FixedDraws().select([rate, 0.5], torch.empty(7, 3))]
+
+    if real_first:
+        select()
+    with FakeTensorMode():  # to estimate the memory of a training, for instance
+        assert all(isinstance(keep_N, FakeTensor) for keep_N in select())
+    assert all(keep_N.sum() <= 5 for keep_N in select())
 
 
 @pytest.mark.parametrize('settings, message', [

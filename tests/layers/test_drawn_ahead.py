@@ -12,6 +12,7 @@ from steps import assert_same, step
 from torch.utils.checkpoint import checkpoint_sequential
 
 import timm_stochdepth as ts
+from timm_stochdepth.draws.fixed import select_fixed
 from timm_stochdepth.draws.selection import select_kept
 from timm_stochdepth.inspection import drop_paths
 from timm_stochdepth.layers import drawn_ahead
@@ -166,6 +167,21 @@ def test_a_pass_that_takes_another_course_gives_its_draws_back(draw):
             run(ahead, course, seed), run(model, course, seed)
         else:
             assert_same(run(ahead, course, seed), run(model, course, seed))
+
+
+def test_fixed_numbers_are_drawn_one_by_one_where_nothing_can_be_given_back(monkeypatch):
+    model, _ = twins(draw='fixed')
+    sizes = []
+
+    def select(steps, x):
+        sizes.append(len(steps))
+        return select_fixed(steps, x)
+
+    monkeypatch.setattr('timm_stochdepth.draws.fixed.select_fixed', select)
+    model.to('meta')  # which has no generator to be asked, as that of MPS
+    for _ in range(3):
+        model(images(6, 32).double().to('meta')).sum().backward()
+    assert sizes == [1] * 3 * len(list(drop_paths(model)))
 
 
 def test_networks_that_take_turns_draw_each_for_itself():

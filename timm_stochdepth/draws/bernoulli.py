@@ -1,5 +1,5 @@
 """Draw who is dropped: a Bernoulli variable for each sample, or for the batch."""
-from typing import List, Sequence, Union
+from typing import List, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
@@ -114,8 +114,8 @@ class Draws:
             return [Selection(kept_K, kept_K.shape[0])]
         return select_kept(torch.stack([self.samples(like, p) for p in drop_probs]), x.device, x.dtype, round_up)
 
-    def generator(self, device: torch.device) -> torch.Generator:
-        """What `select` draws from, for branches on a device."""
+    def generator(self, device: torch.device) -> Optional[torch.Generator]:
+        """What `select` draws from, for branches on a device; None where nobody can ask it for its state."""
         return torch.default_generator
 
     def batch(self, drop_prob: float) -> bool:

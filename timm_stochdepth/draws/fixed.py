@@ -1,6 +1,6 @@
 """Draws by which a number of samples runs each branch that never changes."""
 from functools import lru_cache
-from typing import Any, List, Sequence, Union
+from typing import Any, List, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
@@ -41,11 +41,12 @@ class FixedDraws(Draws):
     def select(self, drop_probs: Sequence[float], x: Tensor, round_up: bool = False) -> List[Selection]:
         return select_fixed([keep_steps(p) for p in drop_probs], x)
 
-    def generator(self, device: torch.device) -> torch.Generator:
-        if device.type != 'cuda':
+    def generator(self, device: torch.device) -> Optional[torch.Generator]:
+        if device.type == 'cpu':
             return super().generator(device)
-        generator: torch.Generator = torch.cuda.default_generators[device.index]
-        return generator
+        # not every device has them where its module says
+        generators: Sequence[torch.Generator] = getattr(getattr(torch, device.type, None), 'default_generators', ())
+        return generators[device.index] if generators else None
 
 
 def keep_steps(drop_prob: float) -> int:
@@ -70,7 +71,9 @@ def select_fixed(steps: Sequence[int], x: Tensor) -> List[Selection]:
     last_prob: Any = last_probs[0]
     row: Any = highest[0]
     if len(steps) > 1:
-        sure, last_prob, row = _columns(tuple(nums_sure), tuple(last_probs), tuple(highest), device)
+        # what is made under a mode, one of fake tensors for instance, is of no use outside
+        columns = _columns.__wrapped__ if torch._C._len_torch_dispatch_stack() else _columns
+        sure, last_prob, row = columns(tuple(nums_sure), tuple(last_probs), tuple(highest), device)
     # one by one: what drop paths draw together is what they draw alone
     uniform = torch.stack([torch.rand(num_samples + 1, device=device) for _ in steps])
     order_PN = uniform[:, 1:].argsort(dim=1)

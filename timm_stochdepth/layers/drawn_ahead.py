@@ -90,10 +90,11 @@ def _draw_anew(drop_path: DropRate, batch: _Batch, shortcut: Tensor) -> Selectio
     may_wait = _draws_for_whole_pass()
     is_first = _note(drop_path, batch if may_wait else None)
     later = list(_next_ones(drop_path, batch)) if is_first and may_wait else []
+    draws = drop_path.draws
+    generator = draws.generator(batch[1]) if later else None
+    if generator is None:
+        return draws.select([drop_path.drop_prob], shortcut, drop_path.round_up)[0]
     drop_probs = [drop_path.drop_prob, *(d.drop_prob for d, _ in later)]
-    if not later:
-        return drop_path.draws.select(drop_probs, shortcut, drop_path.round_up)[0]
-    draws, generator = drop_path.draws, drop_path.draws.generator(batch[1])
     before, dtype = generator.get_state(), shortcut.dtype
     now, *drawn = draws.select(drop_probs, shortcut, drop_path.round_up)
     after = generator.get_state()
