@@ -4,6 +4,7 @@ from typing import List, Optional, Sequence, Union
 import torch
 from torch import Tensor
 
+from ..capture import refuse_recording
 from .selection import Selection, select_kept
 
 __all__ = ['Draws', 'draw_keep_block', 'draw_keep_samples', 'host_dtype']
@@ -124,4 +125,6 @@ class Draws:
         Args:
             drop_prob: Probability that it does not, in [0, 1].
         """
+        if torch.cuda.is_initialized():
+            refuse_recording('stochastic_method', 'block')
         return draw_keep_block(drop_prob)

@@ -9,6 +9,7 @@ from weakref import WeakSet
 
 import torch
 
+from ..capture import refuse_recording
 from .bernoulli import Draws
 from .process_group import has_ranks
 from .step_count import StepCount, has_optimizer, short_hash
@@ -179,4 +180,7 @@ class RankDraws(Draws):
         self.drop_path_idx = drop_path_idx
 
     def batch(self, drop_prob: float) -> bool:
-        return self.shared.draw_keep_block(self.drop_path_idx, drop_prob) if has_ranks() else super().batch(drop_prob)
+        if not has_ranks():
+            return super().batch(drop_prob)
+        refuse_recording('stochastic_method', 'block')
+        return self.shared.draw_keep_block(self.drop_path_idx, drop_prob)

@@ -199,7 +199,7 @@ def decide(
     with torch._C._DisableFuncTorch():  # one decision for whatever is vmapped
         for name, _ in cut.branches:
             drop_path: StochasticDropPath = getattr(block, name)
-            keeps.append(drop_path.keeps_batch())
+            keeps.append(drop_path.drop_prob == 0. or drop_path.draws.batch(drop_path.drop_prob))
             is_scaled = is_scaled or drop_path.scale_by_keep and drop_path.drop_prob > 0.
     if not any(keeps):
         return cut.forward_eager, (tuple(keeps), *args), kwargs

@@ -4,7 +4,7 @@ from typing import Any, Dict, Optional
 import torch
 from torch import Tensor, nn
 
-from ..capture import as_leaf, is_traced, leave_to_python, refuse_recording
+from ..capture import as_leaf, is_traced, leave_to_python
 from ..cut.branch import Branch
 from ..draws.bernoulli import draw_keep_block, draw_keep_samples
 from ..draws.selection import Selection
@@ -89,7 +89,7 @@ class StochasticDropPath(RateMetadata):
                 return x * self.keep_prob.to(x.device, x.dtype, non_blocking=True)
             return x * (1. - self.drop_prob)
         if mode is Mode.BATCH:
-            if not self.keeps_batch():
+            if not self.draws.batch(self.drop_prob):
                 return x * 0.  # with a gradient of zero for what it was computed of
             return x / (1. - self.drop_prob) if self.scale_by_keep else x
         return x * per_sample(self.draw_samples(x), x)
@@ -122,14 +122,6 @@ class StochasticDropPath(RateMetadata):
         if not shortcut.is_cpu:
             return select_ahead(self, shortcut)
         return self.draws.select((self.drop_prob,), shortcut, self.round_up)[0]
-
-    @torch.jit.unused
-    def keeps_batch(self) -> bool:
-        """Draw whether the whole batch keeps the branch."""
-        if self.drop_prob == 0.:
-            return True
-        refuse_recording('stochastic_method', 'block')
-        return self.draws.batch(self.drop_prob)
 
     # what was decided stays outside of compiled code, what it decides on is compiled by itself
     @torch.jit.unused
