@@ -97,8 +97,8 @@ SCALED = {
 }
 
 
-def applied(end):
-    model = nn.Sequential(Block(end)).eval()
+def applied(end, block=Block):
+    model = nn.Sequential(block(end)).eval()
     for p in model.parameters():
         nn.init.uniform_(p, 0.5, 1.5)
     ts.apply_stochastic_depth(model, 'sample', 'DropPath', 0.5, 'uniform')
@@ -149,6 +149,13 @@ class WrittenToAView(Own):
         return y
 
 
+class WrittenToItems(Own):
+    def forward(self, x):
+        y = x * self.scale
+        y[:, 0] = 1
+        return y
+
+
 class Ephemeral(Own):
     names = ('scale',)
 
@@ -161,8 +168,43 @@ class Ephemeral(Own):
 
 @pytest.mark.filterwarnings('ignore:The network has been trained')
 @pytest.mark.parametrize(
-    'end', [Shifted, OneOfBoth, InBoth, WrittenTo, WrittenToAView, Ephemeral], ids=lambda end: end.__name__
+    'end',
+    [Shifted, OneOfBoth, InBoth, WrittenTo, WrittenToAView, WrittenToItems, Ephemeral],
+    ids=lambda end: end.__name__,
 )
 def test_where_no_tensors_carry_the_factor_the_end_is_refused(end):
     with pytest.raises(ValueError, match=r'0\.end.* to be (folded|scaled), but is '):
         ts.fold_stochastic_depth(applied(end()))
+
+
+class WritesToView(Block):
+    def forward(self, x):
+        y = self.end(torch.relu(self.fc(x)))
+        y[:, 0].add_(1)
+        return x + self.drop_path(y)
+
+
+class WritesToItems(Block):
+    def forward(self, x):
+        y = self.end(torch.relu(self.fc(x)))
+        y[:, 0] = 1
+        return x + self.drop_path(y)
+
+
+@pytest.mark.filterwarnings('ignore:The network has been trained')
+@pytest.mark.parametrize('block', [WritesToView, WritesToItems])
+def test_an_end_that_the_block_itself_writes_to_is_refused(block):
+    with pytest.raises(ValueError, match='^0 must .* to be folded, but is a WritesTo'):
+        ts.fold_stochastic_depth(applied(nn.Linear(4, 4), block))
+
+
+@pytest.mark.parametrize('name', ['swin_tiny_patch4_window7_224', 'swinv2_tiny_window8_256'])
+def test_what_a_branch_writes_to_on_its_way_is_no_hindrance(name):
+    """Networks for images of any size fill in the mask of their windows in each pass."""
+    kwargs = dict(img_size=64, embed_dim=24, depths=(2, 2), num_heads=(1, 2), num_classes=5, strict_img_size=False)
+    model = timm.create_model(name, **kwargs).eval()
+    ts.apply_stochastic_depth(model, 'sample', 'DropPath', 0.4, 'uniform')
+    plain = timm.create_model(name, **kwargs).eval()
+    plain.load_state_dict(ts.fold_stochastic_depth(model).state_dict())
+    x = torch.randn(2, 3, 96, 64)
+    assert_same_output(plain(x), model(x))

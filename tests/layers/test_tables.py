@@ -174,3 +174,39 @@ def test_a_norm_of_ones_own_is_folded():
         ts.NORM_LAYERS.remove(WeightedNorm)
     x = torch.randn(3, 4)
     torch.testing.assert_close(folded.eval()(x), model.eval()(x))
+
+
+class SizedBlock(nn.Module):
+    """As in PVT and SegFormer: tokens, and the numbers of their rows and columns."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.drop_path = nn.Conv2d(4, 4, 3, padding=1), timm.layers.DropPath(0.5)
+
+    def forward(self, x, H, W):
+        y = self.conv(x.transpose(1, 2).reshape(x.shape[0], -1, H, W))
+        return x + self.drop_path(y.flatten(2).transpose(1, 2))
+
+
+@pytest.mark.parametrize(
+    'settings', [dict(stochastic_method='block'), dict(stochastic_method='sample', skip_dropped=True)]
+)
+def test_what_says_that_an_argument_is_a_number_is_named(settings, monkeypatch):
+    reference = SizedBlock()
+    for name in ('H', 'W'):
+        model = nn.Sequential(copy.deepcopy(reference))
+        with pytest.raises(
+            ValueError, match=rf"argument {name} is the batch: an entry BATCH_DIMENSIONS\['{name}'\] does"
+        ):
+            ts.apply_stochastic_depth(model, target_layer_name='DropPath', drop_rate=None, **settings)
+        monkeypatch.setitem(ts.BATCH_DIMENSIONS, name, None)
+    ts.apply_stochastic_depth(model, target_layer_name='DropPath', drop_rate=None, **settings)
+    x = torch.randn(12, 6, 4)
+    torch.manual_seed(3)
+    y = model[0](x, 2, 3)
+    torch.manual_seed(3)
+    if settings['stochastic_method'] == 'sample':
+        torch.testing.assert_close(y, reference(x, 2, 3))
+    else:
+        branch = reference.eval()(x, 2, 3) - x
+        assert any(torch.allclose(y, x + factor * branch, atol=1e-5) for factor in (0.0, 2.0))

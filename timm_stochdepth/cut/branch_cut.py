@@ -169,7 +169,9 @@ class BranchCut:
             before: Those that stay before the addition; one that keeps the value is added where it is changed.
         """
         if isinstance(self.facts.kinds.dimensions_of(name), str) and name not in self.facts.optional:
-            raise NotCuttable(f'nothing says whether the first dimension of its argument {name} is the batch')
+            raise NotCuttable(
+                f'nothing says whether the first dimension of its argument {name} is the batch: an entry'
+                f' BATCH_DIMENSIONS[{name!r}] does, None for a number and for what all samples share')
         changes = [s for s in before if name in self.facts.writes(s)]
         position = {id(s): j for j, s in enumerate(self.suite)}
         readers = _readers(name, [*body, self.suite[self.i]], self.addition.operand)

@@ -9,7 +9,7 @@ from ..cut.tables import GATE_INPUT_LAYERS, NORM_LAYERS, SCALING_LAYERS
 from ..layers.block import StochasticBlock, plain_class_of
 from ..layers.block_class import cuts_of
 from .computed_tensors import ComputedTensor, own_tensor, own_tensors
-from .degree import linear_in, overwrites
+from .degree import linear_in, overwritten
 from .nodes import is_size
 from .trace import branch_ends, trace_forward
 
@@ -82,7 +82,10 @@ def _walk(root: nn.Module, node: Any, path: str, in_sum: bool = False) -> Expone
         return {own_tensor(root, name, path): 1 for name in names}
     if in_sum and _parameter_of(node) and _is_used_once(node) and _is_used_once(_leaf_of(node)):  # a bias
         return {own_tensor(root, _parameter_of(node), path): 1}
+    written = overwritten(root, node.graph) if isinstance(node, fx.Node) else ()
     while isinstance(node, fx.Node) and node.op not in ('placeholder', 'get_attr'):
+        if node in written:
+            break
         if in_sum and not _is_used_once(node):
             break  # what feeds the other operand, too, would be scaled twice there
         name = str(getattr(node.target, '__name__', node.target))
@@ -139,7 +142,7 @@ def _exponents_of(module: nn.Module, path: str) -> Optional[Exponents]:
         if isinstance(module, nn.Sequential):
             return _last_of(module, path)
         graph = trace_forward(module, type(module))
-        if overwrites(module, graph):
+        if overwritten(module, graph):
             raise _no_end(path, module)
         return _walk(module, next(n for n in graph.nodes if n.op == 'output').args[0], path)
     except ComputedTensor:

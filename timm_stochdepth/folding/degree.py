@@ -4,13 +4,13 @@
 buffers, written as products and sums, is linear in its weight and bias likewise, and not in its statistics.
 """
 from itertools import combinations
-from typing import Any, Dict, FrozenSet, List, Optional, cast
+from typing import Any, Dict, FrozenSet, List, Optional, Set, cast
 
 from torch import fx, nn
 
 from .nodes import flat, is_inplace, is_size
 
-__all__ = ['linear_in', 'overwrites']
+__all__ = ['linear_in', 'overwritten']
 
 _PRODUCTS = ('imul', 'matmul', 'mul', 'mul_', 'multiply')
 _QUOTIENTS = ('div', 'div_', 'itruediv', 'truediv')
@@ -43,6 +43,8 @@ def linear_in(module: nn.Module, node: Any) -> FrozenSet[str]:
     for n in reversed(node.graph.nodes):
         if n in needed:
             needed.update(n.all_input_nodes)
+    if needed & overwritten(module, node.graph):
+        return frozenset()
     nodes = [n for n in node.graph.nodes if n in needed]
     own = {n for n, p in module._parameters.items() if p is not None}
     buffers = {n for n, b in module._buffers.items() if b is not None} - module._non_persistent_buffers_set
@@ -87,15 +89,16 @@ def _degree(node: fx.Node, degrees: Degrees) -> Optional[int]:
     return None
 
 
-def overwrites(module: nn.Module, graph: fx.Graph) -> bool:
-    """Whether a traced forward writes to a value that is used under its former name: its graph does not show that."""
+def overwritten(module: nn.Module, graph: fx.Graph) -> Set[fx.Node]:
+    """Values that a traced forward writes to, and uses under their former name: its graph does not show these."""
     index = {n: i for i, n in enumerate(graph.nodes)}
+    found = set()
     for node in graph.nodes:
         child = module.get_submodule(str(node.target)) if node.op == 'call_module' else None
         written = node.args[0] if node.args and is_inplace(node, child) else None
         while isinstance(written, fx.Node):  # what a view is of is written to, too
             if any(index[user] > index[node] for user in written.users):
-                return True
+                found.add(written)
             is_view = str(getattr(written.target, '__name__', written.target)) in _VIEWS
             written = written.args[0] if is_view else None
-    return False
+    return found

@@ -20,6 +20,9 @@ _ADDITIONS = ('add', 'add_', 'iadd')
 class _Proxy(fx.Proxy):
     """A value of the block: what writes to it, `x += shortcut`, stays that, where fx would have it make a new one."""
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.tracer.create_proxy('call_function', operator.setitem, (self, key, value), {})
+
 
 def _inplace(function: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: _Proxy, other: Any) -> fx.Proxy:
