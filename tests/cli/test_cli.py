@@ -54,6 +54,9 @@ def test_list_filters_by_the_name_or_that_of_the_plain_network(pattern, capsys):
     [
         ('no_such*', '.'),
         ('resnet5O', ': did you mean resnet50 or '),
+        ('resnet50_sd_blok', ': did you mean resnet50_sd_block or '),
+        ('resnet50_sd_block.a1_in1k', ': did you mean resnet50_sd_block or '),
+        ('vgg16_sd_*', ': vgg16 has no branches that could be dropped: it has no shortcuts.'),
         ('vgg*', ': vgg11 has no branches that could be dropped: it has no shortcuts.'),
         ('rexnet_100_sd_block', ': branches of rexnet_100 cannot all be left out, as the result of self.drop_path is '),
     ],

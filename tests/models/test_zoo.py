@@ -199,3 +199,18 @@ def test_features_drop_at_the_rates_of_the_network(name, feature_cls):
     x = torch.randn(2, 3, *([160, 160] if 'vit' in name else [64, 64]))
     for y, y_plain in zip(features.eval()(x), plain(x)):
         torch.testing.assert_close(y, y_plain)
+
+
+@pytest.mark.parametrize('name, size', [('legacy_xception', 64), ('mnasnet_small', 32)])
+@pytest.mark.parametrize('method, settings', [('block', {}), ('sample', dict(skip_dropped=True))])
+def test_features_within_a_branch_are_there_for_all_samples(name, size, method, settings):
+    kwargs = dict(features_only=True, drop_path_rate=1.0, drop_distribution='uniform')
+    if name == 'mnasnet_small':
+        kwargs.update(feature_location='expansion')
+    masked = timm.create_model(f'{name}_sd_sample', skip_dropped=False, **kwargs).train()
+    model = timm.create_model(f'{name}_sd_{method}', **settings, **kwargs).train()
+    model.load_state_dict(masked.state_dict())
+    x = torch.randn(3, 3, size, size)
+    expected = masked(x)
+    assert [y.shape[0] for y in expected] == [3] * 5
+    torch.testing.assert_close(model(x), expected)

@@ -65,14 +65,17 @@ def _natural(name: str) -> Tuple[Any, ...]:
 
 def _why(pattern: str, modules: Dict[str, str]) -> str:
     """Why nothing matches, as the end of a sentence."""
+    from ..settings import METHODS
     from ..zoo.exceptions import why_without_method
     from ..zoo.names import split_stochastic_name
 
-    for name in (pattern, split_stochastic_name(pattern)[0]):
+    plain_pattern, method = split_stochastic_name(pattern)
+    lacks_method = any(fnmatchcase(m, method) for m in METHODS)  # and is not a name that is misspelled, or has a tag
+    for name in (pattern, plain_pattern) if lacks_method else (pattern,):
         plain_name = next((n for n in modules if fnmatchcase(n, name)), None)
         if plain_name is not None:
             return f': {why_without_method(plain_name, modules[plain_name])}.'
-    return closest(pattern, modules)
+    return closest(pattern, _matching('*', modules) if plain_pattern else modules)
 
 
 def _tags(name: str) -> str:

@@ -120,7 +120,10 @@ class StochasticBlock(nn.Module):
 
     @torch.jit.unused
     def _skip(self, cut: Cut, args: Any, kwargs: Any) -> Any:
-        _refuse_skipping(self, plan_of(self, cut))
+        plan = plan_of(self, cut)
+        _refuse_skipping(self, plan)
+        if plan.gives_features:
+            return self._forward_masked(*args, **kwargs)
         if not self._is_proven and cut.checked != 'by rows':
             check_cut(self, cut, args, kwargs, by_rows=True)
         return cut.forward(self, *args, **kwargs)
@@ -193,6 +196,8 @@ def decide(
     first: StochasticDropPath = getattr(block, block._drop_path_names[0])
     if plan.what_waits and not first.settings.use_same_gpu_seed:
         refuse_waiting(plan.what_waits, 'use_same_gpu_seed', False)
+    if plan.gives_features:  # its drop paths draw by themselves
+        return torch.compiler.disable(type(block)._forward_masked), args, kwargs
     if not (block._is_proven or cut.checked):
         check_cut(block, cut, args, kwargs, by_rows=False)
     keeps, is_scaled = [], False

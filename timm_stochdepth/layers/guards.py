@@ -3,6 +3,7 @@ from typing import Sequence, Tuple
 
 import torch
 from timm.layers import EvoNorm2dB0, EvoNorm2dB1, EvoNorm2dB2, SplitBatchNorm2d
+from timm.models import FeatureHooks
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -11,6 +12,7 @@ from ..draws.process_group import has_ranks
 from .sharding import units
 
 __all__ = [
+    'gives_features',
     'has_partitioned_parameters',
     'looks_at_batch',
     'refuse_distributed_activations',
@@ -84,6 +86,13 @@ def refuse_distributed_activations() -> None:
 def has_partitioned_parameters(module: nn.Module) -> bool:
     """Whether parameters are there only while their module runs, as DeepSpeed's ZeRO-3 has them."""
     return any(hasattr(p, 'ds_id') for p in module.parameters())
+
+
+def gives_features(block: nn.Module, branches: Sequence[Tuple[str, Branch]]) -> bool:
+    """Whether timm takes features from within a branch (`features_only=True`): they are to be there for all samples."""
+    modules = [m for _, branch in branches for m in branch.modules(block)]
+    hooks = [hook for m in modules for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
+    return any(isinstance(getattr(getattr(hook, 'func', None), '__self__', None), FeatureHooks) for hook in hooks)
 
 
 def what_waits(block: nn.Module, branches: Sequence[Tuple[str, Branch]]) -> str:

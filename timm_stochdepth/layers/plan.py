@@ -12,7 +12,7 @@ from torch.nn.modules import module as torch_module
 
 from ..cut.branch import Branch
 from ..cut.cut import Cut
-from .guards import has_partitioned_parameters, looks_at_batch, splits_batch, what_waits
+from .guards import gives_features, has_partitioned_parameters, looks_at_batch, splits_batch, what_waits
 
 __all__ = ['Plan', 'branch_parameters', 'is_partitioned', 'may_add_inplace', 'plan_of']
 
@@ -36,6 +36,7 @@ class Plan:
         looks_at_batch: Whether a norm takes the statistics of the batch.
         splits_batch: Whether a norm splits it into parts.
         what_waits: What in it waits for all ranks.
+        gives_features: Whether features are taken from within a branch, which then always runs.
         has_sample_gradients: Whether its parameters are to have a gradient for each sample (opacus).
         is_partitioned: Whether its parameters are there only while their module runs (DeepSpeed's ZeRO-3).
         parameter_dicts: Those of the modules of each branch.
@@ -51,6 +52,7 @@ class Plan:
         self.looks_at_batch = looks_at_batch(block)
         self.splits_batch = splits_batch(block)
         self.what_waits = what_waits(block, branches)
+        self.gives_features = gives_features(block, branches)
         self.has_sample_gradients = any(hasattr(p, 'grad_sample') for p in block.parameters())
         self.is_partitioned = has_partitioned_parameters(block)
         self.parameter_dicts = {branch: [m._parameters for m in branch.modules(block)] for _, branch in branches}
