@@ -3,7 +3,7 @@ import ast
 import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Callable, Sequence, Tuple, Type
+from typing import Any, Callable, Optional, Sequence, Tuple, Type
 
 import torch
 from torch import nn
@@ -35,14 +35,16 @@ class Cut:
             these decisions, and the arguments; left alone by torch.compile, which compiles what it calls.
         branches: Name and branch of each drop path's call, in their order.
         code: Source of forward and of the branches.
-        checked: How it was compared with the plain forward, `'whole'` or `'by rows'`, empty if it was not.
+        path: The path that it is made for; None if it was made by hand.
+        is_compared: Whether it was compared with the plain forward.
     """
     forward: Callable[..., Any]
     forward_kept: Callable[..., Any]
     forward_decided: Callable[..., Any]
     branches: Tuple[Tuple[str, Branch], ...]
     code: str = ''
-    checked: str = ''
+    path: Optional[Tuple[bool, ...]] = None
+    is_compared: bool = False
 
     @cached_property
     def inplace_add(self) -> bool:
@@ -124,6 +126,7 @@ class PlainForward:
             leave_to_python(forwards['forward_decided']),
             tuple((s.drop_path, by_name[s.name]) for s in slices),
             '\n\n'.join(ast.unparse(ast.fix_missing_locations(d)) + '\n' for d in (*branches, forward)),
+            path,
         )
 
     def _has_no_shortcut(self, followed: ast.FunctionDef) -> bool:
