@@ -114,6 +114,29 @@ def test_modules_that_mix_nothing_are_compared_once_a_block():
         model(images)
 
 
+class Context(Block):
+    """A branch that is the same at all places, as a global context (GCNet)."""
+
+    def forward(self, x):
+        return x + self.drop_path(self.fc.module(x.mean(1, keepdim=True)))
+
+
+class Pooled(Block):
+    """A shortcut that is."""
+
+    def forward(self, x):
+        return x.mean(1, keepdim=True) + self.drop_path(self.fc.module(x))
+
+
+@pytest.mark.parametrize('block, method', [(Context, 'sample'), (Pooled, 'sample'), (Pooled, 'block')])
+def test_branches_of_other_sizes_than_the_shortcut_are_refused(block, method):
+    """Without the branch nothing says what size the sum has."""
+    model = nn.Sequential(block())
+    ts.apply_stochastic_depth(model, method, 'DropPath', 0.5, 'uniform', skip_dropped=method == 'sample')
+    with pytest.raises(ValueError, match=r'must be .* a branch of shape \(6, \d, 8\) is added to one of \(6, \d, 8\)'):
+        model(x)
+
+
 @pytest.mark.usefixtures('fresh_compiler')
 def test_a_compiled_block_is_compared_too():
     model = timm.create_model('test_vit', num_classes=5, drop_path_rate=0.4)

@@ -47,6 +47,8 @@ class _AddsAll(nn.Module):
         y = branch.run(block, *inputs)
         differ = self.is_by_rows and len(shortcut) > 1 and bool((shortcut[1:] != shortcut[:1]).any())
         self.tells &= differ and bool(y.any())
+        if self.is_by_rows and y.shape != shortcut.shape or (y + shortcut).shape != shortcut.shape:
+            raise _Differs(f'a branch of shape {tuple(y.shape)} is added to one of {tuple(shortcut.shape)}')
         if differ:
             torch.set_rng_state(generators)
             random.setstate(of_python)
