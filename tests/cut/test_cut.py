@@ -182,6 +182,27 @@ def test_what_two_branches_share_has_a_gradient_when_both_are_dropped(method, se
     assert [name for name, p in model.named_parameters() if p.grad is not None] == used
 
 
+class Functions(Block):
+    """As a block of DINOv2."""
+
+    def forward(self, x):
+        def residual(x):
+            return self.fc1(self.norm(x))
+
+        x = x + self.drop_path1(residual(x))
+        scaled = lambda x: self.fc2(x) * 2  # noqa: E731
+        return x + self.drop_path2(scaled(x))
+
+
+@pytest.mark.parametrize('method, settings', [('block', {}), ('sample', dict(skip_dropped=True))])
+def test_functions_within_a_forward_have_gradients_when_they_are_dropped(method, settings):
+    model = nn.Sequential(Functions())
+    ts.apply_stochastic_depth(model, method, 'DropPath', 1.0, 'uniform', **settings)
+    model(torch.randn(2, 3, DIM)).sum().backward()
+    used = [name for name, p in model.named_parameters() if 'gain' not in name]
+    assert [name for name, p in model.named_parameters() if p.grad is not None] == used
+
+
 def test_branches_that_end_in_the_same_weights_are_not_folded():
     model = network(TwoBranches)
     ts.apply_stochastic_depth(model, 'sample', 'DropPath', 0.4)

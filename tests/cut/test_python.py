@@ -424,6 +424,22 @@ class DropsInMethod(Block):
         return x + self.dropped(x)
 
 
+class DropsInMethodInTraining(Block):
+    def inner(self, x):
+        return x + self.drop_path(self.branch(x))
+
+    def forward(self, x):
+        return checkpoint(self.inner, x, use_reentrant=False) if self.training else self.inner(x)
+
+
+class DropsInMethodAfterNoise(Block):
+    def dropped(self, x):
+        return self.drop_path(self.branch(x) * torch.rand(()))
+
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.3) + self.dropped(x)
+
+
 class PositionalOnly(Block):
     def forward(block, x, /, *, gain=2.0):  # noqa: N805
         return x + block.drop_path(block.branch(x)) * gain
@@ -490,6 +506,8 @@ EQUAL = [
 ]  # fmt: skip
 # that nothing is left out of, with the reason
 REFUSED = {
+    DropsInMethodAfterNoise: 'calls its drop path in a method',
+    DropsInMethodInTraining: 'calls its drop path in a method',
     Getattr: 'calls its drop path as one of its children',
     HandsItselfOn: 'calls its drop path as one of its children',
     Walrus: 'a variable is bound within an expression',

@@ -3,7 +3,7 @@ import ast
 import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Callable, Sequence, Tuple, Type
+from typing import Any, Callable, List, Optional, Sequence, Tuple, Type
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from .operands import drop_path_of
 from .paths import conditions_of, follow_path
 from .slices import NoDropPath, slices_of
 from .source import inline_methods, parse_forward
+from .syntax import writes
 from .tables import BRANCH_ENDS
 
 __all__ = ['Cut', 'PlainForward', 'cut_by_hand']
@@ -35,14 +36,16 @@ class Cut:
             these decisions, and the arguments; left alone by torch.compile, which compiles what it calls.
         branches: Name and branch of each drop path's call, in their order.
         code: Source of forward and of the branches.
-        checked: How it was compared with the plain forward, `'whole'` or `'by rows'`, empty if it was not.
+        path: The path that it is made for; None if it was made by hand.
+        is_compared: Whether it was compared with the plain forward.
     """
     forward: Callable[..., Any]
     forward_kept: Callable[..., Any]
     forward_decided: Callable[..., Any]
     branches: Tuple[Tuple[str, Branch], ...]
     code: str = ''
-    checked: str = ''
+    path: Optional[Tuple[bool, ...]] = None
+    is_compared: bool = False
 
     @cached_property
     def inplace_add(self) -> bool:
@@ -109,7 +112,7 @@ class PlainForward:
                 run=made[s.name],
                 add_scaled=made[f'add_{s.name}'],
                 batch_dimensions=tuple(s.dimensions),
-                names=self._names_used(definition, [function], block),
+                names=self._names_used(definition, [function], block, _local_functions(followed, s.inputs)),
                 branch_only=self._names_used(definition, [function, *others], block),
                 inplace_add=s.inplace_add,
                 branch_is_left=s.branch_is_left,
@@ -124,6 +127,7 @@ class PlainForward:
             leave_to_python(forwards['forward_decided']),
             tuple((s.drop_path, by_name[s.name]) for s in slices),
             '\n\n'.join(ast.unparse(ast.fix_missing_locations(d)) + '\n' for d in (*branches, forward)),
+            path,
         )
 
     def _has_no_shortcut(self, followed: ast.FunctionDef) -> bool:
@@ -131,12 +135,27 @@ class PlainForward:
         adds_elsewhere = self.plain_class in BRANCH_ENDS and adds_result(self.tree, self.drop_paths)
         return adds_elsewhere and not adds_result(followed, self.drop_paths)
 
-    def _names_used(self, branch: ast.AST, elsewhere: Sequence[ast.AST], block: nn.Module) -> Tuple[str, ...]:
-        """Names of the children and tensors of a block that a branch uses, and nothing elsewhere."""
+    def _names_used(
+            self,
+            branch: ast.AST,
+            elsewhere: Sequence[ast.AST],
+            block: nn.Module,
+            functions: Sequence[ast.AST] = (),
+    ) -> Tuple[str, ...]:
+        """Names of the children and tensors of a block that a branch uses, and nothing elsewhere, or such functions."""
         used = set().union(*(attributes_used(node, block, self.plain_class) for node in elsewhere))
-        found = attributes_used(branch, block, self.plain_class) - used - set(self.drop_paths)
+        found = attributes_used(branch, block, self.plain_class) - used
+        found = found.union(*(attributes_used(f, block, self.plain_class) for f in functions)) - set(self.drop_paths)
         computed = [name for name, value in vars(block).items() if isinstance(value, torch.Tensor)]  # pruned
         return tuple(name for name in (*block._modules, *block._parameters, *computed) if name in found)
+
+
+def _local_functions(function: ast.FunctionDef, names: Sequence[str]) -> List[ast.AST]:
+    """The functions within a forward that variables of these names hold: a branch may be what calls them."""
+    holders = [n for n in ast.walk(function) if isinstance(n, (ast.Assign, ast.FunctionDef)) and n is not function]
+    return [
+        node for holder in holders if writes(holder) & set(names)
+        for node in ast.walk(holder) if isinstance(node, (ast.FunctionDef, ast.Lambda))]
 
 
 def _definition(name: str, arguments: Sequence[str], body: Sequence[ast.stmt]) -> Any:

@@ -153,13 +153,22 @@ def _call_of(statement: ast.stmt, plain_class: Type[nn.Module], names: List[str]
     """The first call in a statement of a method that reads one of the names."""
     if not isinstance(statement, (ast.Assign, ast.AugAssign, ast.Expr, ast.Return)):
         return None
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith('self.'):
-            name = ast.unparse(node.func).partition('.')[2]
-            method: Any = getattr(plain_class, name, None)
-            if isinstance(method, FunctionType) and name not in within and set(names) & set(method.__code__.co_names):
-                return node
+    # what comes before a call, or decides whether it is made, would come after it
+    call = _first_call(statement)
+    name = '' if call is None else ast.unparse(call.func).partition('self.')[2]
+    method: Any = getattr(plain_class, name, None)
+    if isinstance(method, FunctionType) and name not in within and set(names) & set(method.__code__.co_names):
+        return call
     return None
+
+
+def _first_call(node: ast.AST) -> Optional[ast.Call]:
+    """The call that is made first in a statement, whatever holds."""
+    if isinstance(node, (ast.BoolOp, ast.IfExp, ast.Lambda, ast.comprehension)):
+        return None
+    parts = (_first_call(child) for child in ast.iter_child_nodes(node))
+    first = next((part for part in parts if part is not None), None)
+    return node if first is None and isinstance(node, ast.Call) else first
 
 
 def _method_statements(

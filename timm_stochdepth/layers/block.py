@@ -3,7 +3,7 @@
 The mode of a pass is each drop path's (`StochasticDropPath.mode`); here the pass is handed to the plain forward, to the
 cut one, or to the one that leaves out what the batch drops.
 """
-from typing import TYPE_CHECKING, Any, Callable, ClassVar, Dict, List, Tuple, Type, Union
+from typing import TYPE_CHECKING, Any, Callable, ClassVar, Dict, List, Optional, Tuple, Type, Union
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,18 @@ from ..capture import as_whole_block, is_traced, leave_to_python, refuse_frozen_
 from ..cut.cut import Cut, cut_by_hand
 from ..cut.slices import NoDropPath
 from ..cut.source import NotCuttable
+from ..residual.inputs import tensors_in
 from ..residual.mode import Mode
 from .check import check_cut
 from .drop_path import StochasticDropPath
-from .guards import looks_at_batch, refuse_rounding, refuse_sample_gradients, refuse_split_norms, refuse_waiting
+from .guards import (
+    has_strangers,
+    looks_at_batch,
+    refuse_rounding,
+    refuse_sample_gradients,
+    refuse_split_norms,
+    refuse_waiting,
+)
 from .metadata import note_block
 from .plan import Plan, plan_of
 from .sharding import unsharded_class
@@ -40,6 +48,8 @@ class StochasticBlock(nn.Module):
     _drop_path_names: ClassVar[Tuple[str, ...]] = ('drop_path',)
     # whether tests hold the cut forward of the plain class against the plain one: it then masks, too, as it is faster
     _is_proven: ClassVar[bool] = True
+    # whether its branches are not compared with those of some samples, whatever the block holds
+    _is_trusted: ClassVar[bool] = False
     # of a family of your own, by the names of what its branch has
     _cuts_by_hand: ClassVar[Dict[Tuple[str, ...], Cut]]
 
@@ -124,14 +134,17 @@ class StochasticBlock(nn.Module):
         _refuse_skipping(self, plan)
         if plan.gives_features:
             return self._forward_masked(*args, **kwargs)
-        if not self._is_proven and cut.checked != 'by rows':
-            check_cut(self, cut, args, kwargs, by_rows=True)
+        if cut.path is not None and cut.path not in plan.paths_compared:
+            _compare_rows(self, cut, plan, args, kwargs)
         return cut.forward(self, *args, **kwargs)
 
     @torch.jit.unused
     def _skip_in_graph(self, cut: Cut, args: Any, kwargs: Any) -> Any:
+        plan: Optional[Plan] = getattr(self, '_plan', None)
+        is_compared = cut.path is None or plan is not None and cut.path in plan.paths_compared
+        is_trusted = self._is_trusted or self._is_proven and not has_strangers(self)
         # inductor has no backward pass of a BatchNorm for a number of samples that changes (torch 2.14)
-        if looks_at_batch(self) or not (self._is_proven or cut.checked == 'by rows'):
+        if looks_at_batch(self) or not (is_compared or is_trusted):
             return self._skip_outside(cut, args, kwargs)
         return cut.forward(self, *args, **kwargs)
 
@@ -196,9 +209,13 @@ def decide(
     first: StochasticDropPath = getattr(block, block._drop_path_names[0])
     if plan.what_waits and not first.settings.use_same_gpu_seed:
         refuse_waiting(plan.what_waits, 'use_same_gpu_seed', False)
+<<<<<<< HEAD
     if plan.gives_features:  # its drop paths draw by themselves
         return torch.compiler.disable(type(block)._forward_masked), args, kwargs
     if not (block._is_proven or cut.checked):
+=======
+    if not (block._is_proven or cut.is_compared):
+>>>>>>> side-c
         check_cut(block, cut, args, kwargs, by_rows=False)
     keeps, is_scaled = [], False
     with torch._C._DisableFuncTorch():  # one decision for whatever is vmapped
@@ -222,6 +239,19 @@ def _refuse_skipping(block: StochasticBlock, plan: Plan) -> None:
         refuse_sample_gradients('skip_dropped', True, False)
     if plan.what_waits and not plan.is_partitioned:
         refuse_waiting(plan.what_waits, 'skip_dropped', True)
+
+
+def _compare_rows(block: StochasticBlock, cut: Cut, plan: Plan, args: Any, kwargs: Any) -> None:
+    """Compare branches with those of some samples, once a block: others of its class may hold other modules."""
+    num_samples = next((len(x) for x in tensors_in([args, kwargs]) if x.ndim), 0)
+    if block._is_trusted or block._is_proven and not plan.has_strangers:
+        tells = True
+    elif num_samples == 1 and cut.is_compared:  # nothing to be mixed with
+        return
+    else:
+        tells = check_cut(block, cut, args, kwargs, by_rows=True)
+    if tells and cut.path is not None:
+        plan.paths_compared.append(cut.path)
 
 
 def raise_refusal(found: Union[Cut, Refusal]) -> Cut:

@@ -118,6 +118,7 @@ def _class_for(block: nn.Module, plain_class: Type[nn.Module], drop_path_names: 
             '_path': path,
             '_cuts': {},
             '_is_proven': is_proven,
+            '_is_trusted': is_trusted,
             'forward': scriptable_forward(plain_class),
             '_forward_masked': masked_forward(plain_class),
             **checked_fuse(plain_class),
@@ -125,9 +126,10 @@ def _class_for(block: nn.Module, plain_class: Type[nn.Module], drop_path_names: 
 
     # others may have given timm's class a forward of theirs
     modules = plain_class.__module__, unwrapped(plain_class.forward).__module__
-    is_proven = plain_class in TRUSTED_BLOCKS or all(m.startswith(('timm.', 'torchvision.')) for m in modules)
+    is_trusted = plain_class in TRUSTED_BLOCKS
+    is_proven = is_trusted or all(m.startswith(('timm.', 'torchvision.')) for m in modules)
     # who reads why a block was refused may add what was missing
-    tables = tuple(BATCH_DIMENSIONS.items()), BRANCH_ENDS.get(plain_class), is_proven
+    tables = tuple(BATCH_DIMENSIONS.items()), BRANCH_ENDS.get(plain_class), is_trusted, is_proven
     key: Hashable = (plain_class, plain_class.forward, drop_path_names, shapes, children, tables)
     return _CLASSES.find(key, plain_class, make)
 

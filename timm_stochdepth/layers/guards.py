@@ -14,6 +14,7 @@ from .sharding import units
 __all__ = [
     'gives_features',
     'has_partitioned_parameters',
+    'has_strangers',
     'looks_at_batch',
     'refuse_distributed_activations',
     'refuse_rounding',
@@ -27,6 +28,10 @@ __all__ = [
 _NORMS_OF_BATCH = (_BatchNorm, EvoNorm2dB0, EvoNorm2dB1, EvoNorm2dB2)
 
 
+# of whose modules the norms alone look at other samples than their own
+_PACKAGES = ('torch.', 'timm.', 'torchvision.', 'peft.', 'timm_stochdepth.')
+
+
 def looks_at_batch(module: nn.Module) -> bool:
     """Whether a norm takes the statistics of the batch: skipping samples is then not masking them."""
     return any(isinstance(m, _NORMS_OF_BATCH) for m in module.modules())
@@ -35,6 +40,12 @@ def looks_at_batch(module: nn.Module) -> bool:
 def splits_batch(module: nn.Module) -> bool:
     """Whether a norm splits the batch into parts."""
     return any(isinstance(m, SplitBatchNorm2d) for m in module.modules())
+
+
+def has_strangers(block: nn.Module) -> bool:
+    """Whether a block holds modules that may mix samples: neither torch's nor timm's, or with other forwards."""
+    return any(
+        not type(m).__module__.startswith(_PACKAGES) or 'forward' in vars(m) for m in block.modules() if m is not block)
 
 
 def refuse_split_norms(block: nn.Module) -> None:

@@ -4,7 +4,7 @@ Whether they are is asked in each pass, and costs no Python call: builtins compa
 """
 from itertools import chain
 from operator import itemgetter, methodcaller
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,14 @@ from torch.nn.modules import module as torch_module
 
 from ..cut.branch import Branch
 from ..cut.cut import Cut
-from .guards import gives_features, has_partitioned_parameters, looks_at_batch, splits_batch, what_waits
+from .guards import (
+    gives_features,
+    has_partitioned_parameters,
+    has_strangers,
+    looks_at_batch,
+    splits_batch,
+    what_waits,
+)
 
 __all__ = ['Plan', 'branch_parameters', 'is_partitioned', 'may_add_inplace', 'plan_of']
 
@@ -39,6 +46,8 @@ class Plan:
         gives_features: Whether features are taken from within a branch, which then always runs.
         has_sample_gradients: Whether its parameters are to have a gradient for each sample (opacus).
         is_partitioned: Whether its parameters are there only while their module runs (DeepSpeed's ZeRO-3).
+        has_strangers: Whether it holds modules that may mix samples.
+        paths_compared: The paths on which its branches were compared with those of some samples.
         parameter_dicts: Those of the modules of each branch.
     """
 
@@ -53,6 +62,8 @@ class Plan:
         self.splits_batch = splits_batch(block)
         self.what_waits = what_waits(block, branches)
         self.gives_features = gives_features(block, branches)
+        self.has_strangers = has_strangers(block)
+        self.paths_compared: List[Tuple[bool, ...]] = []
         self.has_sample_gradients = any(hasattr(p, 'grad_sample') for p in block.parameters())
         self.is_partitioned = has_partitioned_parameters(block)
         self.parameter_dicts = {branch: [m._parameters for m in branch.modules(block)] for _, branch in branches}
@@ -79,7 +90,10 @@ def plan_of(block: nn.Module, cut: Optional[Cut]) -> Plan:
     state = vars(block)
     plan: Optional[Plan] = state.get('_plan')
     if plan is None or plan.cut is not cut or not plan.is_current():
-        plan = state['_plan'] = Plan(block, cut)
+        former, plan = plan, Plan(block, cut)
+        if former is not None and former.is_current():  # but on another path
+            plan.paths_compared = former.paths_compared
+        state['_plan'] = plan
     return plan
 
 
