@@ -16,6 +16,7 @@ __all__ = [
     'is_traced',
     'is_transformed',
     'leave_to_python',
+    'refuse_captured_decisions',
     'refuse_frozen_decisions',
 ]
 
@@ -73,6 +74,18 @@ def refuse_frozen_decisions(name: str, value: Any) -> bool:
             ' graph can: export model.eval(), fold_stochastic_depth(model), or to train on, the sample method without'
             ' skip_dropped.')
     return True
+
+
+def refuse_captured_decisions(name: str, value: Any) -> None:
+    """Refuse to be captured in a CUDA graph, which would repeat what one forward pass decided, at each replay.
+
+    Raises:
+        RuntimeError: A CUDA graph is captured.
+    """
+    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f'stochastic depth with {name}={value!r} decides on the CPU what to compute, and a CUDA graph would'
+            " repeat it at each replay: capture the sample method without skip_dropped, or with draw='fixed'.")
 
 
 def leave_to_python(function: F) -> F:

@@ -12,8 +12,8 @@ from steps import assert_same, step
 from torch.utils.checkpoint import checkpoint_sequential
 
 import timm_stochdepth as ts
-from timm_stochdepth.draws.fixed import select_fixed
-from timm_stochdepth.draws.selection import select_kept
+from timm_stochdepth.draws.fixed import FixedDraws, select_fixed
+from timm_stochdepth.draws.selection import select_kept, tell_device
 from timm_stochdepth.inspection import drop_paths
 from timm_stochdepth.layers import drawn_ahead
 
@@ -184,6 +184,14 @@ def test_fixed_numbers_are_drawn_one_by_one_where_nothing_can_be_given_back(monk
     assert sizes == [1] * 3 * len(list(drop_paths(model)))
 
 
+def test_fixed_numbers_are_drawn_one_by_one_in_a_cuda_graph(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'default_generators', ('first', 'second'))
+    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: False)
+    assert FixedDraws().generator(torch.device('cuda', 1)) == 'second'
+    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: True)
+    assert FixedDraws().generator(torch.device('cuda', 1)) is None  # it would refuse to tell its state
+
+
 def test_networks_that_take_turns_draw_each_for_itself():
     model, ahead = twins()
     other, other_ahead = twins('test_convnext')
@@ -219,6 +227,20 @@ def test_without_gradients_drop_paths_draw_one_by_one(sizes):
             torch.manual_seed(seed)
             torch.testing.assert_close(y, model(x))
     assert not sizes
+
+
+def test_a_cuda_graph_is_not_to_hold_what_was_decided(monkeypatch):
+    block = timm.create_model('test_vit_sd_block', drop_path_rate=0.5).train()
+    monkeypatch.setattr(torch.cuda, 'is_initialized', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: False)
+    block(torch.randn(2, 3, 160, 160))
+    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: True)
+    with pytest.raises(RuntimeError, match="stochastic_method='block' decides on the CPU what to compute"):
+        block(torch.randn(2, 3, 160, 160))
+    ts.set_drop_rate(block, 0.0)
+    block(torch.randn(2, 3, 160, 160))
+    with pytest.raises(RuntimeError, match='skip_dropped=True decides on the CPU what to compute'):
+        tell_device(torch.zeros(3), torch.device('cuda'))
 
 
 def test_nothing_is_kept_of_a_network_that_is_gone():

@@ -171,6 +171,43 @@ def test_a_cuda_graph_draws_anew_at_each_replay(recorded):
     assert len({tuple(row.tolist()) for row in dropped}) == 50
 
 
+def capture_step(**settings):
+    """A training step as a CUDA graph, and what it computes at each replay."""
+    _, model = twins('vit_tiny_patch16_224', False)
+    settings = ts.Settings(settings.pop('stochastic_method', 'sample'), 0.5, 'uniform', **settings)
+    ts.apply_stochastic_depth(model, settings=settings, target_layer_name='DropPath')
+    x = images(6, 32).double().cuda()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            model(x).square().mean().backward()
+    torch.cuda.current_stream().wait_stream(stream)
+    model.zero_grad()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = model(x)
+        y.square().mean().backward()
+    return graph, [y, *(p.grad for p in model.parameters())]
+
+
+@pytest.mark.parametrize('skip_dropped', [False, True])
+def test_a_training_step_of_a_fixed_number_is_captured(skip_dropped):
+    graph, tensors = capture_step(skip_dropped=skip_dropped, draw='fixed')
+    outputs = []
+    for _ in range(6):
+        graph.replay()
+        assert all(t.isfinite().all() for t in tensors)
+        outputs.append(tuple(tensors[0].detach().cpu().flatten().tolist()))
+    assert len(set(outputs)) == 6
+
+
+@pytest.mark.parametrize('settings', [dict(stochastic_method='block'), dict(skip_dropped=True)])
+def test_what_is_decided_on_the_cpu_is_not_captured(settings):
+    with pytest.raises(RuntimeError, match='decides on the CPU what to compute'):
+        capture_step(**settings)
+
+
 @pytest.mark.parametrize('mode', ['default', 'reduce-overhead'])
 def test_compiled_block_mode_takes_the_decisions_of_eager_mode(mode):
     model = randomize(timm.create_model('resnet50_sd_block', num_classes=5, drop_path_rate=0.5)).cuda().double().train()

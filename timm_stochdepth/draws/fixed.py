@@ -44,6 +44,8 @@ class FixedDraws(Draws):
     def generator(self, device: torch.device) -> Optional[torch.Generator]:
         if device.type == 'cpu':
             return super().generator(device)
+        if device.type == 'cuda' and torch.cuda.is_current_stream_capturing():  # and its state is not to be asked for
+            return None
         # not every device has them where its module says
         generators: Sequence[torch.Generator] = getattr(getattr(torch, device.type, None), 'default_generators', ())
         return generators[device.index] if generators else None

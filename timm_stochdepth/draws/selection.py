@@ -4,6 +4,8 @@ from typing import List, NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor
 
+from ..capture import refuse_captured_decisions
+
 __all__ = ['Selection', 'rows_to_run', 'select_kept', 'tell_device']
 
 
@@ -64,7 +66,10 @@ def select_kept(
 
 def tell_device(packed: Tensor, device: torch.device) -> Tensor:
     """A tensor of the CPU on a device, without waiting for it: a copy from pageable memory would."""
-    return (packed.pin_memory() if device.type == 'cuda' else packed).to(device, non_blocking=True)
+    if device.type == 'cuda':
+        refuse_captured_decisions('skip_dropped', True)
+        packed = packed.pin_memory()
+    return packed.to(device, non_blocking=True)
 
 
 def _first_rows(kept_PN: Tensor, nums_run: Sequence[int]) -> List[Tensor]:

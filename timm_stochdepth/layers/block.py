@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, Callable, ClassVar, Dict, List, Tuple, Ty
 import torch
 from torch import Tensor, nn
 
-from ..capture import as_whole_block, is_traced, leave_to_python, refuse_frozen_decisions
+from ..capture import (
+    as_whole_block,
+    is_traced,
+    leave_to_python,
+    refuse_captured_decisions,
+    refuse_frozen_decisions,
+)
 from ..cut.cut import Cut, cut_by_hand
 from ..cut.slices import NoDropPath
 from ..cut.source import NotCuttable
@@ -191,6 +197,8 @@ def decide(
     if plan.has_sample_gradients:
         refuse_sample_gradients('stochastic_method', 'block', 'sample')
     first: StochasticDropPath = getattr(block, block._drop_path_names[0])
+    if first.drop_prob > 0.:
+        refuse_captured_decisions('stochastic_method', 'block')
     if plan.what_waits and not first.settings.use_same_gpu_seed:
         refuse_waiting(plan.what_waits, 'use_same_gpu_seed', False)
     if not (block._is_proven or cut.checked):
