@@ -13,6 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import timm_stochdepth as ts
+from timm_stochdepth.draws.bernoulli import Draws
 from timm_stochdepth.draws.fixed import FixedDraws
 from timm_stochdepth.inspection import drop_paths
 
@@ -61,6 +62,30 @@ def test_masks_have_the_same_distribution(scale_by_keep, as_tensor):
     torch.testing.assert_close(draws.max(), torch.tensor(value))
     mean = draws.mean(0) / value
     assert ((mean - (1 - rate)).abs() <= 5 * math.sqrt(rate * (1 - rate) / num_draws)).all()
+
+
+@pytest.fixture
+def bfloat16_by_default():
+    torch.set_default_dtype(torch.bfloat16)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_rates_do_not_hang_on_the_default_type(bfloat16_by_default, monkeypatch):
+    torch.manual_seed(0)
+    x, num_draws = torch.empty(256, dtype=torch.float32), 2000
+    more = sum(FixedDraws().samples(x, 0.3).sum().item() - 179 for _ in range(num_draws)) / num_draws
+    assert abs(more - 0.2) <= 5 * math.sqrt(0.2 * 0.8 / num_draws)  # 179.2 are kept in the mean
+    torch.manual_seed(0)
+    together = FixedDraws().select([0.3] * 300, x)
+    torch.manual_seed(0)
+    alone = [s for _ in range(300) for s in FixedDraws().select([0.3], x)]
+    assert all(torch.equal(s.keep_N, t.keep_N) for s, t in zip(together, alone))
+    noted, rand = [], torch.rand
+    monkeypatch.setattr(torch, 'rand', lambda *args, **kwargs: noted.append(rand(*args, **kwargs)) or noted[-1])
+    FixedDraws().select([0.3], x)
+    Draws().samples(x.to('meta'), torch.tensor([0.3]))  # as a graph draws on a device
+    assert [drawn.dtype for drawn in noted] == [torch.float32] * 2
 
 
 class Factor(nn.Module):

@@ -54,7 +54,8 @@ def _draw_keep_samples_at(x: Tensor, drop_prob: Tensor, scale_by_keep: bool) -> 
         drawn: Tensor = torch.ops.timm_stochdepth.draw_keep_samples(drop_prob, x.shape[0], scale_by_keep, x.dtype)
         return drawn
     keep_prob = (1. - drop_prob).to(x.device, host_dtype(x), non_blocking=True)
-    keep_N = torch.rand((x.shape[0],), device=x.device) < keep_prob
+    # not of the default type, which may be half precision: a rate is finer
+    keep_N = torch.rand((x.shape[0],), dtype=torch.float32, device=x.device) < keep_prob
     if scale_by_keep:
         return torch.where(keep_N, keep_prob.reciprocal(), 0.).to(x.dtype)
     return keep_N.to(x.dtype)

@@ -28,9 +28,10 @@ class FixedDraws(Draws):
         keep_prob = 1. - drop_prob
         if isinstance(keep_prob, Tensor):
             keep_prob = keep_prob.to(x.device, torch.float32, non_blocking=True)
-        rank_N = torch.rand(num_samples, device=x.device).argsort().argsort()
+        # of the default type, which may be half precision, uniform numbers would be too few
+        rank_N = torch.rand(num_samples, dtype=torch.float32, device=x.device).argsort().argsort()
         # the number of those that are kept: whole, and in the mean num_samples * keep_prob
-        num_kept = torch.floor(num_samples * keep_prob + torch.rand(1, device=x.device))
+        num_kept = torch.floor(num_samples * keep_prob + torch.rand(1, dtype=torch.float32, device=x.device))
         keep_N = (rank_N < num_kept).to(x.dtype)
         if not scale_by_keep:
             return keep_N
@@ -75,7 +76,7 @@ def select_fixed(steps: Sequence[int], x: Tensor) -> List[Selection]:
         columns = _columns.__wrapped__ if torch._C._len_torch_dispatch_stack() else _columns
         sure, last_prob, row = columns(tuple(nums_sure), tuple(last_probs), tuple(highest), device)
     # one by one: what drop paths draw together is what they draw alone
-    uniform = torch.stack([torch.rand(num_samples + 1, device=device) for _ in steps])
+    uniform = torch.stack([torch.rand(num_samples + 1, dtype=torch.float32, device=device) for _ in steps])
     order_PN = uniform[:, 1:].argsort(dim=1)
     rank_PN = order_PN.argsort(dim=1)
     is_kept_PN = rank_PN < sure + (uniform[:, :1] < last_prob)
@@ -87,4 +88,5 @@ def select_fixed(steps: Sequence[int], x: Tensor) -> List[Selection]:
 @lru_cache(maxsize=16)
 def _columns(*columns: Any) -> List[Tensor]:
     *values, device = columns
-    return [torch.tensor(column, device=device)[:, None] for column in values]
+    dtypes = torch.int64, torch.float32, torch.int64
+    return [torch.tensor(column, dtype=dtype, device=device)[:, None] for column, dtype in zip(values, dtypes)]

@@ -209,13 +209,9 @@ def decide(
     first: StochasticDropPath = getattr(block, block._drop_path_names[0])
     if plan.what_waits and not first.settings.use_same_gpu_seed:
         refuse_waiting(plan.what_waits, 'use_same_gpu_seed', False)
-<<<<<<< HEAD
     if plan.gives_features:  # its drop paths draw by themselves
         return torch.compiler.disable(type(block)._forward_masked), args, kwargs
-    if not (block._is_proven or cut.checked):
-=======
     if not (block._is_proven or cut.is_compared):
->>>>>>> side-c
         check_cut(block, cut, args, kwargs, by_rows=False)
     keeps, is_scaled = [], False
     with torch._C._DisableFuncTorch():  # one decision for whatever is vmapped
