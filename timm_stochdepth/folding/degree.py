@@ -8,7 +8,7 @@ from typing import Any, Dict, FrozenSet, List, Optional, Set, cast
 
 from torch import fx, nn
 
-from .nodes import flat, is_inplace, is_size
+from .nodes import flat, is_inplace, is_size, leading_to
 
 __all__ = ['linear_in', 'overwritten']
 
@@ -39,10 +39,7 @@ def linear_in(module: nn.Module, node: Any) -> FrozenSet[str]:
     """
     if not isinstance(node, fx.Node):
         return frozenset()
-    needed = {node}
-    for n in reversed(node.graph.nodes):
-        if n in needed:
-            needed.update(n.all_input_nodes)
+    needed = leading_to(node)
     if needed & overwritten(module, node.graph):
         return frozenset()
     nodes = [n for n in node.graph.nodes if n in needed]
