@@ -1,5 +1,5 @@
 """Find the parameters at a branch's end that absorb a factor."""
-from typing import Any, Dict, List, Optional, Sequence, Set
+from typing import Any, Dict, List, Optional, Sequence, Set, Type
 
 import timm.layers
 from torch import Tensor, fx, nn
@@ -175,13 +175,13 @@ def _tensors_used(root: nn.Module, node: fx.Node) -> Set[Tensor]:
 
 def _exponents_of(module: nn.Module, path: str) -> Optional[Exponents]:
     """The tensors of a module that a factor on its result goes into, None if it is to be looked for before it."""
-    if isinstance(module, _IDENTITIES) or getattr(module, 'drop_prob', None) is not None:
+    if _computes_as(module, _IDENTITIES) or getattr(module, 'drop_prob', None) is not None:
         return None
     if type(module) in GATE_INPUT_LAYERS:
         layer = GATE_INPUT_LAYERS[type(module)]
         return {own_tensor(module.get_submodule(layer), 'weight', f'{path}.{layer}'): -1}
     plain_class = parametrize.type_before_parametrizations(module)
-    if isinstance(module, (*SCALING_LAYERS, *NORM_LAYERS)) or plain_class in _LINEAR_LAYERS:
+    if _computes_as(module, (*SCALING_LAYERS, *NORM_LAYERS)) or plain_class in _LINEAR_LAYERS:
         tensors = list(own_tensors(module, path))
         has_activation = not isinstance(getattr(module, 'act', nn.Identity()), nn.Identity)
         if not tensors or has_activation:
@@ -190,7 +190,7 @@ def _exponents_of(module: nn.Module, path: str) -> Optional[Exponents]:
             tensors += [tensor for norm in module.aux_bn for tensor in own_tensors(norm, path)]
         return dict.fromkeys(tensors, 1)
     try:
-        if isinstance(module, nn.Sequential):
+        if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
             return _last_of(module, path)
         graph = trace_forward(module, type(module))
         if overwritten(module, graph):
@@ -200,6 +200,12 @@ def _exponents_of(module: nn.Module, path: str) -> Optional[Exponents]:
         raise
     except ValueError as e:
         raise _no_end(path, module) from e
+
+
+def _computes_as(module: nn.Module, classes: Sequence[Type[nn.Module]]) -> bool:
+    """Whether a module is of one of some classes, and no class of somebody's own that computes something else."""
+    is_known = type(module).__module__.startswith(('timm.', 'torch.', 'torchvision.'))
+    return any(isinstance(module, c) and (is_known or type(module).forward is c.forward) for c in classes)
 
 
 def _last_of(module: nn.Sequential, path: str) -> Optional[Exponents]:
