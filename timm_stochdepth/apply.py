@@ -127,7 +127,7 @@ def apply_settings(
     _warn_of_what_stays(model, target_layer_name, targets)
     warn_of_no_effect(settings, shares if targets else None)
     progress = progress or TrainingProgress()
-    scaling = _rescaling(targets, factors, settings, shares, progress.fraction) if keep_function else []
+    scaling = _rescaling(model, targets, factors, settings, shares, progress.fraction) if keep_function else []
 
     install_all(targets, settings, shares, progress)
     multiply(scaling)
@@ -136,6 +136,7 @@ def apply_settings(
 
 
 def _rescaling(
+        model: nn.Module,
         targets: Sequence[Target],
         factors: Mapping[str, float],
         settings: Settings,
@@ -149,7 +150,7 @@ def _rescaling(
         for name, share in zip(target.drop_path_names, of_block):
             blocks.append((target.full_name(name), block))
             after[target.full_name(name)] = settings.inference_factor((settings.drop_rate or 0.) * share, progress)
-    return rescaling(blocks, factors, after)
+    return rescaling(model, blocks, factors, after)
 
 
 def _as_stochastic(target: Target) -> nn.Module:

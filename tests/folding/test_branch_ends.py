@@ -4,34 +4,11 @@ import pytest
 import timm
 import torch
 from networks import assert_same_output
+from own_ends import Block, Own, applied
 from timm.models.hgnet import LearnableAffineBlock
 from torch import nn
 
 import timm_stochdepth as ts
-
-
-class Block(nn.Module):
-    def __init__(self, end):
-        super().__init__()
-        self.fc, self.end, self.drop_path = nn.Linear(4, 4), end, timm.layers.DropPath(0.5)
-
-    def forward(self, x):
-        return x + self.drop_path(self.end(torch.relu(self.fc(x))))
-
-
-class Own(nn.Module):
-    """An end with parameters or buffers, that computes what a function of it and its input says."""
-
-    names = ('scale', 'bias')
-
-    def __init__(self):
-        super().__init__()
-        self.fc = nn.Linear(4, 4)
-        for name in self.names:
-            self.add_tensor(name, torch.rand(4) + 0.5)
-
-    def add_tensor(self, name, value):
-        self.register_parameter(name, nn.Parameter(value))
 
 
 class Affine(Own):
@@ -86,7 +63,25 @@ class FrozenNorm(Own):
         return x * scale + bias
 
 
+class CastingNorm(nn.LayerNorm):
+    def __init__(self):
+        super().__init__(4)
+
+    def forward(self, x):
+        return super().forward(x.float()).to(x.dtype)
+
+
+class CastingGroupNorm(nn.GroupNorm):
+    def __init__(self):
+        super().__init__(2, 4)
+
+    def forward(self, x):
+        return super().forward(x.double().float()).type(x.dtype)
+
+
 SCALED = {
+    CastingNorm: {'weight', 'bias'},
+    CastingGroupNorm: {'weight', 'bias'},
     Affine: {'scale', 'bias'},
     ScaledBias: {'scale'},
     AfterLayer: {'scale', 'bias'},
@@ -95,14 +90,6 @@ SCALED = {
     Linear: {'scale', 'bias'},
     FrozenNorm: {'weight', 'bias'},
 }
-
-
-def applied(end, block=Block):
-    model = nn.Sequential(block(end)).eval()
-    for p in model.parameters():
-        nn.init.uniform_(p, 0.5, 1.5)
-    ts.apply_stochastic_depth(model, 'sample', 'DropPath', 0.5, 'uniform')
-    return model
 
 
 @pytest.mark.filterwarnings('ignore:The network has been trained')
@@ -166,10 +153,51 @@ class Ephemeral(Own):
         return x * self.scale
 
 
+class ShiftedNorm(nn.LayerNorm):
+    def __init__(self):
+        super().__init__(4)
+
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+class ZeroCenteredNorm(ShiftedNorm):
+    def forward(self, x):
+        return nn.functional.layer_norm(x, self.normalized_shape, 1 + self.weight, self.bias, self.eps)
+
+
+class ExponentialScale(timm.layers.LayerScale):
+    def __init__(self):
+        super().__init__(4)
+
+    def forward(self, x):
+        return x * self.gamma.exp()
+
+
+class ResidualSequence(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(4, 4))
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class IdentityByName(nn.Sequential):
+    class Sigmoid(nn.Identity):
+        def forward(self, x):
+            return x.sigmoid()
+
+    def __init__(self):
+        super().__init__(nn.Linear(4, 4), self.Sigmoid())
+
+
+OF_KNOWN_CLASSES = [ShiftedNorm, ZeroCenteredNorm, ExponentialScale, ResidualSequence, IdentityByName]
+
+
 @pytest.mark.filterwarnings('ignore:The network has been trained')
 @pytest.mark.parametrize(
     'end',
-    [Shifted, OneOfBoth, InBoth, WrittenTo, WrittenToAView, WrittenToItems, Ephemeral],
+    [*OF_KNOWN_CLASSES, Shifted, OneOfBoth, InBoth, WrittenTo, WrittenToAView, WrittenToItems, Ephemeral],
     ids=lambda end: end.__name__,
 )
 def test_where_no_tensors_carry_the_factor_the_end_is_refused(end):

@@ -8,19 +8,24 @@ from typing import Any, Dict, FrozenSet, List, Optional, Set, cast
 
 from torch import fx, nn
 
-from .nodes import flat, is_inplace, is_size
+from .nodes import flat, is_inplace, is_size, leading_to
 
 __all__ = ['linear_in', 'overwritten']
 
 _PRODUCTS = ('imul', 'matmul', 'mul', 'mul_', 'multiply')
 _QUOTIENTS = ('div', 'div_', 'itruediv', 'truediv')
 _SUMS = ('add', 'add_', 'iadd', 'isub', 'sub', 'sub_')
-_LINEAR = ('conv1d', 'conv2d', 'linear')
+# names of the arguments of layers
+_ARGUMENTS = {
+    **dict.fromkeys(('conv1d', 'conv2d', 'linear'), ('input', 'weight', 'bias')),
+    **dict.fromkeys(('group_norm', 'layer_norm', 'rms_norm'), ('input', '', 'weight', 'bias')),
+    'batch_norm': ('input', '', '', 'weight', 'bias'),
+}
 _VIEWS = (
     'contiguous', 'detach', 'expand', 'flatten', 'getattr', 'getitem', 'permute', 'reshape', 'squeeze', 't',
     'transpose', 'unsqueeze', 'view')
 # what moves, repeats, casts or negates values
-_KEPT = (*_VIEWS, 'float', 'neg', 'to', 'type_as')
+_KEPT = (*_VIEWS, 'bfloat16', 'double', 'float', 'half', 'neg', 'to', 'type', 'type_as')
 # subsets are tried: one more tensor doubles them
 _MAX_TENSORS = 5
 
@@ -39,10 +44,7 @@ def linear_in(module: nn.Module, node: Any) -> FrozenSet[str]:
     """
     if not isinstance(node, fx.Node):
         return frozenset()
-    needed = {node}
-    for n in reversed(node.graph.nodes):
-        if n in needed:
-            needed.update(n.all_input_nodes)
+    needed = leading_to(node)
     if needed & overwritten(module, node.graph):
         return frozenset()
     nodes = [n for n in node.graph.nodes if n in needed]
@@ -82,9 +84,13 @@ def _degree(node: fx.Node, degrees: Degrees) -> Optional[int]:
         return None if any(others) else first
     if name == 'addcmul' and n == 3:
         return first if sum(others) == first else None
-    if name in _LINEAR:
-        given: Dict[str, Any] = {**dict(zip(('input', 'weight', 'bias'), node.args)), **node.kwargs}
+    if name in _ARGUMENTS:
+        given: Dict[str, Any] = {**dict(zip(_ARGUMENTS[name], node.args)), **node.kwargs}
         x, weight, bias = (degrees.get(given.get(key)) or 0 for key in ('input', 'weight', 'bias'))  # type: ignore
+        has_others = sum(map(bool, of_operands)) > sum(map(bool, (x, weight, bias)))
+        is_norm = '' in _ARGUMENTS[name]  # in which no factor on the input is one on the result
+        if has_others or x and is_norm:
+            return None
         return x + weight if given.get('bias') is None or bias == x + weight else None
     return None
 

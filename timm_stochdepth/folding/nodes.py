@@ -1,10 +1,10 @@
 """Predicates on the nodes of a module's graph, in which its children are leaves."""
 import operator
-from typing import Any, Iterator, Optional
+from typing import Any, Iterator, Optional, Set
 
 from torch import Tensor, fx, nn
 
-__all__ = ['flat', 'is_inplace', 'is_size']
+__all__ = ['flat', 'is_inplace', 'is_size', 'leading_to']
 
 _SIZE_ATTRIBUTES = ('device', 'dtype', 'ndim', 'shape')
 _SIZE_METHODS = ('dim', 'size')
@@ -21,6 +21,15 @@ def flat(value: Any) -> Iterator[Any]:
         yield from flat((value.start, value.stop, value.step))
     else:
         yield value
+
+
+def leading_to(node: fx.Node) -> Set[fx.Node]:
+    """A node of a graph, and all that it is computed of."""
+    found = {node}
+    for n in reversed(node.graph.nodes):
+        if n in found:
+            found.update(n.all_input_nodes)
+    return found
 
 
 def is_size(node: Any) -> bool:

@@ -6,7 +6,7 @@ norm. Where an attention layer follows, its gate has to see what it saw before, 
 the gate's first layer.
 """
 from collections import OrderedDict
-from typing import Any, Dict, Iterable, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -39,15 +39,50 @@ def as_weights_of(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[st
     return marked
 
 
+class _Sharing:
+    """Who else has a tensor: a factor on it would be one there.
+
+    Args:
+        model: A network.
+        blocks: Its stochastic blocks, by their names.
+    """
+
+    def __init__(self, model: nn.Module, blocks: Mapping[str, nn.Module]) -> None:
+        self.owners: Dict[Tensor, List[str]] = {}
+        for name, module in model.named_modules():
+            for tensor in {*module._parameters.values(), *module._buffers.values()} - {None}:
+                self.owners.setdefault(tensor, []).append(name)
+        self.blocks: Dict[Tensor, List[str]] = {}
+        for name, block in blocks.items():
+            for tensor in (*block.parameters(), *block.buffers()):
+                self.blocks.setdefault(tensor, []).append(name)
+
+    def others(self, tensor: Tensor, name: str) -> List[str]:
+        """Names of the modules that have a tensor if these are several, else of blocks that have its module.
+
+        Args:
+            tensor: A tensor of a block.
+            name: That block's name; those that it is within, or that are within it, are not meant.
+        """
+        def is_within(inner: str, outer: str) -> bool:
+            return not outer or f'{inner}.'.startswith(f'{outer}.')
+
+        owners = self.owners.get(tensor, [])
+        return owners if len(owners) > 1 else [
+            n for n in self.blocks.get(tensor, []) if not is_within(n, name) and not is_within(name, n)]
+
+
 def rescaling(
-        drop_paths: Iterable[Tuple[str, nn.Module]],
+        model: nn.Module,
+        drop_paths: Sequence[Tuple[str, nn.Module]],
         trained: Mapping[str, float],
         factors: Mapping[str, float],
 ) -> Rescaling:
     """What makes branches right for inference factors that they were not trained for.
 
     Args:
-        drop_paths: Names of drop paths in the network, and the stochastic blocks that have them.
+        model: The network.
+        drop_paths: Names of drop paths in it, and the stochastic blocks that have them.
         trained: Factors that the weights are right for, by the name of the drop path or block; 1 if not named.
         factors: Factors that they shall be right for, alike.
 
@@ -57,6 +92,7 @@ def rescaling(
     """
     found: Rescaling = []
     seen: Dict[Tensor, str] = {}
+    sharing = _Sharing(model, {full_name.rpartition('.')[0]: block for full_name, block in drop_paths})
     for full_name, block in drop_paths:
         name, _, drop_path_name = full_name.rpartition('.')
         before, after = _factor_of(trained, full_name), _factor_of(factors, full_name)
@@ -67,10 +103,11 @@ def rescaling(
                 f'drop_rate must be below 1 to fold weights that were trained for a lower one, but {name} is dropped'
                 ' with probability 1.0: use a lower rate, or scale_by_keep=True.')
         for tensor, exponent in branch_exponents(name, block, drop_path_name).items():
-            if seen.setdefault(tensor, full_name) != full_name:
+            others = sharing.others(tensor, name) or [n for n in [seen.setdefault(tensor, full_name)] if n != full_name]
+            if others:
                 raise ValueError(
                     f'{full_name} must have weights of its own at the end of its branch to be folded, but shares them'
-                    f' with {seen[tensor]}: a factor on the one would be one on the other.')
+                    f' with {" and ".join(others)}: a factor on the one would be one on the other.')
             # a branch of zeros needs nothing taken out of its gate
             found.append((name, tensor, 1. if before == 0. and exponent < 0 else (before / after) ** exponent))
     return found
@@ -78,8 +115,8 @@ def rescaling(
 
 def own_rescaling(model: nn.Module, trained: Mapping[str, float], factors: Mapping[str, float]) -> Rescaling:
     """`rescaling` of all drop paths that a model has."""
-    blocks = ((name, model.get_submodule(name.rpartition('.')[0])) for name, _ in drop_paths(model))
-    return rescaling(blocks, trained, factors)
+    blocks = [(name, model.get_submodule(name.rpartition('.')[0])) for name, _ in drop_paths(model)]
+    return rescaling(model, blocks, trained, factors)
 
 
 def multiply(rescaling: Rescaling) -> None:
