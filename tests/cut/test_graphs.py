@@ -47,6 +47,20 @@ def test_an_exported_network_draws_at_each_call(strict):
     assert len({exported(x).sum().item() for _ in range(8)}) > 4
 
 
+@pytest.mark.parametrize('name', ['resnet10t', 'test_convnext'])
+def test_a_block_that_torchscript_traces_draws_at_each_call(name):
+    """Whether the pass that was traced kept the sample or not: of ten some do. 31 calls alike are one in 2^30."""
+    model = create('sample', name=name)
+    block = model.layer1[0] if name == 'resnet10t' else model.stages[0].blocks[0]
+    if name == 'test_convnext':
+        nn.init.ones_(block.gamma)
+    x = torch.randn(1, 64 if name == 'resnet10t' else 24, 8, 8)
+    for seed in range(10):
+        torch.manual_seed(seed)
+        traced = torch.jit.trace(block.train(), x, check_trace=False)
+        assert len({round(traced(x).sum().item(), 2) for _ in range(31)}) == 2
+
+
 @pytest.mark.parametrize('name', ['resnet10t', pytest.param('test_vit', marks=pytest.mark.long)])
 @pytest.mark.parametrize('method, settings', REFUSED)
 @pytest.mark.parametrize(

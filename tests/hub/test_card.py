@@ -94,6 +94,12 @@ PLACES = {
     '..': None,
     '/': None,
     'C:\\': None,
+    'https://somebody:password@host/pets-{000..010}.tar?token=somebody': 'pets-{000..010}.tar',
+    'https://somebody:password@host': None,
+    's3://somebody/': None,
+    "pipe:curl -s https://host/pets.tar -H 'Authorization: Bearer hf_somebody'": 'pets.tar',
+    'pipe:cat /home/somebody/pets.tar | tee somebody': None,
+    '/home/somebody/`pets`\n# of ours': 'pets # of ours',
     'pets': 'pets',
 }
 

@@ -115,8 +115,11 @@ def _data_name(args: Dict[str, Any]) -> Optional[str]:
     if dataset.startswith(_DATASETS) and re.fullmatch(r'\w+/([\w.-]+/)?[\w.-]+', dataset):
         return dataset
     path = str(dataset or args.get('data_dir') or args.get('data') or '')
+    if '://' in path or path.startswith('pipe:'):  # webdataset's: never publish passwords, tokens and command lines
+        address = re.search(r'''\w+://[^/\s'"]*(/[^?#;\s'"]*)?''', path)
+        path = address[1] or '' if address else ''
     name = re.sub('^[A-Za-z]:', '', re.split(r'[\\/]', path.rstrip('\\/'))[-1])
-    return name if re.search(r'\w', name) else None
+    return re.sub(r'[`\s]+', ' ', name).strip() if re.search(r'\w', name) else None
 
 
 def _without_paths(value: Any) -> Any:

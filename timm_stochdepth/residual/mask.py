@@ -136,11 +136,12 @@ def add_masked_branch(
         branch_is_left: The sum has the memory format of `branch + shortcut`, and not of `shortcut + branch`.
     """
     keep = keep_N.view([-1] + [1] * (branch.ndim - 1))
-    if not (torch.compiler.is_compiling() or is_transformed()):  # a compiler fuses by itself
+    # a compiler fuses by itself, and a trace of TorchScript would hold what one draw was, and knows no function of ours
+    if not (torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed()):
         if keep.is_cpu and bool((keep == 1.).all()):  # there is no device to wait for
             return add_plain_branch(shortcut, branch, inplace_add, branch_is_left)
         if inplace_add and not branch._is_view():  # autograd has no gradient of one that this writes to
             return _AddMaskedBranch.apply(shortcut, branch, keep, True)
-        if branch.dtype != shortcut.dtype and not torch.jit.is_tracing():
+        if branch.dtype != shortcut.dtype:
             return _AddMaskedBranch.apply(_like_sum(shortcut, branch, branch_is_left), branch, keep, False)
     return torch.addcmul(_like_sum(shortcut, branch, branch_is_left), branch, keep)
