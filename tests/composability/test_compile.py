@@ -189,6 +189,15 @@ def test_resnet50_compiles_a_graph_for_each_block_shape_and_then_no_more():
     assert seen_all_shapes < 10
 
 
+def blocks_of_nine_shapes():
+    """One more than torch's limit."""
+    blocks = torch.nn.Sequential(*[timm.models.resnet.BasicBlock(4, planes) for planes in [4] * 9])
+    for width, block in enumerate(blocks, 4):
+        block.conv1, block.bn1 = torch.nn.Conv2d(4, width, 3, padding=1), torch.nn.BatchNorm2d(width)
+        block.conv2 = torch.nn.Conv2d(width, 4, 3, padding=1)
+    return blocks
+
+
 def train_on_sizes(blocks, dynamic, rates):
     """What the compiler says of its limit in batches of other sizes and images, and the number of its graphs."""
     messages = []
@@ -215,16 +224,20 @@ def train_on_sizes(blocks, dynamic, rates):
     [(None, False, [0] * 4), (False, False, [0] * 4), (None, True, [0.01, 0.02, 0.03, 0.04])],
 )
 def test_block_shapes_do_not_use_up_the_compilations_of_other_sizes(dynamic, scale_by_keep, rates):
-    blocks = torch.nn.Sequential(*[timm.models.resnet.BasicBlock(4, planes) for planes in [4] * 9])
-    for width, block in enumerate(blocks, 4):  # nine shapes, one more than torch's limit
-        block.conv1, block.bn1 = torch.nn.Conv2d(4, width, 3, padding=1), torch.nn.BatchNorm2d(width)
-        block.conv2 = torch.nn.Conv2d(width, 4, 3, padding=1)
+    blocks = blocks_of_nine_shapes()
     _, num_graphs = train_on_sizes(blocks, dynamic, [0] * 4)
     ts.apply_stochastic_depth(blocks, 'block', 'ResNetBasicBlock', 1e-6, 'uniform', scale_by_keep=scale_by_keep)
     messages, num_block_graphs = train_on_sizes(blocks, dynamic, rates)
     assert messages == []
     # a block's own graphs are as many as the plain network's; a scale has one more for rates that move
     assert num_block_graphs <= len(blocks) * (num_graphs + scale_by_keep)
+
+
+def test_block_shapes_that_skip_eagerly_do_not_reach_the_limit():
+    blocks = blocks_of_nine_shapes()
+    ts.apply_stochastic_depth(blocks, 'sample', 'ResNetBasicBlock', 0.5, 'uniform', skip_dropped=True)
+    messages, _ = train_on_sizes(blocks, None, [0] * 4)
+    assert messages == []
 
 
 def test_sample_mode_is_one_graph_beside_block_mode():

@@ -5,6 +5,7 @@ same objects. The class is made once for all blocks of one plain class and of on
 """
 import inspect
 from itertools import combinations
+from types import FunctionType
 from typing import Any, Callable, ClassVar, Dict, Hashable, Iterator, List, Sequence, Tuple, Type, Union, cast
 
 import torch
@@ -120,6 +121,8 @@ def _class_for(block: nn.Module, plain_class: Type[nn.Module], drop_path_names: 
             '_is_proven': is_proven,
             '_is_trusted': is_trusted,
             'forward': scriptable_forward(plain_class),
+            'stochastic_forward': _with_own_code(StochasticBlock.stochastic_forward),
+            '_skip_in_graph': _with_own_code(StochasticBlock._skip_in_graph),
             '_forward_masked': masked_forward(plain_class),
             **checked_fuse(plain_class),
         })
@@ -132,6 +135,14 @@ def _class_for(block: nn.Module, plain_class: Type[nn.Module], drop_path_names: 
     tables = tuple(BATCH_DIMENSIONS.items()), BRANCH_ENDS.get(plain_class), is_trusted, is_proven
     key: Hashable = (plain_class, plain_class.forward, drop_path_names, shapes, children, tables)
     return _CLASSES.find(key, plain_class, make)
+
+
+def _with_own_code(function: Any) -> FunctionType:
+    # torch.compile has a limit of graphs for a function's code, and asks about this one where blocks skip eagerly
+    own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
+    own.__qualname__, own.__doc__ = function.__qualname__, function.__doc__
+    vars(own).update(vars(function))
+    return own
 
 
 def stochastic_class(block: nn.Module, drop_path_names: Sequence[str]) -> Type[StochasticBlock]:
