@@ -65,6 +65,17 @@ def test_draws_are_those_of_drop_paths_that_draw_one_by_one(name, sizes):
             assert sizes == [num_drop_paths]
 
 
+@pytest.mark.parametrize('draw', ['independent', 'fixed'])
+def test_where_others_draw_in_between_from_the_same_generator_nothing_is_drawn_ahead(draw):
+    model, ahead = twins(draw=draw)
+    for m in (model, ahead):  # a GPU's dropout shares its generator with fixed numbers
+        for block in m.blocks[:3]:
+            block.mlp.drop2.p = 0.1
+    for seed in range(5):
+        x = images(6, 32).double()
+        assert_same(step(ahead, x, seed=seed), step(model, x, seed=seed))
+
+
 def test_another_batch_size_and_another_rate_are_drawn_for(sizes):
     model, ahead = twins()
     for batch_size, rate in [(6, 0.5), (6, 0.5), (5, 0.5), (6, 0.5), (6, 0.2), (6, 0.2)]:

@@ -38,12 +38,14 @@ class _Pass(threading.local):
         called: Its drop paths up to now.
         drawn: What is drawn of it and not taken yet, with the rate that it is drawn for, the next one last.
         give_back: Puts the generator to where the draws that were taken leave it; the others are as if never drawn.
+        left: State of the generator where its last draw left it, None where nobody asked.
     """
 
     def __init__(self) -> None:
         self.called: List[_Called] = []
         self.drawn: List[Tuple[_Called, float, Selection]] = []
         self.give_back: Callable[[], None] = _nothing
+        self.left: Optional[Tensor] = None
 
 
 def _nothing() -> None:
@@ -87,17 +89,19 @@ def _take(drop_path: DropRate, batch: _Batch) -> Optional[Selection]:
 
 
 def _draw_anew(drop_path: DropRate, batch: _Batch, shortcut: Tensor) -> Selection:
-    may_wait = _draws_for_whole_pass()
-    is_first = _note(drop_path, batch if may_wait else None)
-    later = list(_next_ones(drop_path, batch)) if is_first and may_wait else []
-    draws = drop_path.draws
-    generator = draws.generator(batch[1]) if later else None
-    if generator is None:
-        return draws.select([drop_path.drop_prob], shortcut, drop_path.round_up)[0]
+    draws, dtype = drop_path.draws, shortcut.dtype
+    may_wait = _shares_draws(drop_path) and _draws_for_whole_pass()
+    generator = draws.generator(batch[1]) if may_wait else None
+    before = None if generator is None else generator.get_state()
+    # dropout may have drawn since the last drop path did, and comes in between in each pass
+    follows = before is not None and _pass.left is not None and torch.equal(before, _pass.left)
+    is_first = _note(drop_path, batch if follows else None)
+    later = list(_next_ones(drop_path, batch)) if is_first and generator is not None else []
     drop_probs = [drop_path.drop_prob, *(d.drop_prob for d, _ in later)]
-    before, dtype = generator.get_state(), shortcut.dtype
     now, *drawn = draws.select(drop_probs, shortcut, drop_path.round_up)
-    after = generator.get_state()
+    after = _pass.left = None if generator is None else generator.get_state()
+    if generator is None or before is None or after is None or not later:
+        return now
     _pass.drawn = [(called, d.drop_prob, selection) for (d, called), selection in zip(later, drawn)][::-1]
 
     def give_back() -> None:
@@ -105,6 +109,7 @@ def _draw_anew(drop_path: DropRate, batch: _Batch, shortcut: Tensor) -> Selectio
             generator.set_state(before)
             num_taken = len(drop_probs) - 1 - len(_pass.drawn)
             draws.select(drop_probs[:num_taken], torch.empty((batch[0],), dtype=dtype, device=batch[1]))
+            _pass.left = generator.get_state()
 
     _pass.give_back = give_back
     return now
