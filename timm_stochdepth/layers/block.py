@@ -13,7 +13,7 @@ from ..cut.cut import Cut, cut_by_hand
 from ..cut.slices import NoDropPath
 from ..cut.source import NotCuttable
 from ..residual.mode import Mode
-from .check import check_cut
+from .check import check_cut, is_checked
 from .drop_path import StochasticDropPath
 from .guards import looks_at_batch, refuse_rounding, refuse_sample_gradients, refuse_split_norms, refuse_waiting
 from .metadata import note_block
@@ -121,7 +121,7 @@ class StochasticBlock(nn.Module):
     @torch.jit.unused
     def _skip(self, cut: Cut, args: Any, kwargs: Any) -> Any:
         _refuse_skipping(self, plan_of(self, cut))
-        if not self._is_proven and cut.checked != 'by rows':
+        if not self._is_proven and not is_checked(cut, args, kwargs):
             check_cut(self, cut, args, kwargs, by_rows=True)
         return cut.forward(self, *args, **kwargs)
 
