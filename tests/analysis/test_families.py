@@ -74,6 +74,7 @@ UNFOLDED = MASKED | {
     'mobilevit.LinearTransformerBlock',
     'nfnet.NormFreeBlock',
     'tiny_vit.MBConv',
+    'tiny_vit.TinyVitBlock',
     'twins.Block',
     'vision_transformer_sam.Block',
     'vovnet.OsaBlock',
