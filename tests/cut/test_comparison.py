@@ -114,6 +114,17 @@ def test_modules_that_mix_nothing_are_compared_once_a_block():
         model(images)
 
 
+class Rounds(Block):
+    """As a kernel that rounds by the number of samples."""
+
+    def forward(self, x):
+        return x + self.drop_path(self.fc.module(x) * (1 + 1e-5 * len(x)))
+
+
+def test_rounding_is_no_difference():
+    assert skipping(Rounds())(100 * x).shape == x.shape
+
+
 class Context(Block):
     """A branch that is the same at all places, as a global context (GCNet)."""
 

@@ -226,6 +226,18 @@ def test_an_end_that_the_block_itself_writes_to_is_refused(block):
         ts.fold_stochastic_depth(applied(nn.Linear(4, 4), block))
 
 
+def test_a_forward_that_cannot_be_traced_is_named_as_the_reason():
+    class Decides(Block):
+        def forward(self, x):
+            y = self.fc(x)
+            if x.shape[0] > 1:
+                y = self.end(y)
+            return x + self.drop_path(y)
+
+    with pytest.raises(ValueError, match='but is a Decides, and its forward cannot be traced: .* control flow'):
+        ts.fold_stochastic_depth(applied(nn.Linear(4, 4), Decides))
+
+
 @pytest.mark.parametrize('name', ['swin_tiny_patch4_window7_224', 'swinv2_tiny_window8_256'])
 def test_what_a_branch_writes_to_on_its_way_is_no_hindrance(name):
     """Networks for images of any size fill in the mask of their windows in each pass."""

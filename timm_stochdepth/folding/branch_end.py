@@ -55,7 +55,7 @@ def branch_exponents(name: str, block: nn.Module, drop_path: str) -> Exponents:
     try:
         ends = branch_ends(block, plain_class_of(block), block._drop_path_names)
     except ValueError as e:
-        raise _no_end(name, block) from e
+        raise _no_end(name, block, f', and {e}') from e
     if 'forward' in vars(block) or [n for n, _ in branches] != [n for n, _ in ends]:
         raise _no_end(name, block)
     exponents: Exponents = {}
@@ -241,8 +241,8 @@ def _leaf_of(node: Any) -> Optional[fx.Node]:
     return node if isinstance(node, fx.Node) else None
 
 
-def _no_end(path: str, module: nn.Module) -> ValueError:
+def _no_end(path: str, module: nn.Module, why: str = '') -> ValueError:
     attention = ', '.join(dict.fromkeys(c.__name__ for c in GATE_INPUT_LAYERS))
     return ValueError(
         f'{path} must be one of {attention}, or end in a scale, a norm, a linear'
-        f' layer or a convolution to be folded, but is a {type(module).__name__}.')
+        f' layer or a convolution to be folded, but is a {type(module).__name__}{why}.')
