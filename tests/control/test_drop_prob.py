@@ -9,6 +9,7 @@ import torch
 from timm.layers import DropPath
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
 import timm_stochdepth as ts
 
@@ -70,6 +71,22 @@ def test_inference_scales_by_a_rate_that_is_written(is_compiled):
         write(model, rate)
         y = x + (1 - rate) * plain.attn(plain.norm1(x))
         torch.testing.assert_close(run(x), y + (1 - rate) * plain.mlp(plain.norm2(y)))
+
+
+@pytest.mark.parametrize('skip_dropped', [False, True])
+def test_a_rate_that_is_written_as_torchvision_calls_it_is_torchvisions(skip_dropped):
+    """`block.stochastic_depth.p`: one seed gives the output of torchvision's network at that rate."""
+    results = []
+    for is_ours in (False, True):
+        torch.manual_seed(0)
+        model = ConvNeXt([CNBlockConfig(8, None, 2)], stochastic_depth_prob=0.2, layer_scale=1.0, num_classes=3)
+        if is_ours:
+            ts.apply_stochastic_depth(model, 'sample', 'DropPath', None, skip_dropped=skip_dropped)
+        model.features[1][1].stochastic_depth.p = 0.7
+        torch.manual_seed(1)
+        results.append(model(torch.randn(16, 3, 16, 16)))
+    torch.testing.assert_close(*results)
+    assert ts.drop_rates(model)['features.1.1'] == 0.7
 
 
 @pytest.mark.parametrize('skip_dropped', [False, True])

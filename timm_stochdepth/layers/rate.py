@@ -109,7 +109,7 @@ class DropRate(nn.Module):
 
     # not a property: a forward pass reads these often, and would pay a call for each
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == 'drop_prob':
+        if name in ('drop_prob', 'p'):  # torchvision's name of it
             rate = check_fraction(name, value.item() if isinstance(value, Tensor) else value)
             if rate != self.drop_prob:
                 self.rate_moves = True
