@@ -128,6 +128,21 @@ def test_copies_follow_a_single_block(drop_rate):
     assert rates(model) == rates(ema) == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
 
 
+@pytest.mark.parametrize('in_inference_mode', ['copied', 'made'])
+def test_what_inference_mode_has_made_follows(in_inference_mode):
+    """An evaluation that keeps a copy; the tensors of which nobody may write to outside."""
+    with torch.inference_mode(in_inference_mode == 'made'):
+        model = timm.create_model('test_vit_sd_sample', drop_path_rate=0.4, scale_by_keep=False)
+    with torch.inference_mode():
+        copied = copy.deepcopy(model)
+        ts.set_drop_rate(copied, 0.3)
+    ts.set_drop_rate(model, 0.2)
+    assert ts.drop_rates(copied) == ts.drop_rates(model) and max(ts.drop_rates(model).values()) == 0.2
+    x = torch.randn(2, 3, 160, 160)
+    with torch.inference_mode():
+        torch.testing.assert_close(copied.eval()(x), model.eval()(x))
+
+
 def test_a_single_block_keeps_its_function_and_its_warmup():
     model = timm.create_model('resnet50_sd_block', **SD, drop_warmup=0.5).eval()
     for m in model.modules():

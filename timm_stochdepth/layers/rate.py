@@ -105,7 +105,10 @@ class DropRate(nn.Module):
     def _put_in_force(self, drop_prob: float) -> None:
         vars(self)['drop_prob'] = drop_prob
         self.keep_steps = keep_steps(drop_prob)
-        self.keep_prob.fill_(1. - drop_prob)
+        if self.keep_prob.is_inference():  # made or copied in inference mode: not to be written to
+            self.keep_prob = _keep_prob_of(drop_prob)
+        else:
+            self.keep_prob.fill_(1. - drop_prob)
 
     # not a property: a forward pass reads these often, and would pay a call for each
     def __setattr__(self, name: str, value: Any) -> None:
