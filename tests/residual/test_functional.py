@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from timm_stochdepth.bench.counters import StepCounter
 from timm_stochdepth.draws import bernoulli
@@ -61,6 +62,16 @@ def test_a_masked_sum_of_two_types_moves_the_bytes_of_the_plain_sum():
     masked = bytes_of(lambda shortcut, branch: mask.add_masked_branch(shortcut, branch, keep_N, inplace_add=False))
     # but for the mask itself
     assert masked == pytest.approx(bytes_of(torch.add), rel=0.01)
+
+
+@pytest.mark.parametrize('inplace_add', [False, True])
+def test_masked_addition_needs_no_values(inplace_add):
+    """As where FakeTensorMode counts what a step would take."""
+    with FakeTensorMode():
+        x, y = torch.randn(3, 2, requires_grad=True), torch.randn(3, 2, requires_grad=True)
+        keep_N = bernoulli.draw_keep_samples(x, 0.5)
+        mask.add_masked_branch(x, y * 1, keep_N, inplace_add).sum().backward()
+    assert x.grad.shape == y.grad.shape == (3, 2)
 
 
 def test_masked_addition_keeps_channels_last():

@@ -138,7 +138,8 @@ def add_masked_branch(
     keep = keep_N.view([-1] + [1] * (branch.ndim - 1))
     # a compiler fuses by itself, and a trace of TorchScript would hold what one draw was, and knows no function of ours
     if not (torch.compiler.is_compiling() or torch._C._is_tracing() or is_transformed()):
-        if keep.is_cpu and bool((keep == 1.).all()):  # there is no device to wait for
+        # there is no device to wait for, and a value: FakeTensorMode, which counts memory, has none
+        if keep.is_cpu and type(keep) is Tensor and bool((keep == 1.).all()):
             return add_plain_branch(shortcut, branch, inplace_add, branch_is_left)
         if inplace_add and not branch._is_view():  # autograd has no gradient of one that this writes to
             return _AddMaskedBranch.apply(shortcut, branch, keep, True)
