@@ -148,6 +148,16 @@ def test_branches_of_other_sizes_than_the_shortcut_are_refused(block, method):
         model(x)
 
 
+def test_nothing_is_compared_where_pytorch_maps():
+    """There no tensor has a value, and what is dropped is masked."""
+    model = skipping(Block(is_on=False), Block(is_on=False))
+    stacked = {name: torch.stack([p.detach(), 2 * p.detach()]) for name, p in model.named_parameters()}
+    torch.manual_seed(0)
+    y = torch.func.vmap(lambda p: torch.func.functional_call(model, p, (x,)), randomness='same')(stacked)
+    torch.manual_seed(0)
+    torch.testing.assert_close(y[0], model(x))
+
+
 @pytest.mark.usefixtures('fresh_compiler')
 def test_a_compiled_block_is_compared_too():
     model = timm.create_model('test_vit', num_classes=5, drop_path_rate=0.4)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable, ClassVar, Dict, List, Optional,
 import torch
 from torch import Tensor, nn
 
-from ..capture import as_whole_block, is_traced, leave_to_python, refuse_frozen_decisions
+from ..capture import as_whole_block, is_batched, is_traced, leave_to_python, refuse_frozen_decisions
 from ..cut.cut import Cut, cut_by_hand
 from ..cut.slices import NoDropPath
 from ..cut.source import NotCuttable
@@ -242,7 +242,7 @@ def _compare_rows(block: StochasticBlock, cut: Cut, plan: Plan, args: Any, kwarg
     num_samples = next((len(x) for x in tensors_in([args, kwargs]) if x.ndim), 0)
     if block._is_trusted or block._is_proven and not plan.has_strangers:
         tells = True
-    elif num_samples == 1 and cut.is_compared:  # nothing to be mixed with
+    elif num_samples == 1 and cut.is_compared or is_batched():  # nothing to be mixed with, or masked
         return
     else:
         tells = check_cut(block, cut, args, kwargs, by_rows=True)
