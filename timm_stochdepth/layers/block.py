@@ -140,11 +140,12 @@ class StochasticBlock(nn.Module):
 
     @torch.jit.unused
     def _skip_in_graph(self, cut: Cut, args: Any, kwargs: Any) -> Any:
-        plan: Optional[Plan] = getattr(self, '_plan', None)
-        is_compared = cut.path is None or plan is not None and cut.path in plan.paths_compared
-        is_trusted = self._is_trusted or self._is_proven and not has_strangers(self)
+        is_compared = self._is_trusted or self._is_proven and not has_strangers(self) or cut.path is None
+        if not is_compared:  # no plan is looked at where none is needed: an eager pass in between makes one
+            plan: Optional[Plan] = getattr(self, '_plan', None)
+            is_compared = plan is not None and cut.path in plan.paths_compared
         # inductor has no backward pass of a BatchNorm for a number of samples that changes (torch 2.14)
-        if looks_at_batch(self) or not (is_compared or is_trusted):
+        if looks_at_batch(self) or not is_compared:
             return self._skip_outside(cut, args, kwargs)
         return cut.forward(self, *args, **kwargs)
 
