@@ -13,6 +13,7 @@ from torch import nn
 import timm_stochdepth as ts
 from timm_stochdepth.cli.main import main
 from timm_stochdepth.hub.folder import save_weights
+from timm_stochdepth.hub.named_models import build_model
 
 OWN = {
     'resnet18': ('ResNetBasicBlock', {}),
@@ -151,3 +152,11 @@ def test_a_network_that_was_pushed_loads_without_a_word(weights, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         timm.create_model(f'local-dir:{tmp_path / "net"}', pretrained=True, drop_path_rate=0.4)
+
+
+@pytest.mark.parametrize('name', ['repvit_m0_9_sd_sample', 'efficientformer_l1', 'levit_128s_sd_block'])
+def test_weights_of_a_network_with_two_classifiers_say_their_number_of_classes(name):
+    with torch.device('meta'):
+        weights = timm.create_model(name, num_classes=7).state_dict()
+    model = build_model(name, {}, weights, on_meta=True)
+    assert {key: value.shape for key, value in model.state_dict().items()} == {k: v.shape for k, v in weights.items()}

@@ -61,6 +61,8 @@ def build_model(
     """Build the network of that name, with as many classes and channels as its weights have."""
     cfg = _pretrained_cfg(name)
     classifier, first_conv = cfg.get('classifier'), cfg.get('first_conv')
+    if isinstance(classifier, (tuple, list)) and classifier:  # distilled networks have two, of as many classes
+        classifier = classifier[0]
     if isinstance(classifier, str):
         bias = state_dict.get(f'{classifier}.bias')
         num_classes = len(bias) if bias is not None and bias.ndim else 0
