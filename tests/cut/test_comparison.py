@@ -76,6 +76,15 @@ def test_a_branch_that_starts_small_is_compared():
         skipping(Block(scale=1e-6))(x)
 
 
+def test_a_branch_of_few_large_values_is_compared():
+    """One channel is a million times as large as the others, in all samples alike."""
+    block = Block()
+    with torch.no_grad():
+        block.fc.module.bias[0] = 1e6
+    with refused():
+        skipping(block)(x)
+
+
 def test_a_branch_that_starts_with_zeros_is_compared_once_it_is_something():
     model = skipping(Block(scale=0.0))
     model(x).square().sum().backward()
