@@ -44,8 +44,10 @@ def splits_batch(module: nn.Module) -> bool:
 
 def has_strangers(block: nn.Module) -> bool:
     """Whether a block holds modules that may mix samples: neither torch's nor timm's, or with other forwards."""
+    # vars() is no part of a graph of torch 2.7
     return any(
-        not type(m).__module__.startswith(_PACKAGES) or 'forward' in vars(m) for m in block.modules() if m is not block)
+        not type(m).__module__.startswith(_PACKAGES) or 'forward' in m.__dict__
+        for m in block.modules() if m is not block)
 
 
 def refuse_split_norms(block: nn.Module) -> None:

@@ -119,8 +119,9 @@ def draw_in_graph(
     """
     num_samples, dtype, device = shortcut.shape[0], host_dtype(shortcut), shortcut.device
     if type(draws) is FixedDraws:
-        selection, = select_fixed([max(keep_steps, 1)], shortcut)
-        return selection._replace(keep_N=cast(Tensor, selection.keep_N) * scale)
+        (run_K, num_sure, row_N, keep_N), = select_fixed([max(keep_steps, 1)], shortcut)
+        # _replace is no part of a graph of torch 2.7
+        return Selection(run_K, num_sure, row_N, cast(Tensor, keep_N) * scale)
     if type(draws) is Draws:
         run_K, num_kept_N = torch.ops.timm_stochdepth.draw_selection(keep_prob, num_samples, round_up, dtype, device)
     else:
