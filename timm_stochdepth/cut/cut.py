@@ -3,7 +3,7 @@ import ast
 import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Callable, List, Optional, Sequence, Tuple, Type
+from typing import Any, Callable, List, Sequence, Tuple, Type
 
 import torch
 from torch import nn
@@ -36,7 +36,7 @@ class Cut:
             these decisions, and the arguments; left alone by torch.compile, which compiles what it calls.
         branches: Name and branch of each drop path's call, in their order.
         code: Source of forward and of the branches.
-        path: The path that it is made for; None if it was made by hand.
+        path: The path that it is made for, empty if it was made by hand.
         is_compared: Whether it was compared with the plain forward.
     """
     forward: Callable[..., Any]
@@ -44,7 +44,7 @@ class Cut:
     forward_decided: Callable[..., Any]
     branches: Tuple[Tuple[str, Branch], ...]
     code: str = ''
-    path: Optional[Tuple[bool, ...]] = None
+    path: Tuple[bool, ...] = ()
     is_compared: bool = False
 
     @cached_property

@@ -126,6 +126,6 @@ class Draws:
         Args:
             drop_prob: Probability that it does not, in [0, 1].
         """
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # asked first, as each block does: one Python call
             refuse_recording('stochastic_method', 'block')
         return draw_keep_block(drop_prob)

@@ -48,8 +48,8 @@ class StochasticBlock(nn.Module):
     _drop_path_names: ClassVar[Tuple[str, ...]] = ('drop_path',)
     # whether tests hold the cut forward of the plain class against the plain one: it then masks, too, as it is faster
     _is_proven: ClassVar[bool] = True
-    # whether its branches are not compared with those of some samples, whatever the block holds
-    _is_trusted: ClassVar[bool] = False
+    # whether its branches are not compared with those of some samples, whatever the block holds; so if made by hand
+    _is_trusted: ClassVar[bool] = True
     # of a family of your own, by the names of what its branch has
     _cuts_by_hand: ClassVar[Dict[Tuple[str, ...], Cut]]
 
@@ -134,13 +134,14 @@ class StochasticBlock(nn.Module):
         _refuse_skipping(self, plan)
         if plan.gives_features:
             return self._forward_masked(*args, **kwargs)
-        if cut.path is not None and cut.path not in plan.paths_compared:
-            _compare_rows(self, cut, plan, args, kwargs)
+        is_taken_unseen = self._is_trusted or self._is_proven and not plan.has_strangers
+        if not is_taken_unseen and cut.path not in plan.paths_compared:
+            _compare_samples(self, cut, plan, args, kwargs)
         return cut.forward(self, *args, **kwargs)
 
     @torch.jit.unused
     def _skip_in_graph(self, cut: Cut, args: Any, kwargs: Any) -> Any:
-        is_compared = self._is_trusted or self._is_proven and not has_strangers(self) or cut.path is None
+        is_compared = self._is_trusted or self._is_proven and not has_strangers(self)
         if not is_compared:  # no plan is looked at where none is needed: an eager pass in between makes one
             plan: Optional[Plan] = getattr(self, '_plan', None)
             is_compared = plan is not None and cut.path in plan.paths_compared
@@ -238,16 +239,12 @@ def _refuse_skipping(block: StochasticBlock, plan: Plan) -> None:
         refuse_waiting(plan.what_waits, 'skip_dropped', True)
 
 
-def _compare_rows(block: StochasticBlock, cut: Cut, plan: Plan, args: Any, kwargs: Any) -> None:
+def _compare_samples(block: StochasticBlock, cut: Cut, plan: Plan, args: Any, kwargs: Any) -> None:
     """Compare branches with those of some samples, once a block: others of its class may hold other modules."""
     num_samples = next((len(x) for x in tensors_in([args, kwargs]) if x.ndim), 0)
-    if block._is_trusted or block._is_proven and not plan.has_strangers:
-        tells = True
-    elif num_samples == 1 and cut.is_compared or is_batched():  # nothing to be mixed with, or masked
+    if num_samples == 1 and cut.is_compared or is_batched():  # nothing to be mixed with, or masked
         return
-    else:
-        tells = check_cut(block, cut, args, kwargs, by_rows=True)
-    if tells and cut.path is not None:
+    if check_cut(block, cut, args, kwargs, by_rows=True):
         plan.paths_compared.append(cut.path)
 
 

@@ -92,15 +92,19 @@ def _draw_anew(drop_path: DropRate, batch: _Batch, shortcut: Tensor) -> Selectio
     draws, dtype = drop_path.draws, shortcut.dtype
     may_wait = _shares_draws(drop_path) and _draws_for_whole_pass()
     generator = draws.generator(batch[1]) if may_wait else None
-    before = None if generator is None else generator.get_state()
+    if generator is None:
+        _note(drop_path, None)
+        _pass.left = None
+        return draws.select([drop_path.drop_prob], shortcut, drop_path.round_up)[0]
+    before = generator.get_state()
     # dropout may have drawn since the last drop path did, and comes in between in each pass
-    follows = before is not None and _pass.left is not None and torch.equal(before, _pass.left)
+    follows = _pass.left is not None and torch.equal(before, _pass.left)
     is_first = _note(drop_path, batch if follows else None)
-    later = list(_next_ones(drop_path, batch)) if is_first and generator is not None else []
+    later = list(_next_ones(drop_path, batch)) if is_first else []
     drop_probs = [drop_path.drop_prob, *(d.drop_prob for d, _ in later)]
     now, *drawn = draws.select(drop_probs, shortcut, drop_path.round_up)
-    after = _pass.left = None if generator is None else generator.get_state()
-    if generator is None or before is None or after is None or not later:
+    after = _pass.left = generator.get_state()
+    if not later:
         return now
     _pass.drawn = [(called, d.drop_prob, selection) for (d, called), selection in zip(later, drawn)][::-1]
 
@@ -129,7 +133,7 @@ def _note(drop_path: DropRate, batch: Optional[_Batch]) -> bool:
 
 
 def _next_ones(first: DropRate, batch: _Batch) -> Iterator[Tuple[DropRate, _Called]]:
-    for called in _passes.get(first, ()) if _shares_draws(first) else ():
+    for called in _passes.get(first, ()):
         drop_path = called[0]()
         if drop_path is None or drop_path.drop_prob == 0. or called[1] != batch:
             return
